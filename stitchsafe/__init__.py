@@ -1,0 +1,1 @@
+"""stitchsafe: networks run over volumes larger than memory, equal to one pass over the whole."""
