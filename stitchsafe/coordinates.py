@@ -12,7 +12,7 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-__all__ = ["Roi", "ceil_to", "floor_to", "grid_cells"]
+__all__ = ["CellGrid", "Roi", "ceil_to", "floor_to", "grid_cells"]
 
 
 def floor_to(value: int, multiple: int) -> int:
@@ -120,3 +120,37 @@ def grid_cells(region: Roi, cell: Sequence[int]) -> Iterator[Roi]:
     ]
     for corner in itertools.product(*starts):
         yield Roi(corner, tuple(cell)).intersect(region)
+
+
+@dataclass(frozen=True, slots=True)
+class CellGrid:
+    """The cells of a region, each known by its position on the grid anchored at 0.
+
+    Parameters
+    ----------
+    region
+        What the cells cover together; cells at its edge are clipped to it.
+    cell_shape
+        Shape of a cell that is not clipped.
+    """
+
+    region: Roi
+    cell_shape: tuple[int, ...]
+
+    def cells(self, part: Roi | None = None) -> Iterator[Roi]:
+        """Cells that meet `part` (by default all), clipped to it and the region, in raster order."""
+        within = self.region if part is None else self.region.intersect(part)
+        return grid_cells(within, self.cell_shape)
+
+    def blocks(self, block_shape: Sequence[int]) -> Iterator[Roi]:
+        """The region in portions of `block_shape`, clipped, in raster order."""
+        return grid_cells(self.region, block_shape)
+
+    def index(self, cell: Roi) -> tuple[int, ...]:
+        """Position of a (clipped) cell on the grid."""
+        return tuple(o // c for o, c in zip(cell.offset, self.cell_shape, strict=True))
+
+    def cell_at(self, index: Sequence[int]) -> Roi:
+        """The cell at a position of the grid, clipped to the region."""
+        corner = tuple(i * c for i, c in zip(index, self.cell_shape, strict=True))
+        return Roi(corner, self.cell_shape).intersect(self.region)

@@ -1,0 +1,69 @@
+"""``check``, ``verify`` and ``evaluate``: questions about a network, a result, and labels."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+import stitchsafe
+from stitchsafe.cli.options import OutputOptions, accepts_groups
+from stitchsafe.cli.parsing import parse_numbers
+from stitchsafe.cli.session import conversation
+
+__all__ = ["check", "evaluate", "verify"]
+
+
+@accepts_groups
+def check(
+    model: Annotated[
+        str,
+        typer.Argument(metavar="MODEL", help="A bundled model's name or a model folder."),
+    ],
+    *,
+    output: OutputOptions,
+) -> None:
+    """Tell whether a network can be stitched exactly, and what it needs. Exit code 1: it cannot."""
+    with conversation(output) as session:
+        verdict = stitchsafe.check(model)
+        session.answer(verdict, ok=verdict.safe)
+
+
+@accepts_groups
+def verify(
+    out: Annotated[str, typer.Argument(metavar="OUT", help="What predict wrote.")],
+    volume: Annotated[
+        str | None, typer.Option(metavar="VOLUME", help="The volume, if it has been moved.")
+    ] = None,
+    model: Annotated[
+        str | None,
+        typer.Option("--model", "-m", metavar="MODEL", help="The model, if it has been moved."),
+    ] = None,
+    *,
+    output: OutputOptions,
+) -> None:
+    """Compare a result with its ledger and with the network. Exit code 1: it does not hold."""
+    with conversation(output) as session:
+        verification = stitchsafe.verify(out, volume=volume, model=model, events=session.events)
+        session.answer(verification, ok=verification.ok)
+
+
+@accepts_groups
+def evaluate(
+    labels: Annotated[str, typer.Argument(metavar="LABELS", help="Labels to judge.")],
+    truth: Annotated[str, typer.Argument(metavar="TRUTH", help="Labels to judge them by.")],
+    thresholds: Annotated[
+        str | None,
+        typer.Option(metavar="0.5,0.75", help="IoU thresholds of the average precision."),
+    ] = None,
+    *,
+    output: OutputOptions,
+) -> None:
+    """Score labels: adapted Rand error, variation of information (bits), average precision."""
+    with conversation(output) as session:
+        given = (
+            {}
+            if thresholds is None
+            else {"thresholds": parse_numbers(thresholds, "--thresholds", "0.5,0.75")}
+        )
+        session.answer(stitchsafe.evaluate(labels, truth, **given))

@@ -1,0 +1,203 @@
+"""The options that commands share, each group declared once as a dataclass.
+
+`accepts_groups` lets a command take a group as one parameter: on the command line each field of
+the group becomes an option of its own. A group's `keywords` are the arguments of the Python
+function of the same name; what was not given is left out, so that defaults stand in one place.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass, fields, is_dataclass
+from typing import Annotated, Any, Literal, get_type_hints
+
+import typer
+
+from stitchsafe.cli.parsing import parse_bytes, parse_roi, parse_shape
+
+__all__ = [
+    "ModelOption",
+    "OutputOptions",
+    "PredictOptions",
+    "VolumeArgument",
+    "VolumeOptions",
+    "accepts_groups",
+]
+
+VolumeArgument = Annotated[
+    str,
+    typer.Argument(
+        metavar="VOLUME",
+        help="A path: OME-Zarr, Zarr, HDF5 (file.h5:raw), TIFF or NumPy.",
+        show_default=False,
+    ),
+]
+ModelOption = Annotated[
+    str | None,
+    typer.Option(
+        "--model",
+        "-m",
+        metavar="MODEL",
+        help="A bundled model's name or a model folder; by default the bundled one that fits.",
+    ),
+]
+
+
+def _option(help_: str, metavar: str | None = None, panel: str | None = None, **more: Any) -> Any:
+    return typer.Option(help=help_, metavar=metavar, rich_help_panel=panel, **more)
+
+
+def _flag(name: str, help_: str, panel: str) -> Any:
+    """An option without a value, and without a ``--no-`` twin."""
+    return typer.Option(name, help=help_, rich_help_panel=panel)
+
+
+@dataclass(frozen=True, kw_only=True)
+class OutputOptions:
+    """How a command talks."""
+
+    json: Annotated[bool, _flag("--json", "Print one JSON object on stdout.", "Output")] = False
+    quiet: Annotated[bool, _flag("--quiet", "Say nothing on stderr but errors.", "Output")] = False
+    debug: Annotated[bool, _flag("--debug", "Show the traceback of an error.", "Output")] = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class VolumeOptions:
+    """Which part of a file is the volume, and what the file fails to say about it."""
+
+    roi: Annotated[
+        str | None, _option("Only this region, in voxels.", "0:64,128:512,:", "Volume")
+    ] = None
+    level: Annotated[
+        int | None, _option("Level of the pyramid; 0 is the finest.", "N", "Volume", min=0)
+    ] = None
+    channel: Annotated[int | None, _option("Only this channel.", "N", "Volume", min=0)] = None
+    time: Annotated[int | None, _option("This time point.", "N", "Volume", min=0)] = None
+    axes: Annotated[
+        str | None, _option("Names of the axes, where the file has none.", "zyx", "Volume")
+    ] = None
+    voxel_size: Annotated[
+        str | None,
+        _option(
+            "Voxel size where the file has none or a wrong one; micrometres, or with a unit.",
+            "10,10,10nm",
+            "Volume",
+        ),
+    ] = None
+    nan: Annotated[
+        Literal["refuse", "zero"] | None, _option("What to do about NaN voxels.", None, "Volume")
+    ] = None
+    refuse_missing_chunks: Annotated[
+        bool,
+        _flag(
+            "--refuse-missing-chunks",
+            "Refuse a volume with chunks that were never written.",
+            "Volume",
+        ),
+    ] = False
+
+    def keywords(self) -> dict[str, Any]:
+        return _given(self, roi=lambda text: parse_roi(text, "--roi"))
+
+
+@dataclass(frozen=True, kw_only=True)
+class PredictOptions:
+    """How a network is run and labels are made: shared by ``predict`` and ``plan``."""
+
+    labels_from: Annotated[
+        Literal["embeddings", "foreground", "argmax"] | None,
+        _option("What instances are made from (the model's own by default).", None, "Labels"),
+    ] = None
+    bandwidth: Annotated[
+        float | None, _option("Bandwidth of mean shift in embedding space.", "X", "Labels")
+    ] = None
+    min_size: Annotated[
+        int | None, _option("Drop instances of fewer voxels.", "VOXELS", "Labels", min=0)
+    ] = None
+    foreground_threshold: Annotated[
+        float | None, _option("What counts as foreground, 0 to 1.", "P", "Labels", min=0, max=1)
+    ] = None
+    tile_shape: Annotated[
+        str | None, _option("Output voxels of one forward pass.", "64,128,128", "Running")
+    ] = None
+    block_shape: Annotated[
+        str | None, _option("Output voxels of one resumable block.", "128,512,512", "Running")
+    ] = None
+    max_memory: Annotated[
+        str | None,
+        _option("Resident memory of all processes together.", "8GB", "Running"),
+    ] = None
+    border: Annotated[
+        Literal["reflect", "edge", "zero", "crop"] | None,
+        _option("How the volume goes on beyond its border.", None, "Running"),
+    ] = None
+    normalize: Annotated[
+        Literal["none", "zscore", "percentile"] | None,
+        _option("Intensity normalisation (the model's own by default).", None, "Running"),
+    ] = None
+    device: Annotated[Literal["auto", "cpu"] | None, _option("Where to run.", None, "Running")] = (
+        None
+    )
+    precision: Annotated[
+        Literal["auto", "float32", "float64"] | None,
+        _option("Arithmetic of the network.", None, "Running"),
+    ] = None
+    threads: Annotated[
+        int | None, _option("Threads of one forward pass.", "N", "Running", min=1)
+    ] = None
+    seed: Annotated[
+        int | None, _option("Seed of the voxels that verify re-predicts.", "N", "Running", min=0)
+    ] = None
+
+    def keywords(self) -> dict[str, Any]:
+        return _given(
+            self,
+            tile_shape=lambda text: parse_shape(text, "--tile-shape"),
+            block_shape=lambda text: parse_shape(text, "--block-shape"),
+            max_memory=lambda text: parse_bytes(text, "--max-memory"),
+        )
+
+
+def _given(group: Any, **parsers: Callable[[str], Any]) -> dict[str, Any]:
+    values = {field.name: getattr(group, field.name) for field in fields(group)}
+    return {
+        name: parsers[name](value) if name in parsers else value
+        for name, value in values.items()
+        if value is not None
+    }
+
+
+def accepts_groups(function: Callable[..., None]) -> Callable[..., None]:
+    """Spread every parameter that is a group of options into one option per field."""
+    parameters: list[inspect.Parameter] = []
+    groups: dict[str, type] = {}
+    hints = get_type_hints(function, include_extras=True)
+    for name, parameter in inspect.signature(function).parameters.items():
+        if not is_dataclass(hints[name]):
+            parameters.append(
+                parameter.replace(annotation=hints[name], kind=inspect.Parameter.KEYWORD_ONLY)
+            )
+            continue
+        groups[name] = hints[name]
+        field_hints = get_type_hints(hints[name], include_extras=True)
+        parameters += [
+            inspect.Parameter(
+                field.name,
+                inspect.Parameter.KEYWORD_ONLY,
+                default=field.default,
+                annotation=field_hints[field.name],
+            )
+            for field in fields(hints[name])
+        ]
+
+    def command(**values: Any) -> None:
+        for name, group in groups.items():
+            values[name] = group(**{field.name: values.pop(field.name) for field in fields(group)})
+        function(**values)
+
+    command.__name__ = function.__name__
+    command.__doc__ = function.__doc__
+    command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    command.__annotations__ = {p.name: p.annotation for p in parameters}
+    return command

@@ -1,0 +1,95 @@
+"""Values as people type them: sizes, byte counts, regions. Each fails with one line that helps."""
+
+from __future__ import annotations
+
+import math
+import re
+
+from stitchsafe.errors import InputError
+
+__all__ = ["parse_bytes", "parse_choices", "parse_numbers", "parse_roi", "parse_shape"]
+
+_UNITS = {
+    "": 1,
+    "b": 1,
+    **{f"{prefix}b": 1000**power for power, prefix in enumerate("kmgtp", start=1)},
+    **{f"{prefix}ib": 1024**power for power, prefix in enumerate("kmgtp", start=1)},
+}
+
+
+def parse_bytes(text: str, option: str) -> int:
+    """A number of bytes: ``8GB`` is 8·10⁹, ``500MiB`` is 500·2²⁰, and no unit means bytes."""
+    match = re.fullmatch(r"\s*(\d+(?:\.\d*)?|\.\d+)\s*([a-zA-Z]*)\s*", text)
+    factor = _UNITS.get(match[2].lower()) if match else None
+    if match is None or factor is None:
+        raise InputError(
+            f"{option} {text!r} is not a size in bytes; write a number and a unit such as 8GB "
+            "(10⁹) or 8GiB (2³⁰)"
+        )
+    count = int(float(match[1]) * factor)
+    if count <= 0:
+        raise InputError(f"{option} {text!r} is nothing; give at least some megabytes")
+    return count
+
+
+def parse_shape(text: str, option: str) -> tuple[int, ...]:
+    """Voxels per spatial axis: ``64,128,128``."""
+    parts = text.split(",")
+    if len(parts) not in (2, 3) or not all(re.fullmatch(r"\s*0*[1-9]\d*\s*", p) for p in parts):
+        raise InputError(
+            f"{option} {text!r} is not a shape; write one positive whole number per spatial axis, "
+            "such as 64,128,128 (z,y,x) or 512,512 (y,x)"
+        )
+    return tuple(int(part) for part in parts)
+
+
+def parse_numbers(text: str, option: str, example: str) -> tuple[float, ...]:
+    """Positive numbers: ``0.3,0.1,0.1``."""
+    try:
+        values = tuple(float(part) for part in text.split(","))
+    except ValueError:
+        values = ()
+    if not values or not all(math.isfinite(value) and value > 0 for value in values):
+        raise InputError(
+            f"{option} {text!r} is not a list of positive numbers; write them with commas and no "
+            f"spaces, such as {example}"
+        )
+    return values
+
+
+def parse_roi(text: str, option: str) -> tuple[tuple[int | None, int | None], ...]:
+    """Begin and end per spatial axis: ``0:64,128:512,:``; a side left out is the volume's."""
+    bounds = []
+    for part in text.split(","):
+        match = re.fullmatch(r"\s*(\d*)\s*:\s*(\d*)\s*", part)
+        if match is None:
+            raise InputError(
+                f"{option} {text!r} has {part.strip()!r}, which is not begin:end in voxels; write "
+                "one range per spatial axis, such as 0:64,128:512,: (a lone colon is the whole "
+                "axis)"
+            )
+        begin, end = (int(side) if side else None for side in match.groups())
+        if end is not None and (begin or 0) >= end:
+            raise InputError(
+                f"{option} {text!r} has {part.strip()!r}, which is empty; the end must lie above "
+                "the begin"
+            )
+        bounds.append((begin, end))
+    if len(bounds) not in (2, 3):
+        raise InputError(
+            f"{option} {text!r} is not a region of a volume, which has two or three spatial axes; "
+            "write one range for each of them, such as 0:64,128:512,:"
+        )
+    return tuple(bounds)
+
+
+def parse_choices(text: str, option: str, known: tuple[str, ...]) -> tuple[str, ...]:
+    """Some of the known words, in the order given, each once: ``labels,fields``."""
+    words = tuple(dict.fromkeys(word.strip() for word in text.split(",")))
+    for word in words:
+        if word not in known:
+            raise InputError(
+                f"{option} {text!r} has {word!r}, which is not known; choose from "
+                f"{', '.join(known)}"
+            )
+    return words

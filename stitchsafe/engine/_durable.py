@@ -1,0 +1,48 @@
+"""Small files that are either whole or absent."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["SUFFIX", "save_arrays", "save_bytes", "save_json"]
+
+SUFFIX = ".partial"
+
+
+def save_bytes(path: Path, content: bytes) -> None:
+    """Write a file so that a crash leaves the old one, or the new one, whole and on the disk."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f"{path.name}.{os.getpid()}{SUFFIX}")
+    try:
+        with partial.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def save_json(path: Path, content: Any) -> None:
+    """Write JSON with sorted keys, so that equal content is equal bytes."""
+    save_bytes(path, (json.dumps(content, sort_keys=True, indent=1) + "\n").encode())
+
+
+def save_arrays(path: Path, arrays: dict[str, NDArray[Any]]) -> None:
+    """Write arrays as an ``.npz``; equal content is equal bytes."""
+    buffer = io.BytesIO()
+    np.savez(buffer, **dict(sorted(arrays.items())))  # type: ignore[arg-type]
+    save_bytes(path, buffer.getvalue())

@@ -1,0 +1,160 @@
+"""Forward passes: from the volume to the field of a cell, tile by tile.
+
+A block's input is read once; every tile takes its part of it through the border map, is scaled, goes
+through the network, and its crop is written into the field. Crops are disjoint, so each voxel is
+written once, by one pass whose input does not depend on the block.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from stitchsafe.coordinates import Roi
+from stitchsafe.engine._border import border_map
+from stitchsafe.engine._intensity import Intensity
+from stitchsafe.networks import Network, Runtime
+from stitchsafe.tiling import BorderRule, Recipe, Tile, TileGrid
+
+__all__ = ["BlockInput", "FieldMaker", "Fields", "Readable"]
+
+Fields = dict[str, NDArray[np.floating]]
+"""Fields of a region by name, each of shape (channels, *region)."""
+
+
+class Readable(Protocol):
+    """What is read from: a volume."""
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+
+    def read(self, roi: Roi) -> NDArray[np.generic]: ...
+
+
+@dataclass(frozen=True)
+class BlockInput:
+    """The part of a volume that a block's tiles read."""
+
+    data: NDArray[np.generic]
+    region: Roi
+    extent: tuple[int, ...]
+    border: BorderRule
+
+    @classmethod
+    def read(
+        cls, volume: Readable, tiles: Sequence[Tile], border: BorderRule
+    ) -> BlockInput:
+        """Read what `tiles` need, once."""
+        maps = [
+            border_map(
+                min(tile.input.offset[axis] for tile in tiles),
+                max(tile.input.end[axis] for tile in tiles),
+                extent,
+                border,
+            )
+            for axis, extent in enumerate(volume.shape)
+        ]
+        region = Roi.from_bounds([int(m.min()) for m in maps], [int(m.max()) + 1 for m in maps])
+        return cls(volume.read(region), region, volume.shape, border)
+
+    def take(self, region: Roi, intensity: Intensity) -> NDArray[np.floating]:
+        """The scaled input of one tile, of shape (channels, *region.shape)."""
+        maps = [
+            border_map(begin, end, extent, self.border) - origin
+            for begin, end, extent, origin in zip(
+                region.offset, region.end, self.extent, self.region.offset, strict=True
+            )
+        ]
+        raw = self.data
+        for axis, positions in enumerate(maps, start=1):
+            if _is_run(positions):
+                index = [slice(None)] * raw.ndim
+                index[axis] = slice(int(positions[0]), int(positions[-1]) + 1)
+                raw = raw[tuple(index)]
+            else:
+                raw = raw.take(positions, axis=axis)
+        scaled = intensity.apply(raw)
+        if self.border == "zero":
+            inside = region.intersect(Roi.whole(self.extent)).relative_to(region)
+            kept = np.zeros_like(scaled)
+            kept[(slice(None), *inside.slices)] = scaled[(slice(None), *inside.slices)]
+            return kept
+        return scaled
+
+
+class FieldMaker:
+    """Computes fields of a recipe.
+
+    Parameters
+    ----------
+    recipe, grid
+        What to compute, and its tiles.
+    network
+        The network of the recipe.
+    volume
+        What it reads.
+    intensity
+        The scale, decided by consensus.
+    """
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        grid: TileGrid,
+        network: Network,
+        volume: Readable,
+        intensity: Intensity,
+    ) -> None:
+        self.recipe, self.grid, self.network = recipe, grid, network
+        self.volume, self.intensity = volume, intensity
+        network.prepare(
+            Runtime(
+                device=recipe.device,
+                precision=recipe.precision,
+                layout=recipe.layout,
+                threads=recipe.threads,
+            )
+        )
+
+    def read(self, region: Roi) -> BlockInput:
+        """The input of all tiles that meet `region`."""
+        return BlockInput.read(self.volume, list(self.grid.tiles(region)), self.recipe.border)
+
+    def fields(self, cell: Roi, source: BlockInput) -> Fields:
+        """The fields of one cell (or of any region, tile by tile)."""
+        fields = {
+            name: np.empty((channels, *cell.shape), self.recipe.precision)
+            for name, channels in self.recipe.outputs
+        }
+        for tile in self.grid.tiles(cell):
+            results = self.pass_over(tile, source)
+            wanted = tile.output.intersect(cell)
+            part = wanted.relative_to(tile.output).shift(tile.crop.offset)
+            for (name, _), result in zip(self.recipe.outputs, results, strict=True):
+                target = wanted.relative_to(cell)
+                fields[name][(slice(None), *target.slices)] = result[(slice(None), *part.slices)]
+        return fields
+
+    def pass_over(self, tile: Tile, source: BlockInput) -> tuple[NDArray[np.floating], ...]:
+        """One forward pass; each result of shape (channels, *output of the network)."""
+        batch = source.take(tile.input, self.intensity)[np.newaxis]
+        return tuple(result[0] for result in self.network.run(batch))
+
+    def whole(self) -> Fields:
+        """The fields of the whole volume by one pass: the reference, for volumes that fit."""
+        tile = self.grid.whole()
+        source = BlockInput.read(self.volume, [tile], self.recipe.border)
+        results = self.pass_over(tile, source)
+        return {
+            name: result[(slice(None), *tile.crop.slices)]
+            for (name, _), result in zip(self.recipe.outputs, results, strict=True)
+        }
+
+
+def _is_run(positions: NDArray[np.intp]) -> bool:
+    """Whether the positions are consecutive, so that a view will do."""
+    return bool(positions[-1] - positions[0] == len(positions) - 1 and np.all(np.diff(positions) == 1))

@@ -1,0 +1,313 @@
+"""From traces at several sizes to one :class:`NetworkGeometry`, and the proof for further sizes.
+
+1. Trace large sizes until one runs; its nodes give the structural period ``P`` of each axis.
+2. Trace one size per residue modulo ``P``, all axes at once, and axis by axis where that fails.
+   Residues whose lattice map, shrinkage and program agree form a class; classes that drop no
+   remainder come first, then those that take most residues.
+3. The valid sizes are the widest progression inside the chosen class, from the smallest size that
+   runs, found by bisection.
+
+``min + k * step`` is a hint; :func:`agrees` on a trace of the very shape is the proof.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from fractions import Fraction
+
+from torch import nn
+
+from stitchsafe.errors import PlanError
+from stitchsafe.geometry._axis import AxisMap, LatticeMismatch, join
+from stitchsafe.geometry._graph import Graph
+from stitchsafe.geometry._operators import SizeRefusal
+from stitchsafe.geometry._tracer import trace
+from stitchsafe.geometry._types import AxisGeometry, Break, NetworkGeometry, OutputGeometry, Verdict
+
+__all__ = ["agrees", "analyse"]
+
+BASES = (576, 1152, 320, 243, 64)
+MOST_RESIDUES = 128
+
+
+@dataclass(frozen=True)
+class _Fact:
+    """One axis of one trace: the joined map of all outputs."""
+
+    map: AxisMap
+    input_size: int
+    program: str
+
+    @property
+    def shrinkage(self) -> Fraction:
+        return self.input_size - self.map.size / self.map.rate
+
+    @property
+    def offset(self) -> int:
+        return math.floor(self.shrinkage / 2)
+
+    @property
+    def key(self) -> tuple[object, ...]:
+        return self.map.period, self.map.support, self.shrinkage, self.program
+
+    @property
+    def context(self) -> tuple[int, int]:
+        """Margins around whole periods of output that supports and touched ends ask for."""
+        n, period, offset = len(self.map.support), self.map.period, self.offset
+        before = offset - (-(-self.map.before // n) * -period) - period + 1
+        after = self.input_size - offset - (self.map.clean // n) * period - period + 1
+        for own in self.map.support:
+            if own is not None:
+                before = max(before, offset - own[0])
+                after = max(after, own[1] - (offset + period - 1))
+        return max(0, before), max(0, after)
+
+
+def _facts(graph: Graph) -> tuple[_Fact, ...] | None:
+    outputs = [each for each in graph.facts() if each is not None]
+    if not outputs or len(outputs) < len(graph.outputs):
+        return None
+    joined = [join(list(rows)) for rows in zip(*outputs, strict=True)]
+    program = graph.program
+    return tuple(_Fact(m, s, program) for m, s in zip(joined, graph.shape, strict=True))
+
+
+class _Search:
+    """Traces by shape, each once."""
+
+    def __init__(self, run: Callable[[tuple[int, ...]], Graph]) -> None:
+        self._run = run
+        self._known: dict[tuple[int, ...], tuple[_Fact, ...] | None] = {}
+        self.periods: tuple[int, ...] = ()
+        self.graph: Graph | None = None
+        self.message = "no size was accepted"
+
+    def at(self, shape: tuple[int, ...]) -> tuple[_Fact, ...] | None:
+        if shape not in self._known:
+            self._known[shape] = None
+            try:
+                graph = self._run(shape)
+                self.graph = self.graph or graph
+                self.periods = self.periods or graph.periods
+                self._known[shape] = _facts(graph)
+            except (SizeRefusal, LatticeMismatch) as error:
+                self.message = str(error)
+        return self._known[shape]
+
+
+def _replace(shape: tuple[int, ...], axis: int, size: int) -> tuple[int, ...]:
+    return (*shape[:axis], size, *shape[axis + 1 :])
+
+
+def analyse(module: nn.Module, *, ndim: int, channels: int) -> NetworkGeometry:
+    """The geometry of a network and the verdict whether its tiles can be stitched exactly.
+
+    Parameters
+    ----------
+    module
+        Takes a tensor (batch, channels, *space) and returns one tensor or several.
+    ndim
+        Number of spatial axes.
+    channels
+        Of the input.
+    """
+    search = _Search(lambda shape: trace(module, shape, channels))
+    base = _first_size(search, ndim)
+    graph = search.graph
+    if graph is None:
+        return _unsafe((_refused(module, search.message),), ())
+    outputs = tuple(
+        OutputGeometry(str(place), graph.nodes[index].shape[1])
+        for place, index in enumerate(graph.outputs)
+    )
+    if base is None:
+        breaks = graph.breaks or (_refused(module, search.message),)
+        return _unsafe(breaks, outputs)
+    solved = _solve(search, base)
+    if solved is None:
+        return _unsafe((*graph.breaks, _refused(module, "no two sizes agree")), outputs)
+    axes, program = solved
+    consensus = tuple((n.layer, n.consensus) for n in graph.nodes if n.consensus)
+    verdict: Verdict = "safe with consensus" if consensus else "safe"
+    if graph.breaks:
+        verdict = "unsafe"
+    return NetworkGeometry(axes, verdict, graph.breaks, outputs, consensus, program)
+
+
+def _refused(module: nn.Module, message: str) -> Break:
+    return Break(
+        type(module).__name__,
+        "forward",
+        f"not analysed: no family of input sizes gives one lattice ({message})",
+        "let the network take inputs of any size on a lattice",
+    )
+
+
+def _unsafe(breaks: tuple[Break, ...], outputs: tuple[OutputGeometry, ...]) -> NetworkGeometry:
+    return NetworkGeometry((), "unsafe", breaks, outputs)
+
+
+def _first_size(search: _Search, ndim: int) -> tuple[int, ...] | None:
+    for base in BASES:
+        if search.at((base,) * ndim) is not None:
+            return (base,) * ndim
+        if search.graph is not None and search.graph.breaks:
+            return None
+    for residue in range(1, MOST_RESIDUES):
+        if search.periods and residue >= math.lcm(*search.periods):
+            break
+        if search.at((BASES[0] + residue,) * ndim) is not None:
+            return (BASES[0] + residue,) * ndim
+    return None
+
+
+def _solve(search: _Search, base: tuple[int, ...]) -> tuple[tuple[AxisGeometry, ...], str] | None:
+    first = search.at(base)
+    assert first is not None
+    periods = [fact.map.period for fact in first]
+    residues: list[dict[int, _Fact]] = [{} for _ in base]
+    for r in range(min(max(periods), MOST_RESIDUES)):
+        together = tuple(b + r % p for b, p in zip(base, periods, strict=True))
+        facts = search.at(together)
+        for axis, p in enumerate(periods):
+            if r >= p:
+                continue
+            alone = facts or search.at(_replace(base, axis, base[axis] + r))
+            if alone is not None:
+                residues[axis][(base[axis] + r) % p] = alone[axis]
+    chosen = []
+    for axis, p in enumerate(periods):
+        picked = _choose(residues[axis], p)
+        if picked is None:
+            return None
+        chosen.append(picked)
+    known = tuple(facts[0].input_size for facts, _, _ in chosen)
+    further = search.at(tuple(size + p for size, p in zip(known, periods, strict=True)))
+    if search.at(known) is None or further is None:
+        return None
+    if any(f.key != facts[0].key for f, (facts, _, _) in zip(further, chosen, strict=True)):
+        return None
+    smallest = _smallest(search, known, chosen)
+    axes = tuple(
+        _axis(facts, step, least) for (facts, _, step), least in zip(chosen, smallest, strict=True)
+    )
+    final = search.at(smallest)
+    return None if final is None else (axes, final[0].program)
+
+
+def _choose(found: dict[int, _Fact], period: int) -> tuple[list[_Fact], int, int] | None:
+    """The best class of residues: its facts, one residue, and the step between valid sizes."""
+    classes: dict[tuple[object, ...], dict[int, _Fact]] = {}
+    for residue, fact in found.items():
+        classes.setdefault(fact.key, {})[residue] = fact
+    best: tuple[tuple[int, ...], tuple[list[_Fact], int, int]] | None = None
+    for members in classes.values():
+        lossy = any(fact.map.lossy for fact in members.values())
+        for step in (d for d in range(1, period + 1) if period % d == 0):
+            starts = [r for r in range(step) if all(k in members for k in range(r, period, step))]
+            if starts:
+                facts = [members[k] for k in range(starts[0], period, step)]
+                same = facts[0].shrinkage == 0
+                rank = (lossy, not same, step, starts[0])
+                if best is None or rank < best[0]:
+                    best = (rank, (facts, starts[0], step))
+                break
+    return None if best is None else best[1]
+
+
+def _smallest(
+    search: _Search, known: tuple[int, ...], chosen: list[tuple[list[_Fact], int, int]]
+) -> tuple[int, ...]:
+    """The least valid size per axis: bisection together, then each axis alone."""
+    keys = [facts[0].key for facts, _, _ in chosen]
+    steps = [step for _, _, step in chosen]
+
+    def runs(shape: tuple[int, ...]) -> bool:
+        facts = search.at(shape)
+        return facts is not None and all(f.key == k for f, k in zip(facts, keys, strict=True))
+
+    def least(axes: list[int], shape: tuple[int, ...]) -> tuple[int, ...]:
+        def reduced(k: int) -> tuple[int, ...]:
+            return tuple(
+                max(s - k * steps[a], (s - 1) % steps[a] + 1) if a in axes else s
+                for a, s in enumerate(shape)
+            )
+
+        good, bad = 0, max(-(-shape[a] // steps[a]) for a in axes)
+        while bad - good > 1:
+            middle = (good + bad) // 2
+            good, bad = (middle, bad) if runs(reduced(middle)) else (good, middle)
+        return reduced(good)
+
+    shape = least(list(range(len(known))), known)
+    for axis in range(len(known)):
+        smaller = _replace(shape, axis, shape[axis] - steps[axis])
+        if smaller[axis] > 0 and runs(smaller):
+            shape = least([axis], shape)
+    return shape
+
+
+def _axis(facts: list[_Fact], step: int, least: int) -> AxisGeometry:
+    fact = facts[0]
+    contexts = [each.context for each in facts]
+    reach = [own[1] - own[0] + 1 for own in fact.map.support if own is not None]
+    return AxisGeometry(
+        period=fact.map.period,
+        context=(max(c[0] for c in contexts), max(c[1] for c in contexts)),
+        receptive_field=max(reach, default=0),
+        input_min=least,
+        input_step=step,
+        output_offset=fact.offset,
+        output_scale=fact.map.rate,
+        padded=fact.map.padded,
+        shrinkage=fact.shrinkage,
+        support=fact.map.support,
+    )
+
+
+def agrees(geometry: NetworkGeometry, graph: Graph, *, whole: bool = False) -> None:
+    """Pass if a trace at a concrete shape has the lattice map that the geometry promises.
+
+    Parameters
+    ----------
+    geometry
+        From :func:`analyse`.
+    graph
+        From :func:`trace`, at the shape of a tile's input or of the whole.
+    whole
+        Whether the shape is that of the whole volume, where both ends are true borders.
+
+    Raises
+    ------
+    PlanError
+        If they differ, with the axis and the reason.
+    """
+    where = f"an input of shape {graph.shape}"
+    advice = "choose a shape of the valid sizes that the geometry lists"
+    try:
+        facts = _facts(graph)
+    except LatticeMismatch as error:
+        raise PlanError(f"{where} does not fit the network: {error}; {advice}") from error
+    if facts is None or len(facts) != geometry.ndim:
+        raise PlanError(f"{where} gives no lattice map with {geometry.ndim} axes; {advice}")
+    if graph.program != geometry.program:
+        raise PlanError(f"{where} makes the network run other operators; {advice}")
+    for number, (fact, axis) in enumerate(zip(facts, geometry.axes, strict=True)):
+        same = (fact.map.period, fact.map.support, fact.shrinkage) == (
+            axis.period, axis.support, axis.shrinkage,
+        )  # fmt: skip
+        if not same:
+            raise PlanError(
+                f"{where} has another lattice map along axis {number} than the network's "
+                f"(shrinkage {fact.shrinkage}, not {axis.shrinkage}); {advice}"
+            )
+        if whole:
+            continue
+        short = [c > known for c, known in zip(fact.context, axis.context, strict=True)]
+        if any(short) or fact.map.mixed:
+            raise PlanError(
+                f"{where} is too small along axis {number}: it needs the context {fact.context}, "
+                f"not {axis.context}, or its padding meets a tile's cut; choose a larger tile"
+            )

@@ -1,0 +1,173 @@
+"""The intermediate form of a network at one input size, and what can be read off it.
+
+A :class:`Node` is one operator: what it reads (`inputs`, indices of nodes), its one-axis taps, its
+output's shape, its cost and the life of its storage. :meth:`Graph.facts` folds the one-axis maps
+through the nodes; a node that carries a :class:`~stitchsafe.geometry._types.Break` yields no map
+unless it keeps the shape, and nothing is said of what comes after it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+from stitchsafe.geometry._axis import AxisMap, LatticeMismatch, Taps, join
+from stitchsafe.geometry._types import Break
+
+__all__ = ["AxisStep", "Graph", "Kind", "Node"]
+
+Kind = Literal[
+    "input", "conv", "transposed conv", "pool", "resize", "pad", "crop", "concat", "pointwise",
+    "opaque", "broken",
+]  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class AxisStep:
+    """One axis of a node: its taps and what it does to the row's ends."""
+
+    taps: Taps
+    size: int
+    padded: bool = False
+    lossy: bool = False
+    depth: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """One operator. `steps` is empty where every axis is the identity."""
+
+    kind: Kind
+    op: str
+    layer: str
+    inputs: tuple[int, ...]
+    shape: tuple[int, ...]
+    steps: tuple[AxisStep, ...] = ()
+    constants: str = ""
+    flops: int = 0
+    broken: Break | None = None
+    consensus: str = ""
+    stored: int = 0
+    extra_bytes: int = 0
+    dies: int | None = None
+
+
+@dataclass(frozen=True)
+class Graph:
+    """A network traced at one input size.
+
+    Parameters
+    ----------
+    nodes
+        In the order of execution; the first is the input.
+    outputs
+        Indices of the nodes that the network returns.
+    parameters_bytes
+        Bytes of parameters and buffers.
+    breaks
+        All that breaks locality or was not analysed.
+    """
+
+    nodes: tuple[Node, ...]
+    outputs: tuple[int, ...]
+    parameters_bytes: int
+    breaks: tuple[Break, ...]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Spatial shape of the input."""
+        return self.nodes[0].shape[2:]
+
+    def maps(self) -> list[tuple[AxisMap, ...] | None]:
+        """Per node, one map per axis; None behind an operator that has none.
+
+        Raises
+        ------
+        LatticeMismatch
+            If tensors on different lattices meet.
+        """
+        held: list[tuple[AxisMap, ...] | None] = []
+        for node in self.nodes:
+            held.append(self._fold(node, held))
+        return held
+
+    def _fold(
+        self, node: Node, held: list[tuple[AxisMap, ...] | None]
+    ) -> tuple[AxisMap, ...] | None:
+        if node.kind == "input":
+            return tuple(AxisMap.of_input(size) for size in node.shape[2:])
+        if node.kind == "broken":
+            return None
+        read = []
+        for index in node.inputs:
+            each = held[index]
+            if each is None:
+                return None
+            read.append(each)
+        try:
+            axes = tuple(join(list(rows)) for rows in zip(*read, strict=True))
+        except LatticeMismatch as error:
+            raise LatticeMismatch(f"in layer {node.layer} ({node.op}) {error}") from None
+        return (
+            tuple(
+                row.apply(s.taps, s.size, padded=s.padded, lossy=s.lossy, depth=s.depth)
+                for row, s in zip(axes, node.steps, strict=True)
+            )
+            if node.steps
+            else axes
+        )
+
+    def facts(self) -> tuple[tuple[AxisMap, ...] | None, ...]:
+        """Per output, one map per axis at this input size."""
+        held = self.maps()
+        return tuple(held[index] for index in self.outputs)
+
+    def flops(self) -> int:
+        """Floating-point operations of the convolutions in one pass, two per multiply-add."""
+        return sum(node.flops for node in self.nodes)
+
+    def activation_bytes(self, itemsize: int) -> int:
+        """Largest number of bytes that live tensors hold at one time, the input included.
+
+        Lifetimes are those of the traced pass: a tensor that the module's code still holds counts.
+        Workspaces inside kernels and the parameters do not.
+        """
+        change = [0] * (len(self.nodes) + 1)
+        peak = 0
+        for index, node in enumerate(self.nodes):
+            change[index] += node.stored * itemsize
+            if node.dies is not None:
+                change[max(node.dies, index + 1)] -= node.stored * itemsize
+        live = 0
+        for index, node in enumerate(self.nodes):
+            live += change[index]
+            peak = max(peak, live + node.extra_bytes)
+        return peak
+
+    @property
+    def program(self) -> str:
+        """Digest of operators and constants without sizes: equal for two sizes, or not the same."""
+        text = [
+            repr((n.kind, n.op, n.layer, n.inputs, n.shape[1:2], n.constants))
+            + ("" if n.kind in ("pad", "crop") else repr([s.taps for s in n.steps]))
+            for n in self.nodes
+        ]
+        return hashlib.sha256("\n".join(text).encode()).hexdigest()
+
+    @property
+    def periods(self) -> tuple[int, ...]:
+        """Per axis, the least common period of all nodes; joins may fail, this does not."""
+        ndim = len(self.shape)
+        held: list[tuple[AxisMap, ...] | None] = []
+        period = [1] * ndim
+        for node in self.nodes:
+            try:
+                maps = self._fold(node, held)
+            except LatticeMismatch:
+                maps = None
+            held.append(maps)
+            for axis, each in enumerate(maps or ()):
+                period[axis] = math.lcm(period[axis], each.period)
+        return tuple(period)

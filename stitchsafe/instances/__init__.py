@@ -1,0 +1,79 @@
+"""Instances from a network's fields: clustering windows, merging, ids.
+
+::
+
+    fields of a window --segment_window--> WindowSegments --WindowRecord.of_segments--> WindowRecord
+    records            --SegmentTable.of_records--> table
+    records            --neighbours, find_contacts--> contacts
+    table, contacts    --merge_segments--> Merge       --relabel--> final labels
+                                                       --instance_table--> InstanceTable
+
+Each step is a pure function; results depend on the voxels and on the settings, never on the order
+in which windows were computed.
+"""
+
+from stitchsafe.instances._evidence import Contacts, find_contacts, neighbours, touching
+from stitchsafe.instances._growth import grow_segments
+from stitchsafe.instances._meanshift import (
+    Modes,
+    exact_mean_shift,
+    find_modes,
+    mean_shift,
+    nearest_mode,
+)
+from stitchsafe.instances._merge import (
+    Decision,
+    Merge,
+    MergeEvidence,
+    merge_segments,
+    smallest_dtype,
+)
+from stitchsafe.instances._records import SegmentTable, WindowRecord, WindowSegments
+from stitchsafe.instances._relabel import relabel
+from stitchsafe.instances._settings import Background, LabelSettings, Source
+from stitchsafe.instances._sketch import Sketch, to_units
+from stitchsafe.instances._stages import (
+    FinalIds,
+    SegmentSink,
+    load_records,
+    merge_windows,
+    relabel_cells,
+)
+from stitchsafe.instances._table import InstanceTable, instance_table
+from stitchsafe.instances._windows import connected_parts, segment_window
+
+__all__ = [
+    "Background",
+    "Contacts",
+    "Decision",
+    "FinalIds",
+    "InstanceTable",
+    "LabelSettings",
+    "Merge",
+    "MergeEvidence",
+    "Modes",
+    "SegmentSink",
+    "SegmentTable",
+    "Sketch",
+    "Source",
+    "WindowRecord",
+    "WindowSegments",
+    "connected_parts",
+    "exact_mean_shift",
+    "find_contacts",
+    "find_modes",
+    "grow_segments",
+    "instance_table",
+    "load_records",
+    "mean_shift",
+    "merge_segments",
+    "merge_windows",
+    "nearest_mode",
+    "neighbours",
+    "relabel",
+    "relabel_cells",
+    "segment_window",
+    "smallest_dtype",
+    "to_units",
+    "touching",
+]

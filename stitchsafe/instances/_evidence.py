@@ -1,0 +1,114 @@
+"""Where segments of neighbouring windows touch: counted on the two planes that face each other.
+
+Two windows are neighbours along an axis where the end of one is the beginning of the other and
+their cross-sections agree. Voxels touch over faces, so each voxel of one plane touches just the
+voxel at the same place of the other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from stitchsafe.instances._records import SegmentTable, WindowRecord
+
+__all__ = ["Contacts", "find_contacts", "neighbours", "touching"]
+
+Int64 = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Contacts:
+    """Pairs of segments that touch, as columns.
+
+    Parameters
+    ----------
+    windows
+        int64 ``(pairs, 2)``: keys of the two windows, the lower one first.
+    labels
+        int64 ``(pairs, 2)``: local labels of the two segments.
+    voxels
+        int64 ``(pairs,)``: faces that they share.
+    """
+
+    windows: Int64
+    labels: Int64
+    voxels: Int64
+
+    @classmethod
+    def concatenate(cls, parts: Iterable[Contacts]) -> Contacts:
+        """All pairs of several, in the order given."""
+        empty = np.zeros((0, 2), np.int64)
+        listed = [cls(empty, empty, empty[:, 0]), *parts]
+        return cls(
+            np.concatenate([part.windows for part in listed]),
+            np.concatenate([part.labels for part in listed]),
+            np.concatenate([part.voxels for part in listed]),
+        )
+
+    @property
+    def count(self) -> int:
+        return len(self.voxels)
+
+    def rows(self, table: SegmentTable) -> Int64:
+        """Row of each segment in `table`, int64 ``(pairs, 2)``."""
+        return table.starts[np.searchsorted(table.window_keys, self.windows)] + self.labels - 1
+
+
+def touching(high: NDArray[np.uint32], low: NDArray[np.uint32]) -> tuple[Int64, Int64]:
+    """Pairs of labels that face each other on two planes, ascending, and how often.
+
+    Parameters
+    ----------
+    high, low
+        Labels on the last slice of one window and on the first slice of the next; equal shapes.
+
+    Returns
+    -------
+    labels
+        int64 ``(pairs, 2)``, neither is 0.
+    voxels
+        int64 ``(pairs,)``.
+    """
+    if high.shape != low.shape:
+        raise ValueError(f"planes {high.shape} and {low.shape} do not face each other")
+    both = (high != 0) & (low != 0)
+    base = np.int64(low.max(initial=0)) + 1
+    pairs, voxels = np.unique(
+        high[both].astype(np.int64) * base + low[both].astype(np.int64), return_counts=True
+    )
+    return np.stack([pairs // base, pairs % base], axis=1), voxels.astype(np.int64)
+
+
+def neighbours(
+    records: Iterable[WindowRecord],
+) -> Iterator[tuple[WindowRecord, WindowRecord, int]]:
+    """Each pair of windows that share a face, and its axis; the first ends where the second begins.
+
+    Raises
+    ------
+    ValueError
+        If cross-sections of two windows at one face differ: they are not on one grid.
+    """
+    by_offset = {record.region.offset: record for record in records}
+    for offset in sorted(by_offset):
+        record = by_offset[offset]
+        for axis in range(record.region.ndim):
+            beyond = (*offset[:axis], record.region.end[axis], *offset[axis + 1 :])
+            other = by_offset.get(beyond)
+            if other is not None and other is not record:
+                if record.high[axis].shape != other.low[axis].shape:
+                    raise ValueError(
+                        f"windows {record.region} and {other.region} are not on one grid"
+                    )
+                yield record, other, axis
+
+
+def find_contacts(first: WindowRecord, second: WindowRecord, axis: int) -> Contacts:
+    """Contacts over the face where `first` ends and `second` begins along `axis`."""
+    labels, voxels = touching(first.high[axis], second.low[axis])
+    keys = np.asarray([[first.key, second.key]], np.int64)
+    return Contacts(np.repeat(keys, len(labels), axis=0), labels, voxels)

@@ -1,0 +1,250 @@
+"""What is kept of a window: columns of numbers, never one object per segment.
+
+A :class:`WindowSegments` is what segmenting one window yields. A :class:`WindowRecord` is what
+later stages need of it when its labels have been written and forgotten: its segments' columns and
+the planes of labels on its faces. A :class:`SegmentTable` holds the columns of all windows, in the
+canonical order: windows by their first voxel in raster order over the volume, segments by theirs in
+the window. Nothing depends on the order in which windows were computed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from stitchsafe.coordinates import Roi
+
+__all__ = ["SegmentTable", "WindowRecord", "WindowSegments"]
+
+Int64 = NDArray[np.int64]
+
+_COLUMNS = ("modes", "clusters", "voxels", "first", "sums", "box_begin", "box_end")
+
+
+@dataclass(frozen=True)
+class WindowSegments:
+    """The segments of one clustering window, ordered by first voxel in raster order.
+
+    Parameters
+    ----------
+    labels
+        uint32, the window's shape: 0 is background, segments count from 1.
+    modes
+        float32 ``(segments, E)``: the mode of each segment's cluster. E is 0 for foreground, and 1
+        for a class map (the class).
+    clusters
+        int32 ``(segments,)``: which cluster of the window; parts of one cluster share it.
+    voxels
+        int64 ``(segments,)``.
+    first
+        int64 ``(segments, ndim)``: first voxel, relative to the window.
+    """
+
+    labels: NDArray[np.uint32]
+    modes: NDArray[np.float32]
+    clusters: NDArray[np.int32]
+    voxels: Int64
+    first: Int64
+
+    @property
+    def count(self) -> int:
+        return len(self.voxels)
+
+
+@dataclass(frozen=True)
+class WindowRecord:
+    """All that merging and the instance table need of one window.
+
+    Parameters
+    ----------
+    region
+        The window in the volume.
+    volume_shape
+        In voxels; raster order is that of this shape.
+    modes, clusters, voxels
+        As in :class:`WindowSegments`.
+    first
+        int64 ``(segments,)``: first voxel as raster index in the volume.
+    sums
+        int64 ``(segments, ndim)``: sum of the voxels' positions in the volume, for centroids.
+    box_begin, box_end
+        int64 ``(segments, ndim)``: half-open bounding box in the volume.
+    low, high
+        Per axis, the plane of local labels (uint32) on the window's first and last slice.
+    """
+
+    region: Roi
+    volume_shape: tuple[int, ...]
+    modes: NDArray[np.float32]
+    clusters: NDArray[np.int32]
+    voxels: Int64
+    first: Int64
+    sums: Int64
+    box_begin: Int64
+    box_end: Int64
+    low: tuple[NDArray[np.uint32], ...]
+    high: tuple[NDArray[np.uint32], ...]
+
+    @classmethod
+    def of_segments(
+        cls, segments: WindowSegments, region: Roi, volume_shape: tuple[int, ...]
+    ) -> WindowRecord:
+        """Measure the segments of the window at `region`."""
+        if segments.labels.shape != region.shape:
+            raise ValueError(f"labels {segments.labels.shape} do not fill the region {region}")
+        axes = range(region.ndim)
+        offset = np.asarray(region.offset, np.int64)
+        begin, end, sums = _extents(segments.labels, segments.count)
+        return cls(
+            region=region,
+            volume_shape=tuple(volume_shape),
+            modes=segments.modes,
+            clusters=segments.clusters,
+            voxels=segments.voxels,
+            first=_raster(segments.first + offset, volume_shape),
+            sums=sums + offset * segments.voxels[:, None],
+            box_begin=begin + offset,
+            box_end=end + offset,
+            low=tuple(_plane(segments.labels, axis, 0) for axis in axes),
+            high=tuple(_plane(segments.labels, axis, -1) for axis in axes),
+        )
+
+    @property
+    def key(self) -> int:
+        """Raster index of the window's first voxel: its name in tables."""
+        return int(_raster(np.asarray([self.region.offset], np.int64), self.volume_shape)[0])
+
+    @property
+    def count(self) -> int:
+        return len(self.voxels)
+
+    def to_arrays(self) -> dict[str, NDArray[Any]]:
+        """All content as plain arrays, for an ``.npz``; `from_arrays` restores it."""
+        arrays: dict[str, NDArray[Any]] = {name: getattr(self, name) for name in _COLUMNS}
+        arrays["region"] = np.asarray([self.region.offset, self.region.shape], np.int64)
+        arrays["volume_shape"] = np.asarray(self.volume_shape, np.int64)
+        for axis in range(self.region.ndim):
+            arrays[f"low{axis}"], arrays[f"high{axis}"] = self.low[axis], self.high[axis]
+        return arrays
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, NDArray[Any]]) -> WindowRecord:
+        """What `to_arrays` gave, or the opened ``.npz`` of it."""
+        offset, shape = (tuple(int(n) for n in row) for row in arrays["region"])
+        axes = range(len(offset))
+        return cls(
+            region=Roi(offset, shape),
+            volume_shape=tuple(int(n) for n in arrays["volume_shape"]),
+            low=tuple(arrays[f"low{axis}"] for axis in axes),
+            high=tuple(arrays[f"high{axis}"] for axis in axes),
+            **{name: arrays[name] for name in _COLUMNS},
+        )
+
+
+@dataclass(frozen=True)
+class SegmentTable:
+    """The segments of all windows as columns; rows in canonical order.
+
+    Parameters
+    ----------
+    volume_shape
+        In voxels.
+    window_keys
+        int64 ``(windows,)``, ascending: `WindowRecord.key` of each window, empty ones too.
+    starts
+        int64 ``(windows + 1,)``: local label ``k`` of window ``w`` is row ``starts[w] + k - 1``.
+    windows
+        int64 ``(rows,)``: index of each row's window in `window_keys`.
+    modes, clusters, voxels, first, sums, box_begin, box_end
+        As in :class:`WindowRecord`, one row per segment.
+    """
+
+    volume_shape: tuple[int, ...]
+    window_keys: Int64
+    starts: Int64
+    windows: Int64
+    modes: NDArray[np.float32]
+    clusters: NDArray[np.int32]
+    voxels: Int64
+    first: Int64
+    sums: Int64
+    box_begin: Int64
+    box_end: Int64
+
+    @classmethod
+    def of_records(cls, records: Iterable[WindowRecord]) -> SegmentTable:
+        """The table of these windows, whatever the order in which they come.
+
+        Raises
+        ------
+        ValueError
+            If there is none, or one comes twice.
+        """
+        ordered = sorted(records, key=lambda record: record.key)
+        if not ordered:
+            raise ValueError("a table of segments needs at least one window")
+        keys = np.asarray([record.key for record in ordered], np.int64)
+        if np.any(keys[1:] == keys[:-1]):
+            raise ValueError("a window comes twice")
+        counts = np.asarray([record.count for record in ordered], np.int64)
+        return cls(
+            volume_shape=ordered[0].volume_shape,
+            window_keys=keys,
+            starts=np.concatenate([[0], np.cumsum(counts)]).astype(np.int64),
+            windows=np.repeat(np.arange(len(ordered), dtype=np.int64), counts),
+            **{name: np.concatenate([getattr(r, name) for r in ordered]) for name in _COLUMNS},
+        )
+
+    @property
+    def rows(self) -> int:
+        return len(self.voxels)
+
+    def window_index(self, key: int) -> int:
+        """Position of a window in `window_keys`.
+
+        Raises
+        ------
+        KeyError
+            If the table has no such window.
+        """
+        index = int(np.searchsorted(self.window_keys, key))
+        if index == len(self.window_keys) or self.window_keys[index] != key:
+            raise KeyError(f"no window with the key {key}")
+        return index
+
+
+def _plane(labels: NDArray[np.uint32], axis: int, at: int) -> NDArray[np.uint32]:
+    return np.ascontiguousarray(np.moveaxis(labels, axis, 0)[at])
+
+
+def _raster(positions: Int64, shape: tuple[int, ...]) -> Int64:
+    index = np.zeros(len(positions), np.int64)
+    for axis, size in enumerate(shape):
+        index = index * size + positions[:, axis]
+    return index
+
+
+def _extents(labels: NDArray[np.uint32], count: int) -> tuple[Int64, Int64, Int64]:
+    """Half-open boxes and sums of positions per segment, relative to the window."""
+    ndim = labels.ndim
+    begin = np.zeros((count, ndim), np.int64)
+    end = np.zeros((count, ndim), np.int64)
+    sums = np.zeros((count, ndim), np.int64)
+    if count == 0:
+        return begin, end, sums
+    for axis in range(ndim):
+        size = labels.shape[axis]
+        # Voxels per segment and slice: the margin of each segment along this axis.
+        slices = np.moveaxis(labels, axis, 0).reshape(size, -1).astype(np.int64)
+        slices += np.arange(size, dtype=np.int64)[:, None] * (count + 1)
+        margin = np.bincount(slices.ravel(), minlength=size * (count + 1))
+        margin = margin.reshape(size, count + 1)[:, 1:]
+        present = margin > 0
+        begin[:, axis] = present.argmax(axis=0)
+        end[:, axis] = size - present[::-1].argmax(axis=0)
+        sums[:, axis] = np.arange(size, dtype=np.int64) @ margin
+    return begin, end, sums

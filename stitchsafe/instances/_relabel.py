@@ -1,0 +1,30 @@
+"""From provisional labels, which count anew in each window, to final ids."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["relabel"]
+
+
+def relabel(labels: NDArray[Any], lookup: NDArray[Any]) -> NDArray[Any]:
+    """Replace each label by what the table holds at its place.
+
+    Parameters
+    ----------
+    labels
+        Local labels of one window, of any shape.
+    lookup
+        Final id by local label, from `Merge.lookup`.
+
+    Raises
+    ------
+    ValueError
+        If a label lies outside the table: labels and table are not of the same window.
+    """
+    if labels.size and int(labels.max()) >= len(lookup):
+        raise ValueError(f"label {int(labels.max())} is outside a table of {len(lookup)}")
+    return np.take(lookup, labels)

@@ -1,0 +1,140 @@
+"""A binned sketch of points, which any order and any partition of them yields alike.
+
+Positions are rounded to a lattice of 4096 units per bandwidth, anchored at 0; from there on all is
+integer. Cells of the sketch are cubes of 1/8 to 1/2 of a bandwidth, anchored at 0 as well; a cell
+keeps how many points it holds and the sum of their positions in units. Integer sums do not depend
+on order, so the sketch of a union is the merge of sketches, bit for bit.
+
+Positions within 2048 bandwidths of 0 are served: then squared distances and weighted sums stay
+below 2**53, so that float64 arithmetic on them, matrix products included, is exact, and neither
+the number of threads nor the library behind them can change a result.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from stitchsafe.errors import InputError
+
+__all__ = ["LARGEST_DIMENSION", "UNITS", "Sketch", "to_units"]
+
+UNITS = 4096
+"""Units per bandwidth."""
+
+LARGEST_DIMENSION = 64
+_REACH = 2048 * UNITS
+_CELL_BITS = {1: 9, 2: 9, 3: 10, 4: 10}  # log2 of a cell's side in units; 11 in more dimensions
+
+Int64 = NDArray[np.int64]
+
+
+def to_units(points: NDArray[Any], bandwidth: float) -> Int64:
+    """Positions in whole units of ``bandwidth / 4096``.
+
+    Parameters
+    ----------
+    points
+        ``(points, dimensions)``, real.
+    bandwidth
+        Radius of the kernel, in units of `points`.
+
+    Raises
+    ------
+    InputError
+        For values that are not finite, further than 2048 bandwidths from 0, or of more than 64
+        dimensions.
+    """
+    if points.shape[1] > LARGEST_DIMENSION:
+        raise InputError(
+            f"embeddings have {points.shape[1]} dimensions, more than the {LARGEST_DIMENSION} that "
+            "clustering is exact for; train with fewer"
+        )
+    scaled = np.multiply(points, UNITS / bandwidth, dtype=np.float64)
+    if scaled.size:
+        reach = max(-float(scaled.min()), float(scaled.max()))  # NaN fails the comparison below
+        if not reach <= _REACH:
+            worst = (
+                "a value that is not finite"
+                if not math.isfinite(reach)
+                else (f"a value {reach / UNITS:.4g} bandwidths from 0")
+            )
+            raise InputError(
+                f"embeddings hold {worst}, but clustering with bandwidth {bandwidth:g} reaches "
+                "2048 bandwidths; check the network and the bandwidth"
+            )
+    units: Int64 = np.rint(scaled).astype(np.int64)
+    return units
+
+
+@dataclass(frozen=True)
+class Sketch:
+    """Occupied cells in lexicographic order.
+
+    Parameters
+    ----------
+    cells
+        int64 ``(cells, dimensions)``: index of each cell on the lattice.
+    counts
+        int64 ``(cells,)``: points in it.
+    sums
+        int64 ``(cells, dimensions)``: sum of their positions, in units.
+    """
+
+    cells: Int64
+    counts: Int64
+    sums: Int64
+
+    @classmethod
+    def of_units(cls, units: Int64) -> Sketch:
+        """The sketch of positions from :func:`to_units`."""
+        bits = _CELL_BITS.get(units.shape[1], 11)
+        return _gather(units >> bits, np.ones(len(units), np.int64), units)
+
+    def merge(self, other: Sketch) -> Sketch:
+        """The sketch of both sets of points; associative and commutative."""
+        return _gather(
+            np.concatenate([self.cells, other.cells]),
+            np.concatenate([self.counts, other.counts]),
+            np.concatenate([self.sums, other.sums]),
+        )
+
+    @property
+    def means(self) -> NDArray[np.float64]:
+        """Mean position of each cell's points, rounded to whole units."""
+        means: NDArray[np.float64] = np.rint(self.sums / self.counts[:, None])
+        return means
+
+
+def _gather(cells: Int64, counts: Int64, sums: Int64) -> Sketch:
+    """Add up the rows of equal cells."""
+    if len(cells) == 0:
+        return Sketch(cells, counts, sums)
+    keys = _keys(cells)
+    order = np.argsort(keys, kind="stable")
+    keys = keys[order]
+    starts = np.flatnonzero(np.concatenate([[True], keys[1:] != keys[:-1]]))
+    return Sketch(
+        cells[order[starts]],
+        np.add.reduceat(counts[order], starts),
+        np.add.reduceat(sums[order], starts, axis=0),
+    )
+
+
+def _keys(cells: Int64) -> Int64:
+    """One integer per cell that orders cells lexicographically."""
+    low = cells.min(axis=0)
+    extent = cells.max(axis=0) - low + 1
+    keys = np.zeros(len(cells), np.int64)
+    reach = 1  # keys lie below it
+    for axis, size in enumerate(extent.tolist()):
+        if reach * size >= 2**62:  # close the gaps between keys, which keeps their order
+            ranks, inverse = np.unique(keys, return_inverse=True)
+            keys, reach = inverse.astype(np.int64), len(ranks)
+        keys = keys * size + (cells[:, axis] - low[axis])
+        reach *= size
+    return keys

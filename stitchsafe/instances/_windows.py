@@ -1,0 +1,160 @@
+"""One clustering window: fields in, segments out; a pure function of the window's voxels.
+
+Voxels of the foreground are clustered by their embedding (or taken as one cluster, or by their
+class); each cluster falls into its connected parts, since same-looking objects have the same
+embedding wherever they lie. Parts are joined by faces: 6 neighbours in 3-D, 4 in 2-D.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import cc3d
+import numpy as np
+from numpy.typing import NDArray
+
+from stitchsafe.errors import InputError
+from stitchsafe.instances._growth import grow_segments
+from stitchsafe.instances._meanshift import find_modes, nearest_mode
+from stitchsafe.instances._records import WindowSegments
+from stitchsafe.instances._settings import LabelSettings
+from stitchsafe.instances._sketch import Sketch, to_units
+
+__all__ = ["connected_parts", "segment_window"]
+
+Fields = Mapping[str, NDArray[Any]]
+
+
+def segment_window(fields: Fields, *, settings: LabelSettings) -> WindowSegments:
+    """Segment one clustering window.
+
+    Parameters
+    ----------
+    fields
+        By name, ``(channels, *window)`` each; foreground as probability in its first channel.
+    settings
+        Names of the fields to read, and how.
+
+    Raises
+    ------
+    InputError
+        If a field is missing (with those that there are), has another shape, or holds NaN.
+    """
+    arrays = {name: _field(fields, name) for name in settings.fields}
+    foreground = arrays[settings.foreground_field][0] if settings.needs_foreground else None
+    core = None if foreground is None else foreground >= settings.foreground_threshold
+    if settings.source == "embeddings":
+        clusters, modes = _cluster(arrays[settings.embedding_field], core, settings)
+    elif settings.source == "foreground":
+        assert core is not None
+        clusters, modes = core.astype(np.int32), np.zeros((1, 0), np.float32)
+    else:
+        classes = arrays[settings.class_field]
+        clusters = classes.argmax(axis=0).astype(np.int32)  # equal scores: the lower class
+        modes = np.arange(1, len(classes), dtype=np.float32)[:, None]
+    labels, first = connected_parts(clusters)
+    of_segment = clusters.reshape(-1)[first] - 1
+    if settings.growth_threshold is not None and foreground is not None:
+        labels, first, of_segment = _grow(labels, of_segment, foreground, settings)
+    return WindowSegments(
+        labels=labels,
+        modes=modes[of_segment],
+        clusters=of_segment.astype(np.int32),
+        voxels=np.bincount(labels.reshape(-1), minlength=len(first) + 1)[1:].astype(np.int64),
+        first=np.stack(np.unravel_index(first, labels.shape), axis=1).astype(np.int64),
+    )
+
+
+def connected_parts(
+    clusters: NDArray[np.int32],
+) -> tuple[NDArray[np.uint32], NDArray[np.int64]]:
+    """Parts of each positive cluster that are joined by faces.
+
+    Returns
+    -------
+    labels
+        uint32, numbered from 1 by first voxel in raster order; 0 where `clusters` is 0.
+    first
+        int64: raster index of each part's first voxel.
+    """
+    contiguous = np.ascontiguousarray(clusters)
+    if contiguous.size == 0:
+        return contiguous.astype(np.uint32), np.zeros(0, np.int64)
+    flat = contiguous.reshape((1,) * max(0, 2 - contiguous.ndim) + contiguous.shape)
+    parts = cc3d.connected_components(
+        flat, connectivity=6 if flat.ndim == 3 else 4, out_dtype=np.uint32
+    ).reshape(contiguous.shape)
+    labels, first, _ = _renumber(parts, None)
+    return labels, first
+
+
+def _grow(
+    labels: NDArray[np.uint32],
+    of_segment: NDArray[np.int32],
+    foreground: NDArray[Any],
+    settings: LabelSettings,
+) -> tuple[NDArray[np.uint32], NDArray[np.int64], NDArray[np.int32]]:
+    """Drop segments that are too small to be seeds, grow the others, number them anew."""
+    sizes = np.bincount(labels.reshape(-1), minlength=len(of_segment) + 1)
+    kept = np.flatnonzero(sizes[1:] >= settings.min_core)
+    seeds = np.zeros(len(sizes), np.uint32)
+    seeds[kept + 1] = np.arange(1, len(kept) + 1)
+    grown = grow_segments(
+        seeds[labels],
+        foreground,
+        foreground >= settings.growth_threshold,
+        steps=settings.growth_steps,
+    )
+    return _renumber(grown, of_segment[kept])
+
+
+def _field(fields: Fields, name: str) -> NDArray[Any]:
+    if name not in fields:
+        raise InputError(
+            f"the network has no field {name!r}, which the label settings read; it has "
+            f"{', '.join(sorted(fields))}: name one of them in the settings"
+        )
+    field = fields[name]
+    shapes = {other.shape[1:] for other in fields.values()}
+    if len(shapes) != 1 or len(field) == 0:
+        raise InputError(f"fields of one window differ in shape or are empty: {sorted(shapes)}")
+    if field.dtype.kind == "f" and np.isnan(field).any():
+        place = tuple(int(n) for n in np.argwhere(np.isnan(field))[0][1:])
+        raise InputError(
+            f"the field {name!r} is NaN at {place} of its window, so it cannot be segmented; look "
+            "for NaN in the volume or for an overflow in the network"
+        )
+    return field
+
+
+def _cluster(
+    embedding: NDArray[Any], core: NDArray[np.bool_] | None, settings: LabelSettings
+) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
+    """Clusters from 1 (0: background), and the mode of each."""
+    assert settings.bandwidth is not None
+    shape = embedding.shape[1:]
+    points = embedding.reshape(len(embedding), -1)
+    where = None if core is None else np.flatnonzero(core)
+    units = to_units((points if where is None else points[:, where]).T, settings.bandwidth)
+    modes = find_modes(Sketch.of_units(units), settings.bandwidth, min_support=settings.min_mode)
+    clusters = np.zeros(points.shape[1], np.int32)
+    clusters[slice(None) if where is None else where] = nearest_mode(units, modes) + 1
+    return clusters.reshape(shape), modes.centers
+
+
+def _renumber(
+    labels: NDArray[Any], of_segment: NDArray[np.int32] | None
+) -> tuple[NDArray[np.uint32], NDArray[np.int64], NDArray[np.int32]]:
+    """Number labels 1..n by first voxel; also first voxels, and `of_segment` in the new order."""
+    flat = labels.reshape(-1)
+    count = int(flat.max(initial=0))
+    first = np.full(count + 1, flat.size, np.int64)
+    # Of repeated indices the last one stays, hence backwards: the first voxel of each label.
+    first[flat[::-1]] = np.arange(flat.size - 1, -1, -1)
+    first = first[1:]
+    order = np.argsort(first, kind="stable")
+    new = np.zeros(count + 1, np.uint32)
+    new[order + 1] = np.arange(1, count + 1, dtype=np.uint32)
+    kept = np.zeros(0, np.int32) if of_segment is None else of_segment[order]
+    return new[flat].reshape(labels.shape), first[order], kept

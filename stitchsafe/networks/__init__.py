@@ -1,0 +1,34 @@
+"""Where networks come from and how they run."""
+
+from stitchsafe.networks._config import (
+    InputConfig,
+    LabelsConfig,
+    ModelConfig,
+    NetworkConfig,
+    OutputConfig,
+    TilingConfig,
+    load_config,
+)
+from stitchsafe.networks._folder import build_module, load_folder, save_folder
+from stitchsafe.networks._protocol import Network, Output, Runtime
+from stitchsafe.networks._resolve import bundled_models, load_network
+from stitchsafe.networks._torch import TorchNetwork
+
+__all__ = [
+    "InputConfig",
+    "LabelsConfig",
+    "ModelConfig",
+    "Network",
+    "NetworkConfig",
+    "Output",
+    "OutputConfig",
+    "Runtime",
+    "TilingConfig",
+    "TorchNetwork",
+    "build_module",
+    "bundled_models",
+    "load_config",
+    "load_folder",
+    "load_network",
+    "save_folder",
+]

@@ -1,0 +1,82 @@
+"""Model folders: ``config.yaml``, ``weights.safetensors``, ``card.md``, ``geometry.json``.
+
+Nothing in a folder is executed: the configuration is plain YAML, the weights are safetensors, and
+the architecture is one of stitchsafe's own, named in the configuration.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import yaml
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from stitchsafe import nn as layers
+from stitchsafe.errors import ModelError
+from stitchsafe.networks._config import ModelConfig, load_config
+from stitchsafe.networks._torch import TorchNetwork
+
+__all__ = ["build_module", "load_folder", "save_folder"]
+
+_ARCHITECTURES = {"unet": layers.UNet}
+
+
+def build_module(config: ModelConfig) -> nn.Module:
+    """The architecture that a configuration names, with fresh weights.
+
+    Raises
+    ------
+    ModelError
+        If the architecture does not take the arguments.
+    """
+    try:
+        return _ARCHITECTURES[config.network.name](**config.network.arguments)
+    except (TypeError, ValueError) as error:
+        raise ModelError(
+            f"the configuration of {config.name!r} does not fit {config.network.name!r}: {error}"
+        ) from error
+
+
+def load_folder(folder: Path) -> TorchNetwork:
+    """Load a model folder.
+
+    Raises
+    ------
+    ModelError
+        If a file is missing or damaged, or the weights do not fit the architecture.
+    """
+    for name in ("config.yaml", "weights.safetensors"):
+        if not (folder / name).is_file():
+            raise ModelError(
+                f"{folder} is not a model folder: it has no {name}; "
+                "a model folder holds config.yaml and weights.safetensors"
+            )
+    config = load_config(folder / "config.yaml")
+    module = build_module(config)
+    try:
+        module.load_state_dict(load_file(folder / "weights.safetensors"))
+    except (SafetensorError, RuntimeError, OSError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise ModelError(
+            f"{folder / 'weights.safetensors'} does not hold weights for its config.yaml: {reason}"
+        ) from error
+    return TorchNetwork(module, config=config)
+
+
+def save_folder(folder: Path, module: nn.Module, config: ModelConfig) -> None:
+    """Write weights, configuration and geometry of a module (not its card or picture)."""
+    folder.mkdir(parents=True, exist_ok=True)
+    state = {key: tensor.detach().cpu().contiguous() for key, tensor in module.state_dict().items()}
+    save_file(state, folder / "weights.safetensors")
+    content = config.model_dump(mode="json", by_alias=True, exclude_defaults=False)
+    (folder / "config.yaml").write_text(
+        yaml.safe_dump(content, sort_keys=False, default_flow_style=None, width=100),
+        encoding="utf-8",
+    )
+    network = TorchNetwork(module, config=config)
+    (folder / "geometry.json").write_text(
+        json.dumps(network.geometry.to_json(), indent=2) + "\n", encoding="utf-8"
+    )

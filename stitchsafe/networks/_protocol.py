@@ -1,0 +1,78 @@
+"""What the rest of the package asks of a network, wherever it comes from."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from stitchsafe.geometry import Graph, NetworkGeometry
+from stitchsafe.networks._config import ModelConfig
+
+__all__ = ["Network", "Output", "Runtime"]
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    """One dense output: its name and number of channels."""
+
+    name: str
+    channels: int
+
+
+@dataclass(frozen=True, slots=True)
+class Runtime:
+    """How a forward pass is carried out; all of it may change the last bits."""
+
+    device: str = "cpu"
+    precision: str = "float32"
+    layout: str = "channels_last"
+    threads: int = 1
+
+
+class Network(Protocol):
+    """A network that can be analysed, costed and run."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def fingerprint(self) -> str:
+        """Digest of architecture and weights."""
+
+    @property
+    def ndim(self) -> int:
+        """Number of spatial axes."""
+
+    @property
+    def channels(self) -> int:
+        """Input channels."""
+
+    @property
+    def outputs(self) -> tuple[Output, ...]: ...
+
+    @property
+    def config(self) -> ModelConfig | None:
+        """The card, where there is one."""
+
+    @property
+    def precision(self) -> str:
+        """Floating point type of the weights."""
+
+    @property
+    def parameter_bytes(self) -> int: ...
+
+    @property
+    def geometry(self) -> NetworkGeometry: ...
+
+    def trace(self, shape: Sequence[int]) -> Graph:
+        """The graph at one spatial input size."""
+
+    def prepare(self, runtime: Runtime) -> None:
+        """Bring the weights to the device, precision and layout of `runtime`."""
+
+    def run(self, batch: NDArray[np.floating]) -> tuple[NDArray[np.floating], ...]:
+        """One forward pass, `batch` of shape (n, channels, *spatial); one array per output."""

@@ -1,0 +1,153 @@
+"""A torch module as a network."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+from collections.abc import Iterator, Sequence
+from functools import cached_property
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from stitchsafe.errors import ModelError
+from stitchsafe.geometry import Graph, NetworkGeometry, analyse, trace
+from stitchsafe.networks._config import ModelConfig, OutputConfig
+from stitchsafe.networks._protocol import Output, Runtime
+
+__all__ = ["TorchNetwork"]
+
+_CONVOLUTIONS = {
+    nn.Conv2d: 2,
+    nn.ConvTranspose2d: 2,
+    nn.Conv3d: 3,
+    nn.ConvTranspose3d: 3,
+}
+
+
+class TorchNetwork:
+    """A module in evaluation mode, with names for its outputs.
+
+    The module is copied: what the caller holds keeps its mode, layout and device.
+
+    Parameters
+    ----------
+    module
+        Takes (n, channels, *spatial) and returns a tensor or a tuple of tensors.
+    config
+        The card of a model folder; without it, axes and channels are read from the first
+        convolution, and outputs are called ``output``, or ``output0``, ``output1``, …
+    name
+        What to call it in plans and messages.
+    """
+
+    def __init__(
+        self, module: nn.Module, *, config: ModelConfig | None = None, name: str | None = None
+    ) -> None:
+        self.module = copy.deepcopy(module).eval().requires_grad_(False)
+        self.config = config
+        self.name = name or (config.name if config else type(module).__name__)
+        if config is not None:
+            self.ndim, self.channels = len(config.input.axes), config.input.channels
+        else:
+            self.ndim, self.channels = _first_convolution(self.module, self.name)
+        self._runtime: Runtime | None = None
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Digest of architecture, activations and weights."""
+        digest = hashlib.sha256(str(self.module).encode())
+        digest.update(repr([o.activation for o in self._declared]).encode())
+        for key, tensor in sorted(self._state()):
+            array = tensor.detach().cpu().contiguous().numpy()
+            digest.update(f"{key} {array.dtype} {array.shape}".encode())
+            digest.update(array.tobytes())
+        return digest.hexdigest()
+
+    @cached_property
+    def outputs(self) -> tuple[Output, ...]:
+        if self.config is not None:
+            return tuple(Output(o.name, o.channels) for o in self.config.outputs)
+        found = self.geometry.outputs
+        names = ["output"] if len(found) == 1 else [f"output{i}" for i in range(len(found))]
+        return tuple(Output(n, o.channels) for n, o in zip(names, found, strict=True))
+
+    @cached_property
+    def precision(self) -> str:
+        """Floating point type of the weights, ``float32`` for a network without any."""
+        for _, tensor in self._state():
+            if tensor.is_floating_point():
+                return str(tensor.dtype).removeprefix("torch.")
+        return "float32"
+
+    @cached_property
+    def parameter_bytes(self) -> int:
+        return sum(t.numel() * t.element_size() for _, t in self._state())
+
+    @cached_property
+    def geometry(self) -> NetworkGeometry:
+        return analyse(self.module, ndim=self.ndim, channels=self.channels)
+
+    def trace(self, shape: Sequence[int]) -> Graph:
+        return trace(self.module, tuple(shape), self.channels)
+
+    def prepare(self, runtime: Runtime) -> None:
+        self._runtime = runtime
+        torch.set_num_threads(runtime.threads)
+        self.module.to(device=runtime.device, dtype=getattr(torch, runtime.precision))
+        for parameter in self.module.parameters():
+            if parameter.ndim == self.ndim + 2:
+                parameter.data = parameter.data.contiguous(memory_format=self._memory_format)
+
+    @torch.inference_mode()
+    def run(self, batch: NDArray[np.floating]) -> tuple[NDArray[np.floating], ...]:
+        if self._runtime is None:
+            self.prepare(Runtime(precision=self.precision))
+        assert self._runtime is not None
+        tensor = torch.from_numpy(batch).to(
+            device=self._runtime.device,
+            dtype=getattr(torch, self._runtime.precision),
+            memory_format=self._memory_format,
+        )
+        result = self.module(tensor)
+        tensors: Sequence[Tensor] = [result] if isinstance(result, Tensor) else list(result)
+        return tuple(
+            _activate(t, declared).cpu().numpy()
+            for t, declared in zip(tensors, self._declared, strict=True)
+        )
+
+    @property
+    def _declared(self) -> tuple[OutputConfig, ...]:
+        if self.config is not None:
+            return self.config.outputs
+        return tuple(OutputConfig(name=o.name, channels=o.channels) for o in self.outputs)
+
+    @property
+    def _memory_format(self) -> torch.memory_format:
+        if self._runtime is None or self._runtime.layout != "channels_last":
+            return torch.contiguous_format
+        return torch.channels_last if self.ndim == 2 else torch.channels_last_3d
+
+    def _state(self) -> Iterator[tuple[str, Tensor]]:
+        yield from self.module.state_dict().items()
+
+
+def _activate(tensor: Tensor, declared: OutputConfig) -> Tensor:
+    if declared.activation == "sigmoid":
+        return tensor.sigmoid()
+    if declared.activation == "softmax":
+        return tensor.softmax(dim=1)
+    return tensor
+
+
+def _first_convolution(module: nn.Module, name: str) -> tuple[int, int]:
+    for part in module.modules():
+        ndim = _CONVOLUTIONS.get(type(part))
+        if ndim is not None and isinstance(part.in_channels, int):
+            return ndim, part.in_channels
+    raise ModelError(
+        f"{name} holds no 2-D or 3-D convolution to read its axes and channels from; wrap it in "
+        "stitchsafe.networks.TorchNetwork with a ModelConfig that states them"
+    )

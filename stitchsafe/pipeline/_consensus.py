@@ -1,0 +1,101 @@
+"""What is decided once for the whole volume, before any tile: intensity statistics."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+from stitchsafe.engine import Events, Intensity
+from stitchsafe.errors import VolumeError
+from stitchsafe.pipeline._store import ResultStore
+from stitchsafe.tiling import Recipe
+from stitchsafe.volumes import StatisticsProgress, Volume, statistics
+
+__all__ = ["Consensus", "decide", "load_consensus"]
+
+
+@dataclass(frozen=True)
+class Consensus:
+    """The intensity map that every tile uses, and the statistics that it came from."""
+
+    intensity: Intensity
+    statistics: dict[str, Any] | None
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "offset": list(self.intensity.offset),
+            "gain": list(self.intensity.gain),
+            "statistics": self.statistics,
+        }
+
+
+def decide(volume: Volume, recipe: Recipe, events: Events) -> Consensus:
+    """Stream the whole volume once, and decide.
+
+    The whole volume speaks, also where only an ROI is predicted: so that an ROI's result is a part
+    of the whole one.
+
+    Raises
+    ------
+    VolumeError
+        If the volume holds NaN and the recipe does not say what becomes of it.
+    """
+    rule, floating = recipe.normalization, volume.dtype.kind == "f"
+    nan_to_zero = recipe.nan == "zero"
+    if rule.kind == "none" and not floating:
+        return Consensus(_unscaled(volume.channels, recipe.precision, nan_to_zero), None)
+    asked = rule.percentiles if rule.kind == "percentile" else ()
+    listener = _Listener(events)
+    found = statistics(volume, percentiles=asked, events=listener)
+    for kind, count, first in (
+        ("NaN", found.nan_count, found.first_nan),
+        ("infinite", found.infinite_count, found.first_infinite),
+    ):
+        if count and not nan_to_zero:
+            raise VolumeError(
+                f"{volume.path or 'the array'} holds {count} {kind} voxels, the first at "
+                f"{','.join(map(str, first or ()))}; repair it, or read them as zero with "
+                "--nan zero"
+            )
+    if rule.kind == "none":
+        intensity = _unscaled(volume.channels, recipe.precision, nan_to_zero)
+    elif rule.kind == "percentile":
+        low, high = (found.percentile(q) for q in rule.percentiles)
+        intensity = Intensity.between(
+            low, high, dtype=recipe.precision, nan_to_zero=nan_to_zero
+        )
+    else:
+        above = [mean + std for mean, std in zip(found.mean, found.std, strict=True)]
+        intensity = Intensity.between(
+            found.mean, above, dtype=recipe.precision, nan_to_zero=nan_to_zero
+        )
+    return Consensus(intensity, found.to_json())
+
+
+def load_consensus(store: ResultStore, recipe: Recipe) -> Consensus | None:
+    """What an earlier run decided, if it got that far."""
+    if not store.consensus_file.is_file():
+        return None
+    content = json.loads(store.consensus_file.read_text())
+    intensity = Intensity(
+        tuple(content["offset"]), tuple(content["gain"]), recipe.precision, recipe.nan == "zero"
+    )
+    return Consensus(intensity, content["statistics"])
+
+
+def _unscaled(channels: int, precision: str, nan_to_zero: bool) -> Intensity:
+    return Intensity((0.0,) * channels, (1.0,) * channels, precision, nan_to_zero)
+
+
+class _Listener:
+    """Turns the statistics' own progress into a stage."""
+
+    def __init__(self, events: Events) -> None:
+        self.events, self.done = events, 0
+
+    def __call__(self, progress: StatisticsProgress) -> None:
+        if not self.done:
+            self.events.stage("statistics", progress.voxels_total, "voxels")
+        self.events.advance(progress.voxels_done - self.done)
+        self.done = progress.voxels_done

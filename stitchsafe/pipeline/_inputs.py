@@ -1,0 +1,243 @@
+"""Volume and network brought together, and every reason to refuse them found before work starts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from numpy.typing import NDArray
+
+from stitchsafe.coordinates import Roi
+from stitchsafe.engine import Events
+from stitchsafe.errors import InputError, ModelError, StoreError, VolumeError
+from stitchsafe.networks import ModelConfig, Network, bundled_models, load_network
+from stitchsafe.pipeline._settings import Settings
+from stitchsafe.volumes import Volume, VoxelSize, open_volume, planar, require_voxel_size
+
+__all__ = [
+    "Inputs",
+    "ModelLike",
+    "VolumeLike",
+    "default_output",
+    "match_inputs",
+    "open_input",
+    "refuse_output_within_input",
+]
+
+VolumeLike = Any
+"""A path, a URL, an array, or an opened volume."""
+
+ModelLike = Any
+"""A name in ``models/``, a model folder, a `torch.nn.Module`, or a loaded network."""
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """A volume and the network that is to run over it, known to fit each other."""
+
+    volume: Volume
+    network: Network
+    roi: Roi
+
+
+@dataclass(frozen=True)
+class _Slice:
+    """One slice of a 3-D volume, as a 2-D volume."""
+
+    volume: Volume
+    z: int
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.volume, name)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.volume.shape[1:]
+
+    @property
+    def axes(self) -> str:
+        return "yx"
+
+    @property
+    def chunk_shape(self) -> tuple[int, ...]:
+        return self.volume.chunk_shape[1:]
+
+    @property
+    def voxel_size(self) -> VoxelSize | None:
+        size = self.volume.voxel_size
+        return size and VoxelSize(size.values[1:], size.unit)
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        return {**self.volume.identity, "z": self.z}
+
+    def read(self, roi: Roi) -> NDArray[Any]:
+        region = Roi((self.z, *roi.offset), (1, *roi.shape))
+        return self.volume.read(region)[:, 0]
+
+    def missing_chunks(self, roi: Roi | None = None) -> int:
+        roi = Roi.whole(self.shape) if roi is None else roi
+        return self.volume.missing_chunks(Roi((self.z, *roi.offset), (1, *roi.shape)))
+
+
+def open_input(source: VolumeLike, settings: Settings) -> Volume:
+    """Open a volume as the settings say."""
+    if isinstance(source, str | Path) or not isinstance(source, Volume):
+        return open_volume(
+            source,
+            axes=settings.axes,
+            level=settings.level,
+            channel=settings.channel,
+            time=settings.time,
+            voxel_size=settings.voxel_size,
+        )
+    return source
+
+
+def match_inputs(
+    source: VolumeLike, model: ModelLike | None, settings: Settings, events: Events
+) -> Inputs:
+    """Open both and refuse what does not fit.
+
+    Raises
+    ------
+    VolumeError, VoxelSizeError
+        If the volume cannot be read, or is not what the network was trained on.
+    ModelError, UnsafeNetworkError
+        If the model cannot be loaded, or its tiles cannot be stitched exactly.
+    """
+    volume = open_input(source, settings)
+    roi = settings.region(volume.shape)
+    if model is None:
+        model = _only_model_for(volume, roi)
+        events.say(f"model: {model}, the one bundled model that fits this volume")
+    network = load_network(model)
+    volume, roi = _on_the_networks_axes(volume, roi, network)
+    if volume.channels != network.channels:
+        remedy = (
+            f"pick one with --channel 0 to {volume.channels - 1}"
+            if network.channels == 1
+            else f"give a volume of {network.channels} channels"
+        )
+        raise VolumeError(
+            f"{volume.path or 'the array'} has {volume.channels} channels, and {network.name} "
+            f"takes {network.channels}; {remedy}"
+        )
+    require_voxel_size(volume, _trained_on(network.config))
+    for note in volume.notes:
+        events.say(f"volume: {note}")
+    network.geometry.require_safe()
+    _refuse_absent_chunks(volume, roi, settings, events)
+    return Inputs(volume, network, roi)
+
+
+def _on_the_networks_axes(volume: Volume, roi: Roi, network: Network) -> tuple[Volume, Roi]:
+    if roi.ndim == network.ndim:
+        return volume, roi
+    if network.ndim == 2 and roi.ndim == 3 and roi.shape[0] == 1:
+        flat = planar(volume) if volume.shape[0] == 1 else _Slice(volume, roi.offset[0])
+        return flat, Roi(roi.offset[1:], roi.shape[1:])
+    wanted = "yx" if network.ndim == 2 else "zyx"
+    remedy = (
+        f"pick a slice, as in --roi {volume.shape[0] // 2}:{volume.shape[0] // 2 + 1},:,:"
+        if network.ndim == 2
+        else "give a 3-D volume, or say what its axes are with --axes zyx"
+    )
+    raise VolumeError(
+        f"{volume.path or 'the array'} has the axes {volume.axes}, and {network.name} runs over "
+        f"{wanted}; {remedy}"
+    )
+
+
+def _trained_on(config: ModelConfig | None) -> VoxelSize | None:
+    if config is None or config.input.voxel_size is None:
+        return None
+    return VoxelSize(config.input.voxel_size, config.input.unit)
+
+
+def _only_model_for(volume: Volume, roi: Roi) -> str:
+    models = bundled_models()
+    fitting = [name for name, config in models.items() if _fits(config, volume, roi)]
+    if len(fitting) == 1:
+        return fitting[0]
+    listed = "; ".join(
+        f"{name}: {config.input.axes}, {config.input.channels} channel(s), "
+        f"{_trained_on(config) or 'any voxel size'}"
+        for name, config in models.items()
+    )
+    size = volume.voxel_size or "unknown voxel size"
+    found = f"{', '.join(fitting)} all fit" if fitting else "no bundled model fits"
+    raise ModelError(
+        f"{found} this volume ({volume.axes}, {volume.channels} channel(s), {size}); name one with "
+        f"--model [{listed}]"
+    )
+
+
+def _fits(config: ModelConfig, volume: Volume, roi: Roi) -> bool:
+    flat = len(config.input.axes) == 2 and roi.ndim == 3 and roi.shape[0] == 1
+    if config.input.channels != volume.channels or not (
+        flat or len(config.input.axes) == len(volume.axes)
+    ):
+        return False
+    expected = _trained_on(config)
+    return expected is None or (
+        volume.voxel_size is not None
+        and VoxelSize(volume.voxel_size.values[-len(expected.values) :], volume.voxel_size.unit).agrees(
+            expected
+        )
+    )
+
+
+def _refuse_absent_chunks(volume: Volume, roi: Roi, settings: Settings, events: Events) -> None:
+    missing = volume.missing_chunks(roi)
+    if not missing:
+        return
+    if settings.refuse_missing_chunks:
+        raise VolumeError(
+            f"{missing} chunks of {volume.path} are absent, which Zarr reads as its fill value; "
+            "restore them, choose another --level or --roi, or drop --refuse-missing-chunks"
+        )
+    events.say(
+        f"warning: {missing} chunks of {volume.path} are absent and read as the fill value; "
+        "--refuse-missing-chunks makes that an error"
+    )
+
+
+def default_output(volume: Volume) -> Path:
+    """Where a result goes without ``--out``: beside the volume.
+
+    Raises
+    ------
+    InputError
+        If the volume lies nowhere.
+    """
+    if volume.path is None:
+        raise InputError("an array has no place beside it; give out=, a folder for the result")
+    path, inner = Path(volume.path), ""
+    if not path.exists():
+        file, _, inner = volume.path.rpartition(":")
+        path = Path(file)
+    stem = path.name.removesuffix(".zarr").removesuffix(".ome")
+    name = "-".join([Path(stem).stem if path.is_file() else stem, *filter(None, inner.split("/"))])
+    return path.parent / f"{name}-stitchsafe.zarr"
+
+
+def refuse_output_within_input(out: Path, volume: Volume) -> None:
+    """An output must be neither the input nor a part of it, nor hold it.
+
+    Raises
+    ------
+    StoreError
+        If it is.
+    """
+    if volume.path is None:
+        return
+    file = volume.path if Path(volume.path).exists() else volume.path.rpartition(":")[0]
+    source, target = Path(file).resolve(), out.resolve()
+    related = (source, *source.parents), (target, *target.parents)
+    if target in related[0] or source in related[1]:
+        raise StoreError(
+            f"the output {out} and the input {volume.path} are the same or lie within each other; "
+            "choose another place with --out"
+        )

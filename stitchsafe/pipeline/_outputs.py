@@ -1,0 +1,148 @@
+"""The arrays of a result: made empty, with their OME metadata, before any cell is written."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from stitchsafe.coordinates import CellGrid, Roi, ceil_to
+from stitchsafe.engine import CellRecord, checksum
+from stitchsafe.pipeline._store import ResultStore
+from stitchsafe.tiling import Recipe
+from stitchsafe.volumes import (
+    ArrayStore,
+    Ngff,
+    PyramidLevel,
+    Volume,
+    create_field,
+    create_group,
+    create_image,
+    create_labels,
+    downsample_labels,
+    finer_region,
+    link_image,
+    pyramid_levels,
+)
+
+__all__ = ["LabelPyramid", "copy_cells", "make_field_arrays", "make_image", "make_label_arrays"]
+
+_FORMATS = {"0.5": 3, "0.4": 2}
+
+
+@dataclass(frozen=True)
+class LabelPyramid:
+    """Levels of the labels, each with cells of its own."""
+
+    levels: tuple[PyramidLevel, ...]
+    recipe: Recipe
+
+    @classmethod
+    def of(cls, recipe: Recipe, volume: Volume) -> LabelPyramid:
+        return cls(pyramid_levels(recipe.extent, voxel_size=volume.voxel_size), recipe)
+
+    def cells(self, level: int) -> CellGrid:
+        """Cells of a level: what of it the ROI covers."""
+        factors, roi = self.levels[level].factors, self.recipe.roi
+        begin = [ceil_to(o, f) // f for o, f in zip(roi.offset, factors, strict=True)]
+        end = [ceil_to(e, f) // f for e, f in zip(roi.end, factors, strict=True)]
+        return CellGrid(Roi.from_bounds(begin, end), self.recipe.cell_shape)
+
+    def work(
+        self, level: int, finer: ArrayStore, coarser: ArrayStore
+    ) -> Callable[[Roi, Sequence[Roi]], Iterator[tuple[Roi, CellRecord]]]:
+        """Work for the runner: cells of a level from the level below."""
+        steps = self.levels[level].steps_from(self.levels[level - 1])
+
+        def work(block: Roi, cells: Sequence[Roi]) -> Iterator[tuple[Roi, CellRecord]]:
+            del block
+            for cell in cells:
+                labels = downsample_labels(finer.read(finer_region(cell, steps)), steps)
+                coarser.write(cell, labels)
+                yield cell, {"checksums": {"labels": checksum(labels)}}
+
+        return work
+
+
+def make_image(store: ResultStore, volume: Volume, mode: str, recipe: Recipe, ngff: Ngff) -> str:
+    """Make the root group, and what it holds of the image.
+
+    Returns
+    -------
+    str
+        What became of the image: ``link``, ``copy`` or ``none``.
+    """
+    create_group(store.path, ngff=ngff)
+    if mode == "link" and not link_image(volume, store.path, ngff=ngff):
+        return "none"
+    if mode == "copy":
+        create_image(
+            store.path,
+            axes=volume.axes,
+            levels=pyramid_levels(volume.shape, most=1),
+            dtype=volume.dtype,
+            chunks=recipe.cell_shape,
+            channels=volume.channels,
+            voxel_size=volume.voxel_size,
+            ngff=ngff,
+            overwrite=True,
+        )
+    return mode
+
+
+def copy_cells(
+    volume: Volume, image: ArrayStore
+) -> Callable[[Roi, Sequence[Roi]], Iterator[tuple[Roi, CellRecord]]]:
+    """Work for the runner: the image, cell by cell."""
+
+    def work(block: Roi, cells: Sequence[Roi]) -> Iterator[tuple[Roi, CellRecord]]:
+        del block
+        for cell in cells:
+            data = volume.read(cell)
+            image.write(Roi((0, *cell.offset), data.shape), data)
+            yield cell, {"checksums": {"image": checksum(data)}}
+
+    return work
+
+
+def make_field_arrays(store: ResultStore, recipe: Recipe, volume: Volume, ngff: Ngff) -> None:
+    """Make the arrays that the first stage writes."""
+    if recipe.save_fields:
+        for name, channels in recipe.outputs:
+            create_field(
+                store.path,
+                name,
+                axes=volume.axes,
+                shape=recipe.extent,
+                channels=channels,
+                dtype=recipe.precision,
+                chunks=recipe.cell_shape,
+                voxel_size=volume.voxel_size,
+                ngff=ngff,
+                overwrite=True,
+            )
+    if recipe.labels is not None:
+        _scratch(store.provisional, recipe)
+
+
+def _scratch(path: Path, recipe: Recipe) -> None:
+    chunks = tuple(min(c, e) for c, e in zip(recipe.cell_shape, recipe.extent, strict=True))
+    ArrayStore.create(path, shape=recipe.extent, dtype="uint32", chunks=chunks, overwrite=True)
+
+
+def make_label_arrays(
+    store: ResultStore, pyramid: LabelPyramid, volume: Volume, dtype: Any, ngff: Ngff
+) -> None:
+    """Make the labels and their pyramid."""
+    create_labels(
+        store.path,
+        store.labels.name,
+        axes=volume.axes,
+        levels=pyramid.levels,
+        dtype=dtype,
+        chunks=pyramid.recipe.cell_shape,
+        voxel_size=volume.voxel_size,
+        ngff=ngff,
+        overwrite=True,
+    )

@@ -1,0 +1,104 @@
+"""A picture of a result that a person can judge: slices in two planes, tiles drawn in."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from stitchsafe.tiling import Recipe
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+__all__ = ["draw_result"]
+
+
+def draw_result(
+    path: Path,
+    raw: NDArray[Any],
+    labels: NDArray[Any],
+    truth: NDArray[Any],
+    recipe: Recipe,
+    difference: float,
+) -> None:
+    """Write a PNG: image, instances with the tiles' grid, and truth, in a plane across each axis.
+
+    Parameters
+    ----------
+    path
+        Where.
+    raw, labels, truth
+        Of one shape, (z, y, x).
+    recipe
+        Whose tiles are drawn.
+    difference
+        Largest difference from the whole pass, for the caption.
+    """
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    cuts = [(0, raw.shape[0] // 2), (1, raw.shape[1] // 2)]
+    heights = [raw.shape[1], raw.shape[0]]
+    figure, axes = pyplot.subplots(
+        2, 3, figsize=(15, 5 * sum(heights) / raw.shape[2] + 1.2), height_ratios=heights, squeeze=False,
+        layout="constrained",
+    )  # fmt: skip
+    colours = _colours(int(max(labels.max(), truth.max())))
+    for row, (axis, position) in enumerate(cuts):
+        image, found, expected = (np.take(a, position, axis) for a in (raw, labels, truth))
+        titles = ("image", f"{labels.max()} instances, tiles dashed", "truth, drawn by people")
+        for column, overlay in enumerate((None, found, expected)):
+            panel = axes[row, column]
+            panel.imshow(image, cmap="gray", interpolation="nearest")
+            if overlay is not None:
+                panel.imshow(_overlay(overlay, colours), interpolation="nearest")
+            if column == 1:
+                _draw_grid(panel, axis, recipe)
+            if row == 0:
+                panel.set_title(titles[column])
+            panel.set_xticks([])
+            panel.set_yticks([])
+        axes[row, 0].set_ylabel(("slice across z", "slice across y")[row])
+    figure.suptitle(
+        f"{recipe.network}: stitched from tiles, equal to one pass over the whole volume within "
+        f"{difference:.0e}"
+    )
+    figure.savefig(path, dpi=90)
+    pyplot.close(figure)
+
+
+def _overlay(labels: NDArray[Any], colours: NDArray[np.floating]) -> NDArray[np.floating]:
+    """Colours over the labelled voxels, and each instance's outline."""
+    painted = np.zeros((*labels.shape, 4))
+    painted[..., :3] = colours[labels % len(colours)]
+    painted[..., 3] = np.where(labels > 0, 0.45, 0.0)
+    edge = np.zeros(labels.shape, bool)
+    edge[:-1] |= labels[:-1] != labels[1:]
+    edge[:, :-1] |= labels[:, :-1] != labels[:, 1:]
+    painted[edge, 3] = 0.95
+    return painted
+
+
+def _draw_grid(panel: Axes, axis: int, recipe: Recipe) -> None:
+    rows, columns = (a for a in range(3) if a != axis)
+    for draw, along in ((panel.axhline, rows), (panel.axvline, columns)):
+        tile, begin = recipe.tile_shape[along], recipe.roi.offset[along]
+        for position in range(tile, recipe.roi.end[along], tile):
+            if position > begin:
+                draw(position - begin - 0.5, color="white", linewidth=0.8, linestyle=(0, (4, 4)))
+
+
+def _colours(count: int) -> NDArray[np.floating]:
+    """Colours that differ for neighbouring ids."""
+    from matplotlib.colors import hsv_to_rgb
+
+    index = np.arange(count + 1)
+    hue = (index * 0.61803398875) % 1
+    value = np.where(index % 2, 1.0, 0.8)
+    rgb: NDArray[np.floating] = hsv_to_rgb(np.stack([hue, np.full_like(hue, 0.85), value], -1))
+    return rgb

@@ -1,0 +1,220 @@
+"""The verb plan: recipe and schedule for a volume and a network, without running."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import Any, Unpack
+
+import numpy as np
+import torch
+
+from stitchsafe.coordinates import Roi
+from stitchsafe.engine import Events, Silent
+from stitchsafe.errors import ModelError, PlanError
+from stitchsafe.instances import LabelSettings
+from stitchsafe.networks import ModelConfig, Network, Runtime
+from stitchsafe.pipeline._inputs import Inputs, ModelLike, VolumeLike, match_inputs
+from stitchsafe.pipeline._machine import allotted_memory, processor_name, usable_cores
+from stitchsafe.pipeline._settings import Options, Settings
+from stitchsafe.tiling import (
+    Normalization,
+    Plan,
+    Recipe,
+    Shapes,
+    TileGrid,
+    format_bytes,
+    make_plan,
+    with_seconds,
+)
+
+__all__ = ["draft_plan", "plan"]
+
+_WINDOW = {2: 512, 3: 64}
+
+
+def plan(
+    volume: VolumeLike,
+    model: ModelLike | None = None,
+    *,
+    events: Events | None = None,
+    **options: Unpack[Options],
+) -> Plan:
+    """Say what predict would do, and what it would cost.
+
+    Parameters
+    ----------
+    volume
+        A path, an array, or an opened volume.
+    model
+        A name in ``models/``, a model folder, or a module; by default the one that fits.
+    events
+        Told what is assumed.
+    **options
+        As for `predict`.
+
+    Returns
+    -------
+    Plan
+
+    Raises
+    ------
+    InputError
+        As for `predict`: whatever makes the job impossible is found here.
+    """
+    settings, events = Settings.of(options), events or Silent()
+    inputs = match_inputs(volume, model, settings, events)
+    drafted = draft_plan(inputs, settings, events)
+    return with_seconds(drafted, _estimate_seconds(drafted, inputs.network))
+
+
+def draft_plan(
+    inputs: Inputs, settings: Settings, events: Events, stored: Recipe | None = None
+) -> Plan:
+    """The plan of some inputs.
+
+    Parameters
+    ----------
+    stored
+        Recipe of a run that is resumed: what the user leaves open is taken from it.
+    """
+    network, volume = inputs.network, inputs.volume
+    config = network.config
+    values = _label_values(network, settings)
+    window = None if values is None else tuple(_window(config, network))
+    if values is not None:
+        _refuse_missing_fields(LabelSettings.from_json({**values, "window": window}), network)
+    precision = network.precision if settings.precision == "auto" else settings.precision
+    if precision not in ("float32", "float64"):
+        raise PlanError(
+            f"the weights are {precision}, in which sums differ from tile to tile; give "
+            "--precision float32"
+        )
+    region = inputs.roi
+    if settings.border == "crop":
+        region = region.intersect(_full_context(inputs))
+    if region.size == 0:
+        raise PlanError(
+            f"with --border crop nothing is left of {inputs.roi}: no voxel has the whole context "
+            f"{network.geometry.context}; take another border rule"
+        )
+    threads = settings.threads or (stored.threads if stored else usable_cores())
+
+    def draft(shapes: Shapes, grid: TileGrid) -> Recipe:
+        return Recipe(
+            network=network.name,
+            weights=network.fingerprint,
+            extent=volume.shape,
+            roi=region,
+            tile_shape=shapes.tile,
+            halo=grid.halo,
+            cell_shape=shapes.cell,
+            outputs=tuple((output.name, output.channels) for output in network.outputs),
+            save_fields="fields" in settings.save,
+            labels=None if values is None else _labels(values, shapes),
+            border=settings.border,
+            normalization=_normalization(config, settings),
+            nan=settings.nan,
+            device="cpu",
+            precision=precision,
+            layout="channels_last",
+            threads=threads,
+            torch=torch.__version__,
+            processor=processor_name(),
+            seed=settings.seed,
+        )
+
+    budget = settings.max_memory
+    if budget is None:
+        allotment = allotted_memory()
+        budget = allotment.memory
+        events.say(f"memory: up to {format_bytes(budget)}, {allotment.source}")
+    preferred = config.tiling.tile_shape if config and config.tiling else None
+    return make_plan(
+        network,
+        extent=volume.shape,
+        roi=region,
+        source_itemsize=volume.dtype.itemsize,
+        max_memory=budget,
+        draft=draft,
+        tile_shape=settings.tile_shape or (stored.tile_shape if stored else None),
+        preferred_tile=preferred,
+        window=window,
+        block_shape=settings.block_shape,
+    )
+
+
+def _labels(values: dict[str, Any], shapes: Shapes) -> dict[str, Any]:
+    return LabelSettings.from_json({**values, "window": shapes.cell}).to_json()
+
+
+def _window(config: ModelConfig | None, network: Network) -> Sequence[int]:
+    if config is not None and config.labels is not None:
+        return config.labels.window
+    size = _WINDOW[network.ndim]
+    return [-(-size // period) * period for period in network.geometry.period]
+
+
+def _label_values(network: Network, settings: Settings) -> dict[str, Any] | None:
+    """Settings of the instances but the window: the card's, changed by what the user asks for."""
+    if not settings.makes_labels:
+        return None
+    declared = network.config.labels if network.config else None
+    if declared is None and settings.labels_from is None:
+        raise ModelError(
+            f"{network.name} does not say what its outputs mean; say what labels are made of with "
+            "--labels-from embeddings, foreground or argmax, or keep its fields with --save fields"
+        )
+    values: dict[str, Any] = {}
+    if declared is not None:
+        values = {**declared.model_dump(exclude={"window"})}
+    elif len(network.outputs) == 1:
+        only = network.outputs[0].name
+        values = {"embedding_field": only, "foreground_field": only, "class_field": only}
+    changed = {
+        "source": settings.labels_from,
+        "bandwidth": settings.bandwidth,
+        "min_size": settings.min_size,
+        "foreground_threshold": settings.foreground_threshold,
+    }
+    values.update({key: value for key, value in changed.items() if value is not None})
+    return values
+
+
+def _refuse_missing_fields(labels: LabelSettings, network: Network) -> None:
+    names = [output.name for output in network.outputs]
+    for field in labels.fields:
+        if field not in names:
+            raise ModelError(
+                f"labels from {labels.source} need the field {field!r}, and {network.name} has "
+                f"{', '.join(names)}; choose another --labels-from, or --save fields"
+            )
+
+
+def _normalization(config: ModelConfig | None, settings: Settings) -> Normalization:
+    declared = config.input if config else None
+    kind = settings.normalize or (declared.normalize if declared else "none")
+    return Normalization(kind, declared.percentiles if declared else (1.0, 99.0))
+
+
+def _full_context(inputs: Inputs) -> Roi:
+    context = inputs.network.geometry.context
+    return Roi.whole(inputs.volume.shape).grow(
+        [-before for before, _ in context], [-after for _, after in context]
+    )
+
+
+def _estimate_seconds(drafted: Plan, network: Network) -> float:
+    """Time of all forward passes, from one pass over a small input on this machine."""
+    recipe = drafted.recipe
+    network.prepare(Runtime(recipe.device, recipe.precision, recipe.layout, recipe.threads))
+    shape = tuple(
+        axis.input_min + -(-24 // axis.input_step) * axis.input_step
+        for axis in network.geometry.axes
+    )
+    sample = np.zeros((1, network.channels, *shape), recipe.precision)
+    network.run(sample)
+    start = time.perf_counter()
+    network.run(sample)
+    elapsed = time.perf_counter() - start
+    return elapsed * drafted.flops / max(1, network.trace(shape).flops())

@@ -1,0 +1,254 @@
+"""The verb predict: a volume through a network into labels, exactly as one pass would give."""
+
+from __future__ import annotations
+
+import errno
+import json
+import platform
+import resource
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Unpack
+
+import numpy as np
+from numpy.typing import NDArray
+
+import stitchsafe
+from stitchsafe.coordinates import Roi
+from stitchsafe.engine import Events, FieldMaker, Ledger, Silent, save_json
+from stitchsafe.errors import InterruptedRunError
+from stitchsafe.pipeline._consensus import Consensus, decide, load_consensus
+from stitchsafe.pipeline._inputs import (
+    Inputs,
+    ModelLike,
+    VolumeLike,
+    default_output,
+    match_inputs,
+    refuse_output_within_input,
+)
+from stitchsafe.pipeline._planning import draft_plan
+from stitchsafe.pipeline._settings import Options, Settings
+from stitchsafe.pipeline._stages import Progress, run_stages
+from stitchsafe.pipeline._store import ResultStore
+from stitchsafe.tiling import Plan
+from stitchsafe.volumes import ArrayStore
+
+__all__ = ["Prediction", "predict"]
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What predict made.
+
+    Parameters
+    ----------
+    out
+        The store; None for an array, whose result is in `labels` and `fields`.
+    plan
+        What was done.
+    progress
+        Counts of blocks and instances.
+    seconds
+        Time of this run, without what earlier runs had done.
+    peak_memory_bytes
+        Largest resident memory of this process so far.
+    labels, fields
+        The results themselves, where no store was asked for: instances of the region's shape, and
+        fields of shape (channels, *region).
+    """
+
+    out: Path | None
+    plan: Plan
+    progress: Progress
+    seconds: float
+    peak_memory_bytes: int
+    labels: NDArray[np.unsignedinteger] | None = None
+    fields: dict[str, NDArray[np.floating]] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        voxels = self.plan.recipe.roi.size
+        return {
+            "out": None if self.out is None else str(self.out),
+            "blocks_total": self.progress.blocks_total,
+            "blocks_done": self.progress.blocks_total - self.progress.blocks_resumed,
+            "blocks_resumed": self.progress.blocks_resumed,
+            "instances": self.progress.instances,
+            "seconds": self.seconds,
+            "voxels_per_second": voxels / max(self.seconds, 1e-9),
+            "peak_memory_bytes": self.peak_memory_bytes,
+            "exact": self.plan.recipe.exact,
+            "plan": self.plan.to_json(),
+        }
+
+
+def predict(
+    volume: VolumeLike,
+    model: ModelLike | None = None,
+    out: str | Path | None = None,
+    *,
+    events: Events | None = None,
+    **options: Unpack[Options],
+) -> Prediction:
+    """Run a network over a volume of any size, and make instances of what it gives.
+
+    The stitched field equals one forward pass over the whole volume to float rounding, and memory
+    stays within what is given. A run that was interrupted goes on where it stopped.
+
+    Parameters
+    ----------
+    volume
+        A path (OME-Zarr, Zarr, ``file.h5:dataset``, TIFF, NumPy), an array, or an opened volume.
+    model
+        A name in ``models/``, a model folder, or a `torch.nn.Module`; by default the one bundled
+        model that fits the volume.
+    out
+        Where the OME-Zarr goes; by default beside the volume. An array without `out` gives its
+        result in memory.
+    events
+        Told of progress.
+    **options
+        See `stitchsafe.pipeline.Settings`.
+
+    Returns
+    -------
+    Prediction
+
+    Raises
+    ------
+    InputError
+        If volume, model, options and memory do not fit together; nothing has been written.
+    InterruptedRunError
+        If the run stopped part-way, as with a full disk; the same call resumes it.
+    """
+    settings, events = Settings.of(options), events or Silent()
+    inputs = match_inputs(volume, model, settings, events)
+    if out is None and inputs.volume.path is None:
+        with tempfile.TemporaryDirectory(prefix="stitchsafe-") as folder:
+            made = _into(ResultStore(Path(folder) / "result.zarr"), inputs, settings, events)
+            return _in_memory(made, ResultStore(Path(folder) / "result.zarr"), settings)
+    if out is None:
+        out = default_output(inputs.volume)
+        events.say(f"output: {out}")
+    return _into(ResultStore(Path(out)), inputs, settings, events)
+
+
+def _into(store: ResultStore, inputs: Inputs, settings: Settings, events: Events) -> Prediction:
+    began = time.monotonic()
+    volume = inputs.volume
+    refuse_output_within_input(store.path, volume)
+    store.refuse_foreign()
+    resumes = store.exists and not settings.overwrite
+    plan = draft_plan(inputs, settings, events, store.recipe() if resumes else None)
+    if resumes:
+        store.refuse_other_work(plan.recipe, volume.identity)
+        events.say(f"resuming: {store.path} holds work of the same recipe")
+    consensus = load_consensus(store, plan.recipe) if resumes else None
+    if consensus is None:
+        consensus = decide(volume, plan.recipe, events)
+    if not resumes:
+        _clear(store)
+    with _disk_errors(store), store.ledger as ledger:
+        if not resumes:
+            _begin(store, plan, inputs, consensus, settings.opened())
+        save_json(store.private / "schedule.json", plan.schedule.to_json())
+        progress = _run(store, plan, inputs, consensus, settings, ledger, events)
+        seconds = time.monotonic() - began
+        _save_provenance(store, seconds)
+    return Prediction(store.path, plan, progress, seconds, _peak_memory())
+
+
+def _run(
+    store: ResultStore,
+    plan: Plan,
+    inputs: Inputs,
+    consensus: Consensus,
+    settings: Settings,
+    ledger: Ledger,
+    events: Events,
+) -> Progress:
+    maker = FieldMaker(plan.recipe, plan.grid, inputs.network, inputs.volume, consensus.intensity)
+    return run_stages(store, plan, maker, inputs.volume, settings, ledger, events)
+
+
+def _clear(store: ResultStore) -> None:
+    """Remove what an earlier run left, unless a run is at work there."""
+    if store.private.is_dir():
+        with store.ledger:
+            pass
+        store.clear()
+
+
+def _begin(
+    store: ResultStore,
+    plan: Plan,
+    inputs: Inputs,
+    consensus: Consensus,
+    opened: dict[str, Any],
+) -> None:
+    save_json(store.consensus_file, consensus.to_json())
+    volume = inputs.volume
+    content = {
+        "volume": volume.identity,
+        "source": volume.path,
+        "opened": opened,
+        "model": inputs.network.name,
+        "axes": volume.axes,
+        "voxel_size": None if volume.voxel_size is None else volume.voxel_size.to_json(),
+    }
+    store.begin(plan.recipe, content)
+
+
+@contextmanager
+def _disk_errors(store: ResultStore) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise InterruptedRunError(
+            f"no space is left on the disk for {store.path}; make room, then run the same command "
+            "again to go on"
+        ) from error
+
+
+def _save_provenance(store: ResultStore, seconds: float) -> None:
+    path = store.private / "provenance.json"
+    runs = json.loads(path.read_text()) if path.is_file() else []
+    runs.append(
+        {
+            "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+            "seconds": round(seconds, 3),
+            "host": platform.node(),
+            "command": sys.argv,
+            "stitchsafe": stitchsafe.__version__,
+            "python": platform.python_version(),
+            "peak_memory_bytes": _peak_memory(),
+        }
+    )
+    save_json(path, runs)
+
+
+def _peak_memory() -> int:
+    """Largest resident memory of this process, in bytes."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def _in_memory(made: Prediction, store: ResultStore, settings: Settings) -> Prediction:
+    """The result of a temporary store, as arrays of the region's shape."""
+    roi = made.plan.recipe.roi
+    labels, fields = None, {}
+    if "labels" in settings.save:
+        labels = ArrayStore.open(store.labels / "0").read(roi)
+    if "fields" in settings.save:
+        for name, channels in made.plan.recipe.outputs:
+            region = Roi((0, *roi.offset), (channels, *roi.shape))
+            fields[name] = ArrayStore.open(store.field(name) / "0").read(region)
+    return Prediction(
+        None, made.plan, made.progress, made.seconds, made.peak_memory_bytes, labels, fields
+    )

@@ -1,0 +1,216 @@
+"""What the user of predict and plan may choose; everything has a default."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, TypedDict, get_args
+
+from stitchsafe.coordinates import Roi
+from stitchsafe.errors import InputError
+from stitchsafe.tiling import BorderRule
+
+__all__ = ["LabelSource", "Options", "Saved", "Settings"]
+
+LabelSource = Literal["embeddings", "foreground", "argmax"]
+Saved = Literal["labels", "fields", "table"]
+ImageMode = Literal["link", "copy", "none"]
+Bound = int | None
+
+
+class Options(TypedDict, total=False):
+    """Keyword options of `predict` and `plan`; see :class:`Settings`."""
+
+    labels_from: LabelSource | None
+    save: Sequence[Saved] | Saved
+    tile_shape: Sequence[int] | None
+    block_shape: Sequence[int] | None
+    max_memory: int | None
+    border: BorderRule
+    normalize: Literal["none", "zscore", "percentile"] | None
+    device: str
+    precision: str
+    bandwidth: float | None
+    min_size: int | None
+    foreground_threshold: float | None
+    roi: Roi | Sequence[tuple[Bound, Bound]] | None
+    level: int
+    channel: int | None
+    time: int | None
+    axes: str | None
+    voxel_size: Sequence[float] | str | None
+    nan: Literal["refuse", "zero"]
+    refuse_missing_chunks: bool
+    image: ImageMode
+    ngff: Literal["0.5", "0.4"]
+    threads: int | None
+    seed: int
+    overwrite: bool
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Options of a prediction.
+
+    Parameters
+    ----------
+    labels_from
+        Which field instances are made of; by default the model's card decides.
+    save
+        What is kept: ``labels``, ``fields``, ``table``.
+    tile_shape, block_shape
+        Voxels of one forward pass, and of one committed portion, halo excluded.
+    max_memory
+        Resident memory of the run in bytes; by default the job's or machine's allotment.
+    border
+        How the volume goes on beyond its border; ``crop`` keeps only what has full context.
+    normalize
+        Intensity rule; the model's own by default.
+    device, precision
+        ``auto`` takes the processor, and the type of the weights.
+    bandwidth, min_size, foreground_threshold
+        Of the instances; the card's by default.
+    roi
+        Part of the volume, as a `Roi` or as (begin, end) per axis, None for an open end.
+    level, channel, time, axes, voxel_size
+        What to open of the volume, and what its file fails to say.
+    nan
+        ``refuse`` a volume that holds NaN, or read NaN as ``zero``.
+    refuse_missing_chunks
+        Refuse a volume with absent chunks, which Zarr reads as zeros.
+    image
+        What the output holds of the image: a ``link``, a ``copy`` or ``none``.
+    ngff
+        Version of the OME-Zarr that is written.
+    threads
+        Threads of a forward pass; all usable cores by default.
+    seed
+        Of the sampled voxels that `verify` re-predicts.
+    overwrite
+        Replace an earlier result of stitchsafe. Nothing else is ever replaced.
+    """
+
+    labels_from: LabelSource | None = None
+    save: tuple[Saved, ...] = ("labels",)
+    tile_shape: tuple[int, ...] | None = None
+    block_shape: tuple[int, ...] | None = None
+    max_memory: int | None = None
+    border: BorderRule = "reflect"
+    normalize: Literal["none", "zscore", "percentile"] | None = None
+    device: str = "auto"
+    precision: str = "auto"
+    bandwidth: float | None = None
+    min_size: int | None = None
+    foreground_threshold: float | None = None
+    roi: Roi | tuple[tuple[Bound, Bound], ...] | None = None
+    level: int = 0
+    channel: int | None = None
+    time: int | None = None
+    axes: str | None = None
+    voxel_size: tuple[float, ...] | str | None = None
+    nan: Literal["refuse", "zero"] = "refuse"
+    refuse_missing_chunks: bool = False
+    image: ImageMode = "link"
+    ngff: Literal["0.5", "0.4"] = "0.5"
+    threads: int | None = None
+    seed: int = 0
+    overwrite: bool = False
+
+    @classmethod
+    def of(cls, options: Options) -> Settings:
+        """Settings from keyword options, checked.
+
+        Raises
+        ------
+        InputError
+            If a value is none of its option's.
+        """
+        given = dict(options)
+        save = given.get("save", ("labels",))
+        given["save"] = (save,) if isinstance(save, str) else tuple(save)  # type: ignore[arg-type]
+        for name in ("tile_shape", "block_shape", "voxel_size"):
+            value = given.get(name)
+            if value is not None and not isinstance(value, str):
+                given[name] = tuple(value)  # type: ignore[arg-type]
+        roi = given.get("roi")
+        if roi is not None and not isinstance(roi, Roi):
+            given["roi"] = tuple((begin, end) for begin, end in roi)  # type: ignore[attr-defined]
+        settings = cls(**given)  # type: ignore[arg-type]
+        settings._check()
+        return settings
+
+    def _check(self) -> None:
+        choices: tuple[tuple[str, object, tuple[object, ...]], ...] = (
+            ("border", self.border, get_args(BorderRule)),
+            ("normalize", self.normalize, (None, "none", "zscore", "percentile")),
+            ("labels_from", self.labels_from, (None, *get_args(LabelSource))),
+            ("nan", self.nan, ("refuse", "zero")),
+            ("image", self.image, get_args(ImageMode)),
+            ("ngff", self.ngff, ("0.5", "0.4")),
+            ("precision", self.precision, ("auto", "float32", "float64")),
+            ("device", self.device, ("auto", "cpu")),
+        )
+        for name, value, allowed in choices:
+            if value not in allowed:
+                known = ", ".join(str(choice) for choice in allowed if choice is not None)
+                raise InputError(f"{name} cannot be {value!r}; it is one of {known}")
+        unknown = set(self.save) - set(get_args(Saved))
+        if unknown or not self.save:
+            raise InputError(
+                f"save cannot be {','.join(self.save) or 'nothing'}; it takes any of "
+                f"{', '.join(get_args(Saved))}"
+            )
+        for name in ("bandwidth", "threads", "max_memory"):
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise InputError(f"{name} cannot be {value}; give a positive number")
+        if self.min_size is not None and self.min_size < 0:
+            raise InputError(f"min_size cannot be {self.min_size}; give a number of voxels")
+
+    @property
+    def makes_labels(self) -> bool:
+        return "labels" in self.save or "table" in self.save
+
+    def opened(self) -> dict[str, Any]:
+        """The options that open the same volume again, as JSON."""
+        roi: object = self.roi
+        if isinstance(self.roi, Roi):
+            roi = list(zip(self.roi.offset, self.roi.end, strict=True))
+        names = ("level", "channel", "time", "axes", "voxel_size", "nan")
+        return {"roi": roi, **{name: getattr(self, name) for name in names}}
+
+    def region(self, shape: tuple[int, ...]) -> Roi:
+        """The ROI within a volume of this shape.
+
+        Raises
+        ------
+        InputError
+            If it has other axes, is empty, or leaves the volume.
+        """
+        whole = Roi.whole(shape)
+        if self.roi is None:
+            return whole
+        if isinstance(self.roi, Roi):
+            roi = self.roi
+        else:
+            if len(self.roi) != len(shape):
+                raise InputError(
+                    f"the region {_bounds(self.roi)} has {len(self.roi)} axes, and the volume "
+                    f"{len(shape)}; give one begin:end per axis of {shape}"
+                )
+            roi = Roi.from_bounds(
+                [0 if begin is None else begin for begin, _ in self.roi],
+                [size if end is None else end for (_, end), size in zip(self.roi, shape, strict=True)],
+            )
+        if roi.ndim != len(shape) or roi.size == 0 or not whole.contains(roi):
+            raise InputError(
+                f"the region {roi} is empty or leaves the volume of shape {shape}; "
+                f"choose begin < end within {whole}"
+            )
+        return roi
+
+
+def _bounds(roi: tuple[tuple[Bound, Bound], ...]) -> str:
+    return ",".join(
+        f"{'' if begin is None else begin}:{'' if end is None else end}" for begin, end in roi
+    )

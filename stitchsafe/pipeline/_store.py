@@ -1,0 +1,176 @@
+"""The store that predict writes: one OME-Zarr group, and beside its arrays what made them.
+
+::
+
+    OUT/
+      0, 1, …                      the image, linked or copied
+      labels/instances/0, 1, …     the instances and their pyramid
+      fields/<name>/0              fields, channels first
+      instances.csv                the table
+      .stitchsafe/
+        recipe.json                recipe, network and volume: what resume compares
+        schedule.json              how the work was portioned, last
+        consensus.json             statistics of the whole volume
+        ledger/<stage>/*.json      finished cells with checksums
+        evidence/<cell>.npz        per cell: its segments, and labels at its faces
+        samples/<cell>.npz         per cell: voxels of the fields, for verify
+        merges.npz                 which segment became which instance
+        provisional/               labels per window, until they are final
+        provenance.json            times, host, versions; not compared
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from stitchsafe.engine import Ledger, save_json
+from stitchsafe.errors import IntegrityError, StoreError
+from stitchsafe.tiling import Recipe
+
+__all__ = ["ResultStore"]
+
+FORMAT = "stitchsafe-result/1"
+
+
+@dataclass(frozen=True)
+class ResultStore:
+    """Places in a result, and what it was made by."""
+
+    path: Path
+
+    @property
+    def private(self) -> Path:
+        return self.path / ".stitchsafe"
+
+    @property
+    def recipe_file(self) -> Path:
+        return self.private / "recipe.json"
+
+    @property
+    def consensus_file(self) -> Path:
+        return self.private / "consensus.json"
+
+    @property
+    def provisional(self) -> Path:
+        return self.private / "provisional"
+
+    @property
+    def merges_file(self) -> Path:
+        return self.private / "merges.npz"
+
+    @property
+    def table_file(self) -> Path:
+        return self.path / "instances.csv"
+
+    @property
+    def labels(self) -> Path:
+        return self.path / "labels" / "instances"
+
+    def field(self, name: str) -> Path:
+        return self.path / "fields" / name
+
+    def evidence(self, index: Sequence[int]) -> Path:
+        """Segments and faces of one cell."""
+        return self.private / "evidence" / f"{'_'.join(map(str, index))}.npz"
+
+    def samples(self, index: Sequence[int]) -> Path:
+        """Recorded voxels of one cell."""
+        return self.private / "samples" / f"{'_'.join(map(str, index))}.npz"
+
+    @property
+    def ledger(self) -> Ledger:
+        return Ledger(self.private / "ledger")
+
+    @property
+    def exists(self) -> bool:
+        """Whether a run has begun here."""
+        return self.recipe_file.is_file()
+
+    def stored(self) -> dict[str, Any]:
+        """What the run here was begun with.
+
+        Raises
+        ------
+        StoreError
+            If no run has begun here.
+        IntegrityError
+            If its record is damaged.
+        """
+        if not self.exists:
+            raise StoreError(f"{self.path} is not a result of stitchsafe; check the path")
+        try:
+            content: dict[str, Any] = json.loads(self.recipe_file.read_text())
+            if content["format"] != FORMAT:
+                raise StoreError(
+                    f"{self.path} has the format {content['format']!r}, and this version reads "
+                    f"{FORMAT!r}; use the version that wrote it"
+                )
+        except (ValueError, KeyError, OSError) as error:
+            raise IntegrityError(
+                f"{self.recipe_file} is damaged; start again with --overwrite"
+            ) from error
+        return content
+
+    def recipe(self) -> Recipe:
+        return Recipe.from_json(self.stored()["recipe"])
+
+    def refuse_foreign(self) -> None:
+        """Refuse a place that holds anything that stitchsafe did not write.
+
+        Raises
+        ------
+        StoreError
+            If it does.
+        """
+        if self.path.is_symlink() or (self.path.exists() and not self.path.is_dir()):
+            raise StoreError(f"{self.path} exists and is a file; choose another place with --out")
+        ours = self.private.is_dir()
+        if self.path.is_dir() and not ours and any(self.path.iterdir()):
+            raise StoreError(
+                f"{self.path} exists and was not written by stitchsafe; choose another place with "
+                "--out (it is not replaced, even with --overwrite)"
+            )
+        parent = self.path.absolute().parent
+        if not parent.is_dir():
+            raise StoreError(f"the folder {parent} does not exist; create it, or change --out")
+
+    def refuse_other_work(self, recipe: Recipe, volume: dict[str, Any]) -> None:
+        """Refuse to go on where another recipe or volume was begun.
+
+        Raises
+        ------
+        StoreError
+            Naming each difference.
+        """
+        stored = self.stored()
+        differences = recipe.differences(Recipe.from_json(stored["recipe"]))
+        differences += [
+            f"volume's {key}: {volume.get(key)!r}, not {stored['volume'].get(key)!r}"
+            for key in sorted({*volume, *stored["volume"]})
+            if volume.get(key) != stored["volume"].get(key)
+        ]
+        if differences:
+            raise StoreError(
+                f"{self.path} holds a result of another recipe ({'; '.join(differences)}); choose "
+                "another place with --out, ask for the same, or replace it with --overwrite"
+            )
+
+    def begin(self, recipe: Recipe, content: dict[str, Any]) -> None:
+        """Enter the recipe: from now on, the store is a run that can be resumed."""
+        record = {
+            "format": FORMAT,
+            "recipe": recipe.to_json(),
+            "fingerprint": recipe.fingerprint,
+            **content,
+        }
+        save_json(self.recipe_file, record)
+
+    def clear(self) -> None:
+        """Remove an earlier result, or the rest of one that never began."""
+        if self.private.is_dir():
+            shutil.rmtree(self.path)

@@ -1,0 +1,258 @@
+"""The verb verify: whether a result is whole, and what the network gives.
+
+Three questions, each answered from the store and the volume alone:
+
+* Is every cell in the ledger, and do the arrays hold what the ledger says was written?
+* Do recorded voxels come out again, bit for bit under the recipe, and to rounding when the tiles are
+  shifted by one period?
+* Do the labels of some clustering windows come out again from the fields?
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from stitchsafe.coordinates import Roi
+from stitchsafe.engine import CellIndex, Events, FieldMaker, Silent, checksum
+from stitchsafe.errors import IntegrityError, ModelError, StoreError
+from stitchsafe.networks import Network, load_network
+from stitchsafe.pipeline._consensus import load_consensus
+from stitchsafe.pipeline._inputs import ModelLike, VolumeLike, match_inputs
+from stitchsafe.pipeline._settings import Settings
+from stitchsafe.pipeline._stages import final_labels_of, written_by
+from stitchsafe.pipeline._store import ResultStore
+from stitchsafe.tiling import Recipe, TileGrid, grid_of
+from stitchsafe.volumes import ArrayStore, Volume
+
+__all__ = ["Verification", "verify"]
+
+_TOLERANCE = {"float64": 1e-12, "float32": 1e-5}
+"""Relative to the largest recorded value, between recipes (see the promise)."""
+
+
+@dataclass(frozen=True)
+class Verification:
+    """The answer of verify.
+
+    Parameters
+    ----------
+    voxels
+        Recorded voxels that were predicted again.
+    bit_mismatches
+        Of those, how many differ under the recipe.
+    max_abs_diff, tolerance
+        Largest difference on the shifted grid, and what is allowed.
+    label_mismatches
+        Voxels whose label does not come out again.
+    corrupt, missing
+        Arrays and cells that are damaged, or were never finished.
+    """
+
+    voxels: int
+    bit_mismatches: int
+    max_abs_diff: float
+    tolerance: float
+    label_mismatches: int
+    corrupt: tuple[str, ...]
+    missing: tuple[str, ...]
+
+    @property
+    def ok(self) -> bool:
+        return not (
+            self.bit_mismatches
+            or self.label_mismatches
+            or self.corrupt
+            or self.missing
+            or not self.max_abs_diff <= self.tolerance
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "ok": self.ok,
+            "voxels": self.voxels,
+            "bit_mismatches": self.bit_mismatches,
+            "max_abs_diff": self.max_abs_diff,
+            "tolerance": self.tolerance,
+            "label_mismatches": self.label_mismatches,
+            "corrupt": list(self.corrupt),
+            "missing": list(self.missing),
+        }
+
+    def describe(self) -> str:
+        """The answer for people."""
+        lines = [
+            f"{self.voxels} recorded voxels predicted again: {self.bit_mismatches} differ under the "
+            f"recipe; on a shifted grid by at most {self.max_abs_diff:.2g} "
+            f"(tolerance {self.tolerance:.2g})",
+            f"labels: {self.label_mismatches} voxels differ",
+        ]
+        lines += [f"missing: {place}" for place in self.missing]
+        lines += [f"corrupt: {place}" for place in self.corrupt]
+        return "\n".join([*lines, "verified" if self.ok else "NOT verified"])
+
+
+def verify(
+    out: str | Path,
+    *,
+    volume: VolumeLike | None = None,
+    model: ModelLike | None = None,
+    cells: int = 8,
+    events: Events | None = None,
+) -> Verification:
+    """Check a result of predict.
+
+    Parameters
+    ----------
+    out
+        The store.
+    volume, model
+        Where they are now, if they have been moved; by default where predict found them.
+    cells
+        How many cells to predict again, spread over the volume. All arrays are checked whole.
+    events
+        Told of progress.
+
+    Returns
+    -------
+    Verification
+
+    Raises
+    ------
+    StoreError
+        If `out` is no result of stitchsafe.
+    VolumeError, ModelError
+        If the volume or the model is gone, or is not the one of the recipe.
+    """
+    events = events or Silent()
+    store = ResultStore(Path(out))
+    stored = store.stored()
+    recipe = store.recipe()
+    network, source = _inputs(stored, recipe, volume, model)
+    missing, corrupt = _check_arrays(store, recipe, source, events)
+    consensus = load_consensus(store, recipe)
+    if consensus is None:
+        raise IntegrityError(f"{store.consensus_file} is gone; start again with --overwrite")
+    grid = grid_of(recipe, network.geometry)
+    maker = FieldMaker(recipe, grid, network, source, consensus.intensity)
+    done = [i for i in store.ledger.finished("predict") if store.samples(i).is_file()]
+    chosen = [done[k] for k in np.unique(np.linspace(0, len(done) - 1, cells).astype(int))] if done else []
+    events.stage("verify", len(chosen), "cells")
+    voxels = bits = labels = 0
+    difference, largest = 0.0, 0.0
+    for index in chosen:
+        cell = recipe.cells.cell_at(index)
+        again = maker.fields(cell, maker.read(cell))
+        with np.load(store.samples(index)) as record:
+            recorded = {name: record[f"field_{name}"] for name, _ in recipe.outputs}
+            positions = record["positions"]
+        inside = (slice(None), *(positions - np.asarray(cell.offset)).T)
+        voxels += len(positions)
+        wrong = np.zeros(len(positions), bool)
+        for name, values in recorded.items():
+            wrong |= (again[name][inside] != values).any(axis=0)
+            largest = max(largest, float(np.abs(values).max()))
+        bits += int(wrong.sum())
+        shifted = _shifted(maker, positions[:4])
+        for name, values in recorded.items():
+            difference = max(difference, float(np.abs(shifted[name] - values[:, :4]).max()))
+        labels += _label_mismatches(store, recipe, cell, index, again)
+        events.advance()
+    tolerance = _TOLERANCE[recipe.precision] * max(largest, 1e-30)
+    return Verification(voxels, bits, difference, tolerance, labels, corrupt, missing)
+
+
+def _inputs(
+    stored: dict[str, Any], recipe: Recipe, volume: VolumeLike | None, model: ModelLike | None
+) -> tuple[Network, Volume]:
+    if volume is None and stored["source"] is None:
+        raise StoreError("the result was made of an array in memory; give it as volume=")
+    network = load_network(stored["model"] if model is None else model)
+    if network.fingerprint != recipe.weights:
+        raise ModelError(
+            f"the weights of {network.name} are not those of the recipe; give the model that the "
+            "result was made with by --model"
+        )
+    settings = Settings.of(stored["opened"])
+    source = stored["source"] if volume is None else volume
+    inputs = match_inputs(source, network, settings, Silent())
+    if inputs.volume.identity != stored["volume"]:
+        raise StoreError(
+            f"the volume {source} is not the one that the result was made of (its identity "
+            "differs); give the right one by --volume"
+        )
+    return network, inputs.volume
+
+
+def _check_arrays(
+    store: ResultStore, recipe: Recipe, volume: Volume, events: Events
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Compare every array with the ledger."""
+    missing: list[str] = []
+    corrupt: list[str] = []
+    for stage in written_by(store, recipe, volume):
+        finished = store.ledger.finished(stage.stage)
+        cells = list(stage.cells.cells())
+        events.stage(f"check {stage.stage}", len(cells), "cells")
+        for cell in cells:
+            record = finished.get(stage.cells.index(cell))
+            if record is None:
+                missing.append(f"{stage.stage} of cell {cell}")
+            else:
+                corrupt += _damage(stage.arrays, cell, record)
+            events.advance()
+    return tuple(missing), tuple(corrupt)
+
+
+def _damage(
+    arrays: dict[str, Path], cell: Roi, record: dict[str, Any]
+) -> Iterator[str]:
+    for name, expected in record["checksums"].items():
+        if name not in arrays:
+            continue  # scratch, gone when the run is finished
+        try:
+            array = ArrayStore.open(arrays[name])
+            leading = array.shape[: len(array.shape) - cell.ndim]
+            region = Roi((*[0] * len(leading), *cell.offset), (*leading, *cell.shape))
+            if checksum(array.read(region)) != expected:
+                yield f"{arrays[name]} at {cell}: holds other values than were written"
+        except (IntegrityError, StoreError) as error:
+            yield f"{arrays[name]} at {cell}: {error}"
+
+
+def _shifted(maker: FieldMaker, positions: NDArray[np.int64]) -> dict[str, NDArray[np.floating]]:
+    """Fields at some positions, by tiles that start a period off the recipe's grid."""
+    geometry = maker.network.geometry
+    shape = tuple(2 * period for period in geometry.period)
+    grid = TileGrid.of(geometry, maker.recipe.extent, shape)
+    other = FieldMaker(
+        replace(maker.recipe, tile_shape=shape, cell_shape=shape, halo=grid.halo),
+        grid, maker.network, maker.volume, maker.intensity,
+    )  # fmt: skip
+    columns: dict[str, list[NDArray[np.floating]]] = {name: [] for name, _ in other.recipe.outputs}
+    for position in positions:
+        voxel = Roi(tuple(int(p) for p in position), (1,) * len(shape))
+        fields = other.fields(voxel, other.read(voxel))
+        for name, column in columns.items():
+            column.append(fields[name].reshape(-1))
+    return {name: np.stack(column, axis=1) for name, column in columns.items()}
+
+
+def _label_mismatches(
+    store: ResultStore, recipe: Recipe, cell: Roi, index: CellIndex, fields: dict[str, Any]
+) -> int:
+    if recipe.labels is None or not store.merges_file.is_file():
+        return 0
+    if not (store.labels / "0").is_dir():
+        return 0
+    expected = final_labels_of(store, recipe, cell, fields)
+    try:
+        found = ArrayStore.open(store.labels / "0").read(cell)
+    except IntegrityError:
+        return cell.size
+    return int((found != expected).sum())

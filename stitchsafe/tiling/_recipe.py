@@ -1,0 +1,166 @@
+"""Recipe and schedule: what may change bits, and what may not.
+
+Floating point sums depend on their order, and a convolution's order of summation on the shape of its
+input, the number of threads and the memory layout. All of that is the :class:`Recipe`: fixed once,
+stored with the result, compared on resume. The :class:`Schedule` says in which portions the work is
+done; by construction nothing in it reaches the arithmetic.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from typing import Any, Literal
+
+from pydantic import TypeAdapter
+
+from stitchsafe.coordinates import CellGrid, Roi
+from stitchsafe.errors import PlanError
+
+__all__ = ["BorderRule", "Normalization", "Recipe", "Schedule"]
+
+BorderRule = Literal["reflect", "edge", "zero", "crop"]
+
+
+@dataclass(frozen=True, slots=True)
+class Normalization:
+    """Intensity rule, with statistics of the whole volume, per channel.
+
+    ``percentile`` maps the two percentiles to 0 and 1, ``zscore`` mean and standard deviation to 0
+    and 1, ``none`` only converts the type.
+    """
+
+    kind: Literal["none", "zscore", "percentile"] = "none"
+    percentiles: tuple[float, float] = (1.0, 99.0)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """All that may change bits of a result.
+
+    Parameters
+    ----------
+    network, weights
+        Name of the network and digest of its architecture and weights.
+    extent, roi
+        Shape of the volume and the part of it that is predicted.
+    tile_shape, halo
+        Output of one forward pass and what it reads beyond, (before, after) per axis.
+    cell_shape
+        Whole tiles that are computed, written and committed together: the clustering window where
+        labels are made. Chunks of the output are cells.
+    outputs
+        Name and channels of each field of the network.
+    labels
+        Settings of the instances, or None where only fields are made.
+    border, normalization, nan
+        How the volume is extended, scaled, and what becomes of NaN.
+    device, precision, layout, threads
+        How a forward pass is carried out.
+    torch, processor
+        The build and the machine, since kernels differ.
+    exact
+        Whether stitching is exact for this network.
+    """
+
+    network: str
+    weights: str
+    extent: tuple[int, ...]
+    roi: Roi
+    tile_shape: tuple[int, ...]
+    halo: tuple[tuple[int, int], ...]
+    cell_shape: tuple[int, ...]
+    outputs: tuple[tuple[str, int], ...]
+    save_fields: bool
+    labels: dict[str, Any] | None
+    border: BorderRule
+    normalization: Normalization
+    nan: Literal["refuse", "zero"]
+    device: str
+    precision: str
+    layout: str
+    threads: int
+    torch: str
+    processor: str
+    seed: int
+    exact: bool = True
+
+    def __post_init__(self) -> None:
+        for cell, tile in zip(self.cell_shape, self.tile_shape, strict=True):
+            if cell < tile or cell % tile:
+                raise PlanError(
+                    f"a cell of shape {self.cell_shape} does not hold whole tiles of shape "
+                    f"{self.tile_shape}; take multiples of the tile"
+                )
+        if not Roi.whole(self.extent).contains(self.roi) or self.roi.size == 0:
+            raise PlanError(
+                f"the region {self.roi} is empty or leaves the volume of shape {self.extent}"
+            )
+
+    def to_json(self) -> dict[str, Any]:
+        dumped: dict[str, Any] = _recipes().dump_python(self, mode="json")
+        return dumped
+
+    @classmethod
+    def from_json(cls, content: dict[str, Any]) -> Recipe:
+        return _recipes().validate_python(content)
+
+    @property
+    def fingerprint(self) -> str:
+        """Digest of the recipe."""
+        text = json.dumps(self.to_json(), sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    def differences(self, other: Recipe) -> list[str]:
+        """What differs, each as ``name: mine, theirs``."""
+        return [
+            f"{field.name}: {getattr(self, field.name)!r}, not {getattr(other, field.name)!r}"
+            for field in fields(self)
+            if getattr(self, field.name) != getattr(other, field.name)
+        ]
+
+    @property
+    def cells(self) -> CellGrid:
+        """The cells of the ROI."""
+        return CellGrid(self.roi, self.cell_shape)
+
+
+def _recipes() -> TypeAdapter[Recipe]:
+    return TypeAdapter(Recipe)
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """In which portions the work is done; changes no bit of the result.
+
+    Parameters
+    ----------
+    block_shape
+        Voxels that are read, computed and committed together; whole cells.
+    """
+
+    block_shape: tuple[int, ...]
+
+    @classmethod
+    def of(cls, recipe: Recipe, block_shape: Sequence[int] | None = None) -> Schedule:
+        """A schedule for a recipe.
+
+        Raises
+        ------
+        PlanError
+            If a block does not hold whole cells.
+        """
+        shape = tuple(recipe.cell_shape if block_shape is None else block_shape)
+        if len(shape) != len(recipe.cell_shape) or any(
+            b < c or b % c for b, c in zip(shape, recipe.cell_shape, strict=False)
+        ):
+            raise PlanError(
+                f"blocks of shape {shape} do not hold whole cells of shape {recipe.cell_shape} "
+                "(clustering windows, or chunks of the output); take multiples of it"
+            )
+        return cls(shape)
+
+    def to_json(self) -> dict[str, Any]:
+        return {"block_shape": list(self.block_shape)}

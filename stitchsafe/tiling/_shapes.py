@@ -1,0 +1,176 @@
+"""Choosing tile, cell and block within a memory budget.
+
+The model's card proposes; the budget disposes. Shapes that the user asks for are taken as they are
+or refused, never rounded in silence.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+from stitchsafe.coordinates import ceil_to, floor_to
+from stitchsafe.errors import PlanError
+
+__all__ = ["Shapes", "choose_shapes", "format_bytes"]
+
+_DEFAULT_TILE = {2: 1024, 3: 128}
+_LEAST_CELL = {2: 256, 3: 64}
+
+
+@dataclass(frozen=True, slots=True)
+class Shapes:
+    """Tile and cell."""
+
+    tile: tuple[int, ...]
+    cell: tuple[int, ...]
+
+
+def choose_shapes(
+    *,
+    period: Sequence[int],
+    extent: Sequence[int],
+    preferred_tile: Sequence[int] | None,
+    tile_shape: Sequence[int] | None,
+    window: Sequence[int] | None,
+    max_memory: int,
+    peak: Callable[[Shapes], int],
+) -> Shapes:
+    """The largest preferred shapes whose predicted memory fits.
+
+    Parameters
+    ----------
+    period, extent
+        Of the network and the volume, per axis.
+    preferred_tile
+        The card's tile; a default where there is no card.
+    tile_shape
+        The user's tile, which is kept or refused.
+    window
+        Clustering window, where labels are made.
+    max_memory
+        Budget in bytes.
+    peak
+        Predicted bytes for some shapes.
+
+    Raises
+    ------
+    PlanError
+        If a shape is misaligned, or the budget is too small; the message says what would do.
+    """
+    reach = tuple(ceil_to(e, p) for e, p in zip(extent, period, strict=True))
+    if tile_shape is not None:
+        candidates: Iterator[Shapes] = iter([_requested(tile_shape, window, period, reach)])
+    else:
+        start = preferred_tile or (_DEFAULT_TILE[len(extent)],) * len(extent)
+        candidates = _descending(start, window, period, reach)
+    least: tuple[int, Shapes] | None = None
+    for shapes in candidates:
+        need = peak(shapes)
+        if need <= max_memory:
+            return shapes
+        if least is None or need < least[0]:
+            least = need, shapes
+    assert least is not None
+    raise PlanError(
+        f"a memory budget of {format_bytes(max_memory)} is too small: the least that would do is "
+        f"{format_bytes(least[0], up=True)} (tiles of {_text(least[1].tile)}, cells of "
+        f"{_text(least[1].cell)}); raise --max-memory to that"
+        + (" or give smaller tiles by --tile-shape" if tile_shape is not None else "")
+    )
+
+
+def _requested(
+    tile: Sequence[int],
+    window: Sequence[int] | None,
+    period: Sequence[int],
+    reach: Sequence[int],
+) -> Shapes:
+    if len(tile) != len(period):
+        raise PlanError(
+            f"a tile of shape {_text(tile)} has {len(tile)} axes, and the network {len(period)}"
+        )
+    for size, step in zip(tile, period, strict=True):
+        if size < 1 or size % step:
+            wanted = ",".join(str(max(p, floor_to(t, p))) for t, p in zip(tile, period, strict=True))
+            raise PlanError(
+                f"a tile of shape {_text(tile)} is not a multiple of the network's period "
+                f"{_text(period)}; take --tile-shape {wanted}"
+            )
+    tile = tuple(min(t, r) for t, r in zip(tile, reach, strict=True))
+    if window is None:
+        return Shapes(tile, _cell_of(tile, reach))
+    cell = _window(window, period, reach)
+    if any(c % t for c, t in zip(cell, tile, strict=True)):
+        raise PlanError(
+            f"clustering windows of {_text(cell)} voxels do not hold whole tiles of {_text(tile)}; "
+            "take a tile that divides the window"
+        )
+    return Shapes(tile, cell)
+
+
+def _descending(
+    start: Sequence[int],
+    window: Sequence[int] | None,
+    period: Sequence[int],
+    reach: Sequence[int],
+) -> Iterator[Shapes]:
+    """Shapes from the preferred tile down to one period, the longest axis shrinking first."""
+    cell = None if window is None else _window(window, period, reach)
+    ladders = [
+        _ladder(min(s, r), p, None if cell is None else cell[axis])
+        for axis, (s, p, r) in enumerate(zip(start, period, reach, strict=True))
+    ]
+    while True:
+        tile = tuple(ladder[0] for ladder in ladders)
+        yield Shapes(tile, cell if cell is not None else _cell_of(tile, reach))
+        shrinkable = [axis for axis, ladder in enumerate(ladders) if len(ladder) > 1]
+        if not shrinkable:
+            return
+        longest = max(shrinkable, key=lambda axis: (ladders[axis][0], axis))
+        ladders[longest] = ladders[longest][1:]
+
+
+def _ladder(start: int, period: int, window: int | None) -> list[int]:
+    """Tile sizes to try along one axis, largest first; divisors of the window, if there is one."""
+    largest = max(period, floor_to(start, period))
+    if window is not None:
+        return [s for s in range(largest, 0, -period) if window % s == 0] or [period]
+    sizes = [largest]
+    while sizes[-1] > period:
+        sizes.append(max(period, floor_to(sizes[-1] * 3 // 4, period)))
+    return sizes
+
+
+def _window(
+    window: Sequence[int], period: Sequence[int], reach: Sequence[int]
+) -> tuple[int, ...]:
+    if len(window) != len(period) or any(w % p for w, p in zip(window, period, strict=True)):
+        raise PlanError(
+            f"clustering windows of {_text(window)} voxels are not multiples of the network's "
+            f"period {_text(period)}; the model's card must declare multiples"
+        )
+    return tuple(min(w, r) for w, r in zip(window, reach, strict=True))
+
+
+def _cell_of(tile: Sequence[int], reach: Sequence[int]) -> tuple[int, ...]:
+    """Whole tiles, at least as large as makes a sensible chunk."""
+    least = _LEAST_CELL[len(tile)]
+    return tuple(
+        t * max(1, min(least // t, math.ceil(r / t))) for t, r in zip(tile, reach, strict=True)
+    )
+
+
+def _text(shape: Sequence[int]) -> str:
+    return ",".join(map(str, shape))
+
+
+def format_bytes(count: int, *, up: bool = False) -> str:
+    """Bytes for people, in the decimal units that ``--max-memory`` takes."""
+    for unit, size in (("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):
+        if count >= size:
+            value = count / size
+            text = math.ceil(value * 100) / 100 if up else round(value, 2)
+            return f"{text:g}{unit}"
+    return f"{count}B"

@@ -1,0 +1,47 @@
+"""Train networks that can be stitched: data, losses, a plain loop, and export."""
+
+from stitchsafe.training._augmentation import Intensity, Symmetry, draw_symmetry
+from stitchsafe.training._config import TrainingConfig, load_training
+from stitchsafe.training._disks import draw_disks
+from stitchsafe.training._examples import Example, Examples, image_files, normalise, open_examples
+from stitchsafe.training._export import export_model, model_config
+from stitchsafe.training._fit import Checkpoint, fit
+from stitchsafe.training._losses import (
+    DiscriminativeTerms,
+    discriminative_loss,
+    foreground_loss,
+    touching_pairs,
+)
+from stitchsafe.training._targets import Targets, inner_voxels, make_targets, split_parts
+from stitchsafe.training._train import TrainingResult, train
+from stitchsafe.training._window import TrainingWindow, fit_window
+
+__all__ = [
+    "Checkpoint",
+    "DiscriminativeTerms",
+    "Example",
+    "Examples",
+    "Intensity",
+    "Symmetry",
+    "Targets",
+    "TrainingConfig",
+    "TrainingResult",
+    "TrainingWindow",
+    "discriminative_loss",
+    "draw_disks",
+    "draw_symmetry",
+    "export_model",
+    "fit",
+    "fit_window",
+    "foreground_loss",
+    "image_files",
+    "inner_voxels",
+    "load_training",
+    "make_targets",
+    "model_config",
+    "normalise",
+    "open_examples",
+    "split_parts",
+    "touching_pairs",
+    "train",
+]

@@ -1,0 +1,123 @@
+"""From a trained module to a model folder that `stitchsafe predict` takes.
+
+::
+
+    RUN/
+      train.yaml            what was asked for
+      checkpoint.pt         to resume from
+      history.jsonl         losses, one line per 50 steps
+      config.yaml           ┐
+      weights.safetensors   │ the model folder: RUN itself is one
+      geometry.json         │
+      card.md               ┘
+"""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from stitchsafe.networks import LabelsConfig, ModelConfig, OutputConfig, TilingConfig, save_folder
+from stitchsafe.training._config import DisksConfig, TrainingConfig
+from stitchsafe.training._fit import Checkpoint
+
+__all__ = ["export_model", "model_config"]
+
+_CLUSTERING_WINDOW = {2: 256, 3: 64}
+
+
+def model_config(config: TrainingConfig, state: Checkpoint, period: tuple[int, ...]) -> ModelConfig:
+    """The ``config.yaml`` of what a training made."""
+    ndim = len(config.input.axes)
+    heads = config.network.arguments.get("heads", {"embedding": 3})
+    outputs = tuple(
+        OutputConfig(
+            name=name,
+            channels=channels,
+            activation="sigmoid" if name == "foreground" else "none",
+        )
+        for name, channels in heads.items()
+    )
+    size = _CLUSTERING_WINDOW[ndim]
+    shape = tuple(-(-size // p) * p for p in period)
+    labels = config.labels or LabelsConfig.model_validate(_default_labels(config, shape))
+    return ModelConfig(
+        format="stitchsafe-model/1",
+        name=config.name,
+        description=config.description,
+        network=config.network,
+        input=config.input,
+        outputs=outputs,
+        labels=labels,
+        tiling=config.tiling or TilingConfig(tile_shape=shape),
+        training={
+            "data": config.card.data,
+            "window": list(config.window),
+            "command": f"stitchsafe train {shlex.quote(config.name)}",
+            "steps": state.step,
+            "seconds": round(state.seconds),
+            "losses": {name: round(value, 4) for name, value in state.losses.items()},
+        },
+        license=config.card.license,
+    )
+
+
+def _default_labels(config: TrainingConfig, window: tuple[int, ...]) -> dict[str, Any]:
+    """Half the distance that the loss asks for between clusters is the natural bandwidth."""
+    if config.embedding is None:
+        return {"from": "foreground", "window": window}
+    background = "foreground" if config.foreground is not None else "none"
+    if background == "none" and config.embedding.background == "cluster":
+        background = "largest-cluster"
+    return {
+        "from": "embeddings",
+        "window": window,
+        "bandwidth": config.embedding.delta_push,
+        "background": background,
+    }
+
+
+def export_model(
+    folder: Path,
+    module: nn.Module,
+    config: TrainingConfig,
+    state: Checkpoint,
+    period: tuple[int, ...],
+) -> None:
+    """Write weights, configuration, geometry and a first card."""
+    model = model_config(config, state, period)
+    save_folder(folder, module, model)
+    (folder / "card.md").write_text(_card(model, config), encoding="utf-8")
+
+
+def _card(model: ModelConfig, config: TrainingConfig) -> str:
+    voxel = "any"
+    if model.input.voxel_size is not None:
+        voxel = " × ".join(f"{size:g}" for size in model.input.voxel_size) + f" {model.input.unit}"
+    assert model.labels is not None
+    assert model.tiling is not None
+    settings = model.labels.model_dump(mode="json", by_alias=True)
+    rows = {
+        "input": f"{model.input.channels} channel(s), axes {model.input.axes}, voxel size {voxel}, "
+        f"normalised by {model.input.normalize}",
+        "outputs": ", ".join(f"{o.name} ({o.channels})" for o in model.outputs),
+        "data": config.card.data
+        or ("synthetic disks" if isinstance(config.data, DisksConfig) else "not stated"),
+        "licence": model.license,
+        "training": f"`{model.training['command']}`, {model.training['steps']} steps in "
+        f"{model.training['seconds']} s, window {_times(config.window)}",
+        "tile": _times(model.tiling.tile_shape),
+        "clustering window": _times(model.labels.window),
+        "labels": ", ".join(f"{k} {v}" for k, v in settings.items() if k != "window"),
+        "scores": "not measured; see `stitchsafe evaluate`",
+    }
+    lines = [f"# {model.name}", "", model.description, "", "| | |", "| --- | --- |"]
+    lines += [f"| {key} | {value} |" for key, value in rows.items()]
+    return "\n".join(lines) + "\n"
+
+
+def _times(shape: tuple[int, ...]) -> str:
+    return " × ".join(map(str, shape)) + " voxels"

@@ -1,0 +1,50 @@
+"""Volumes: opening images of many formats, their voxel sizes and statistics, and writing OME-Zarr.
+
+:func:`open_volume` turns a path or an array into a :class:`Volume`; :func:`statistics` streams over
+one; :class:`ArrayStore` and the ``create_...`` functions are the writing side.
+"""
+
+from stitchsafe.volumes._link import link_image
+from stitchsafe.volumes._link import link_image
+from stitchsafe.volumes._ome_write import (
+    Ngff,
+    create_field,
+    create_group,
+    create_image,
+    create_labels,
+)
+from stitchsafe.volumes._open import open_volume
+from stitchsafe.volumes._pyramid import (
+    PyramidLevel,
+    downsample_labels,
+    finer_region,
+    pyramid_levels,
+)
+from stitchsafe.volumes._statistics import IntensityStatistics, StatisticsProgress, statistics
+from stitchsafe.volumes._store import ArrayStore
+from stitchsafe.volumes._volume import Volume, planar
+from stitchsafe.volumes._voxel_size import Level, VoxelSize, require_voxel_size
+
+__all__ = [
+    "ArrayStore",
+    "IntensityStatistics",
+    "Level",
+    "Ngff",
+    "PyramidLevel",
+    "StatisticsProgress",
+    "Volume",
+    "VoxelSize",
+    "create_field",
+    "create_group",
+    "create_image",
+    "create_labels",
+    "downsample_labels",
+    "finer_region",
+    "link_image",
+    "link_image",
+    "open_volume",
+    "planar",
+    "pyramid_levels",
+    "require_voxel_size",
+    "statistics",
+]

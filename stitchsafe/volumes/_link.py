@@ -1,0 +1,64 @@
+"""An image in a result without its bytes: links to the arrays of the OME-Zarr that it came from."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from stitchsafe.volumes._ome import container_of, read_multiscale
+from stitchsafe.volumes._ome_write import Ngff, write_attributes
+from stitchsafe.volumes._volume import Volume
+from stitchsafe.volumes._zarr import ZarrNode, read_node
+
+__all__ = ["link_image"]
+
+
+def link_image(volume: Volume, group: Path, *, ngff: Ngff) -> bool:
+    """Make `group` show the image that `volume` belongs to, by symbolic links to its levels.
+
+    Parameters
+    ----------
+    volume
+        The volume.
+    group
+        A group without an image of its own.
+    ngff
+        Version of the group; links serve only images of the same version.
+
+    Returns
+    -------
+    bool
+        Whether it could be linked: it is a local OME-Zarr of that version whose levels lie directly
+        in its group, on a file system that has links.
+    """
+    node = None if volume.path is None else _image_group(Path(volume.path))
+    if node is None or node.zarr_format != (3 if ngff == "0.5" else 2):
+        return False
+    key = "ome" if ngff == "0.5" else "multiscales"
+    if key not in node.attributes:
+        return False
+    image = read_multiscale(node)
+    if image is None or any("/" in name or name in ("labels", "fields") for name in image.datasets):
+        return False
+    shown: dict[str, Any] = {key: node.attributes[key]}
+    if ngff == "0.5":
+        shown = {"ome": {k: v for k, v in node.attributes["ome"].items() if k != "labels"}}
+    try:
+        for name in image.datasets:
+            if (node.path / name).is_dir() and not (group / name).is_symlink():
+                (group / name).symlink_to(os.path.relpath(node.path / name, group))
+    except OSError:
+        return False
+    write_attributes(group, json.loads(json.dumps(shown)), ngff)
+    return True
+
+
+def _image_group(path: Path) -> ZarrNode | None:
+    """The group of the image at a path: the path itself, or the group that it is a level of."""
+    node = read_node(path) if path.is_dir() else None
+    if node is None or node.kind == "group":
+        return node
+    found = container_of(path)
+    return None if found is None else found[0].node

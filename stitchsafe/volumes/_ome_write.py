@@ -1,0 +1,309 @@
+"""Writing OME-Zarr groups: 0.5 on Zarr v3, or 0.4 on Zarr v2.
+
+::
+
+    out.zarr/                     group
+      0, 1, ...                   the image's levels, where it is copied        create_image
+      labels/<name>/0, 1, ...     instance labels with a pyramid                create_labels
+      fields/<name>/0             dense outputs, channels first                 create_field
+
+Metadata are validated against the schema before anything is written, arrays are made before the
+metadata that name them, and each metadata file appears whole or not at all.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from stitchsafe.errors import InterruptedRunError, StoreError
+from stitchsafe.volumes._pyramid import PyramidLevel
+from stitchsafe.volumes._store import ArrayStore
+from stitchsafe.volumes._tensorstore import first_line, is_disk_full
+from stitchsafe.volumes._voxel_size import VoxelSize
+
+__all__ = [
+    "Ngff",
+    "create_field",
+    "create_group",
+    "create_image",
+    "create_labels",
+    "write_attributes",
+]
+
+Ngff = Literal["0.5", "0.4"]
+
+
+def create_group(path: str | Path, *, ngff: Ngff = "0.5") -> Path:
+    """Make a plain Zarr group, and keep what is there if it is one already.
+
+    Raises
+    ------
+    StoreError
+        The place cannot be written, or holds an array.
+    """
+    path = Path(path).absolute()
+    if (path / ".zarray").exists():
+        raise StoreError(f"{path} is an array, and a group is wanted there; choose another output")
+    if not (path / ("zarr.json" if ngff == "0.5" else ".zgroup")).exists():
+        write_attributes(path, {}, ngff)
+    return path
+
+
+def create_image(
+    path: str | Path,
+    *,
+    axes: str,
+    levels: Sequence[PyramidLevel],
+    dtype: npt.DTypeLike,
+    chunks: Sequence[int],
+    shards: Sequence[int] | None = None,
+    channels: int | None = None,
+    voxel_size: VoxelSize | None = None,
+    name: str = "image",
+    fill_value: float = 0,
+    ngff: Ngff = "0.5",
+    overwrite: bool = False,
+) -> tuple[ArrayStore, ...]:
+    """Make a multiscale image group with empty arrays, one per level.
+
+    Parameters
+    ----------
+    path
+        The group; made if it is absent.
+    axes
+        The spatial axes, ``"zyx"`` or ``"yx"``.
+    levels
+        From :func:`pyramid_levels`.
+    chunks, shards
+        Spatial, in voxels; clipped to small levels. Of channels, each has its own chunks.
+        Shards are for ngff 0.5 only.
+    channels
+        Adds a channel axis in front; None for none.
+    voxel_size
+        Of level 0. Without it the axes have no unit and level 0 has scale 1.
+
+    Returns
+    -------
+    tuple of ArrayStore
+        Arrays over ``(c, *spatial)``, or ``(*spatial)`` where `channels` is None.
+
+    Raises
+    ------
+    StoreError
+        An array is there already, or the place cannot be written.
+    """
+    metadata = _multiscale(axes, levels, channels, voxel_size, name, ngff)
+    return _create(
+        path, {"multiscales": [metadata]}, axes, levels, channels, ngff,
+        dtype=dtype, chunks=chunks, shards=shards, fill_value=fill_value, overwrite=overwrite,
+    )  # fmt: skip
+
+
+def create_labels(
+    root: str | Path,
+    name: str,
+    *,
+    axes: str,
+    levels: Sequence[PyramidLevel],
+    dtype: npt.DTypeLike,
+    chunks: Sequence[int],
+    shards: Sequence[int] | None = None,
+    voxel_size: VoxelSize | None = None,
+    ngff: Ngff = "0.5",
+    overwrite: bool = False,
+) -> tuple[ArrayStore, ...]:
+    """Make ``labels/<name>`` below a group, with label metadata, and list it there.
+
+    Parameters are those of :func:`create_image`; `dtype` must be of whole numbers.
+    """
+    if np.dtype(dtype).kind not in "ui":
+        raise StoreError(
+            f"labels cannot be {np.dtype(dtype)}, as ids are whole numbers; use uint32"
+        )
+    root = create_group(root, ngff=ngff)
+    label: dict[str, Any] = {"source": {"image": "../../"}}
+    if ngff == "0.4":
+        label["version"] = "0.4"
+    metadata = {
+        "multiscales": [_multiscale(axes, levels, None, voxel_size, name, ngff)],
+        "image-label": label,
+    }
+    stores = _create(
+        root / "labels" / name, metadata, axes, levels, None, ngff,
+        dtype=dtype, chunks=chunks, shards=shards, fill_value=0, overwrite=overwrite,
+    )  # fmt: skip
+    found = _read_attributes(root / "labels", ngff)
+    known = (found.get("ome", {}) if ngff == "0.5" else found).get("labels", [])
+    names = sorted({*known, name})
+    write_attributes(root / "labels", _validated({"labels": names}, ngff), ngff)
+    return stores
+
+
+def create_field(
+    root: str | Path,
+    name: str,
+    *,
+    axes: str,
+    shape: Sequence[int],
+    channels: int,
+    dtype: npt.DTypeLike,
+    chunks: Sequence[int],
+    shards: Sequence[int] | None = None,
+    voxel_size: VoxelSize | None = None,
+    ngff: Ngff = "0.5",
+    overwrite: bool = False,
+) -> ArrayStore:
+    """Make ``fields/<name>`` below a group: one level, channels first.
+
+    Parameters are those of :func:`create_image`; `shape` is spatial.
+    """
+    root = create_group(root, ngff=ngff)
+    create_group(root / "fields", ngff=ngff)
+    level = PyramidLevel(tuple(shape), (1,) * len(shape))
+    (store,) = create_image(
+        root / "fields" / name, axes=axes, levels=(level,), channels=channels, dtype=dtype,
+        chunks=chunks, shards=shards, voxel_size=voxel_size, name=name, ngff=ngff,
+        overwrite=overwrite,
+    )  # fmt: skip
+    return store
+
+
+def _multiscale(
+    axes: str,
+    levels: Sequence[PyramidLevel],
+    channels: int | None,
+    voxel_size: VoxelSize | None,
+    name: str,
+    ngff: Ngff,
+) -> dict[str, Any]:
+    unit = {} if voxel_size is None else {"unit": voxel_size.unit}
+    base = (1.0,) * len(axes) if voxel_size is None else voxel_size.values
+    listed: list[dict[str, Any]] = [{"name": a, "type": "space", **unit} for a in axes]
+    front = []
+    if channels is not None:
+        listed.insert(0, {"name": "c", "type": "channel"})
+        front = [1.0]
+    datasets = []
+    for index, level in enumerate(levels):
+        scale = [*front, *(v * f for v, f in zip(base, level.factors, strict=True))]
+        transformation = {"type": "scale", "scale": scale}
+        datasets.append({"path": str(index), "coordinateTransformations": [transformation]})
+    multiscale: dict[str, Any] = {"name": name, "axes": listed, "datasets": datasets}
+    if ngff == "0.4":
+        multiscale["version"] = "0.4"
+    return multiscale
+
+
+def _create(
+    path: str | Path,
+    metadata: dict[str, Any],
+    axes: str,
+    levels: Sequence[PyramidLevel],
+    channels: int | None,
+    ngff: Ngff,
+    *,
+    dtype: npt.DTypeLike,
+    chunks: Sequence[int],
+    shards: Sequence[int] | None,
+    fill_value: float,
+    overwrite: bool,
+) -> tuple[ArrayStore, ...]:
+    path = Path(path).absolute()
+    attributes = _validated(metadata, ngff)
+    front = () if channels is None else (channels,)
+    one = () if channels is None else (1,)
+    stores = []
+    for index, level in enumerate(levels):
+        inner = tuple(min(c, s) for c, s in zip(chunks, level.shape, strict=True))
+        outer = None
+        if shards is not None:
+            # Whole inner chunks, no more of them than the level needs.
+            pairs = zip(shards, inner, level.shape, strict=True)
+            outer = tuple(min(s // c * c or c, -(-size // c) * c) for s, c, size in pairs)
+        stores.append(
+            ArrayStore.create(
+                path / str(index),
+                shape=(*front, *level.shape),
+                dtype=dtype,
+                chunks=(*one, *inner),
+                shards=None if outer is None else (*one, *outer),
+                fill_value=fill_value,
+                zarr_format=3 if ngff == "0.5" else 2,
+                dimension_names=(*("c" for _ in front), *axes),
+                overwrite=overwrite,
+            )
+        )
+    kept = {k: v for k, v in _read_attributes(path, ngff).items() if k not in attributes}
+    write_attributes(path, {**kept, **attributes}, ngff)
+    return tuple(stores)
+
+
+def _validated(metadata: dict[str, Any], ngff: Ngff) -> dict[str, Any]:
+    """The attributes that hold some OME metadata, checked against the schema of the version."""
+    import yaozarrs
+
+    attributes = {"ome": {"version": "0.5", **metadata}} if ngff == "0.5" else metadata
+    yaozarrs.validate_ome_object(attributes["ome"] if ngff == "0.5" else attributes)
+    return attributes
+
+
+def _read_attributes(path: Path, ngff: Ngff) -> dict[str, Any]:
+    file = path / ("zarr.json" if ngff == "0.5" else ".zattrs")
+    if not file.is_file():
+        return {}
+    data: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    attributes: dict[str, Any] = data.get("attributes", {}) if ngff == "0.5" else data
+    return attributes
+
+
+def write_attributes(path: Path, attributes: dict[str, Any], ngff: Ngff) -> None:
+    """Write the attributes of a group, which makes it one."""
+    """Make a folder a Zarr group with just these attributes, durably.
+
+    Raises
+    ------
+    StoreError
+        The place cannot be written.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        if ngff == "0.5":
+            group = {"zarr_format": 3, "node_type": "group", "attributes": attributes}
+            _write_json(path / "zarr.json", group)
+        else:
+            _write_json(path / ".zgroup", {"zarr_format": 2})
+            _write_json(path / ".zattrs", attributes)
+    except OSError as error:
+        if is_disk_full(error):
+            raise InterruptedRunError(
+                f"no space is left on the disk for {path}; make room, then run the same command "
+                "again to go on"
+            ) from error
+        raise StoreError(
+            f"{path} cannot be written: {first_line(error)}; choose a place that can be written"
+        ) from error
+
+
+def _write_json(path: Path, data: dict[str, Any]) -> None:
+    """Write a file whole or not at all, and durably."""
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.partial")
+    try:
+        with temporary.open("w", encoding="utf-8") as stream:
+            json.dump(data, stream, indent=2)
+            stream.flush()
+            os.fsync(stream.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)

@@ -1,0 +1,189 @@
+"""The promise: a stitched field equals one pass over the whole volume, border included."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import hypothesis.strategies as st
+import numpy as np
+import pytest
+import torch
+from hypothesis import HealthCheck, Phase, given, settings
+from strategies import Case, unet_cases
+
+from stitchsafe.coordinates import Roi
+from stitchsafe.engine import FieldMaker, Intensity
+from stitchsafe.errors import PlanError
+from stitchsafe.networks import TorchNetwork
+from stitchsafe.nn import UNet
+from stitchsafe.tiling import Normalization, Recipe, TileGrid
+
+
+# Explaining a failure traces torch line by line, which takes for ever.
+EXACTNESS = settings(
+    max_examples=40,
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow],
+    phases=[Phase.explicit, Phase.reuse, Phase.generate, Phase.shrink],
+)
+
+
+class ArrayVolume:
+    """An array of shape (channels, *spatial) as a volume."""
+
+    def __init__(self, data: np.ndarray) -> None:
+        self.data = data
+        self.shape = data.shape[1:]
+
+    def read(self, roi: Roi) -> np.ndarray:
+        assert Roi.whole(self.shape).contains(roi)
+        return self.data[(slice(None), *roi.slices)]
+
+
+def field_maker(
+    module: torch.nn.Module,
+    data: np.ndarray,
+    tile_shape: tuple[int, ...],
+    *,
+    border: str = "reflect",
+    precision: str = "float64",
+    halo: tuple[tuple[int, int], ...] | None = None,
+) -> FieldMaker:
+    network = TorchNetwork(module)
+    extent = data.shape[1:]
+    grid = TileGrid.of(network.geometry, extent, tile_shape, halo)
+    recipe = Recipe(
+        network="test", weights="", extent=extent, roi=Roi.whole(extent),
+        tile_shape=grid.tile_shape, halo=grid.halo, cell_shape=grid.tile_shape,
+        outputs=tuple((o.name, o.channels) for o in network.outputs), save_fields=True,
+        labels=None, border=border, normalization=Normalization(), nan="refuse", device="cpu",
+        precision=precision, layout="channels_last", threads=1, torch="", processor="", seed=0,
+    )  # fmt: skip
+    channels = data.shape[0]
+    intensity = Intensity((0.0,) * channels, (1.0,) * channels, precision)
+    return FieldMaker(recipe, grid, network, ArrayVolume(data), intensity)
+
+
+def stitched(maker: FieldMaker, block_shape: tuple[int, ...] | None = None) -> np.ndarray:
+    """The whole field, cell by cell as the engine computes it."""
+    recipe = maker.recipe
+    name, channels = recipe.outputs[0]
+    field = np.full((channels, *recipe.extent), np.nan, recipe.precision)
+    for block in recipe.cells.blocks(block_shape or recipe.cell_shape):
+        source = maker.read(block)
+        for cell in recipe.cells.cells(block):
+            field[(slice(None), *cell.slices)] = maker.fields(cell, source)[name]
+    return field
+
+
+def relative_error(found: np.ndarray, expected: np.ndarray) -> float:
+    return float(np.abs(found - expected).max() / np.abs(expected).max())
+
+
+def random_volume(case: Case, precision: str) -> np.ndarray:
+    channels = dict(case.arguments)["in_channels"]
+    return np.random.default_rng(case.seed).normal(size=(channels, *case.shape)).astype(precision)
+
+
+@settings(EXACTNESS)
+@given(
+    case=unet_cases(),
+    data=st.data(),
+    border=st.sampled_from(["reflect", "edge", "zero"]),
+    precision=st.sampled_from(["float64", "float32"]),
+)
+def test_stitched_equals_whole(case, data, border, precision):
+    module = case.network(getattr(torch, precision))
+    period = TorchNetwork(module).geometry.period
+    tile = tuple(p * data.draw(st.integers(1, max(1, 16 // p)), label="tiles") for p in period)
+    maker = field_maker(
+        module, random_volume(case, precision), tile, border=border, precision=precision
+    )
+    error = relative_error(stitched(maker), maker.whole()["output"])
+    assert error <= (1e-12 if precision == "float64" else 1e-5)
+
+
+def test_the_whole_pass_is_the_networks_own_pass_over_the_extended_volume():
+    """The reference is not the engine's own invention: pad with numpy, run the module."""
+    torch.manual_seed(0)
+    module = UNet(ndim=2, levels=2, base_channels=4).double().eval()
+    volume = np.random.default_rng(0).normal(size=(1, 21, 34))
+    maker = field_maker(module, volume, (8, 8))
+    (top, bottom), (left, right) = (axis.domain for axis in maker.grid.axes)
+    extended = np.pad(
+        volume[0], ((-top, bottom - 21), (-left, right - 34)), mode="reflect"
+    )
+    with torch.no_grad():
+        expected = module(torch.from_numpy(extended)[None, None])[0, :, :21, :34].numpy()
+    np.testing.assert_allclose(maker.whole()["output"], expected, rtol=0, atol=1e-13)
+    np.testing.assert_allclose(stitched(maker), expected, rtol=0, atol=1e-13)
+
+
+@pytest.mark.parametrize(
+    ("ndim", "levels", "stride", "tiles", "expected"),
+    [
+        (2, 3, 8, 4, 0), (2, 3, 16, 3, 0), (2, 3, 24, 2, 0),
+        (2, 3, 12, 4, 0.750), (2, 3, 20, 5, 0.640), (2, 3, 6, 15, 0.929), (2, 3, 18, 5, 0.840),
+        (2, 3, 28, 3, 0.556),
+        (3, 2, 4, 3, 0), (3, 2, 8, 2, 0), (3, 2, 6, 2, 0.875), (3, 2, 10, 3, 0.704),
+    ],
+)  # fmt: skip
+def test_a_wrong_crop_fails_as_the_theory_says(ndim, levels, stride, tiles, expected):
+    """Of `tiles` strides per axis, those off the period's grid differ: 1 - (aligned fraction)^d."""
+    torch.manual_seed(1)
+    module = UNet(ndim=ndim, levels=levels, base_channels=16 if ndim == 2 else 8).double().eval()
+    period, context = 2**levels, {3: 44, 2: 20}[levels]
+
+    def natural(output: int) -> int:
+        """Input whose uncropped output, 4 modulo the period, holds `output` voxels."""
+        return 4 + max(0, -(-(output - 4) // period) * period) + 2 * context
+
+    size = natural((tiles - 1) * stride + natural(stride) - 2 * context)
+    volume = torch.from_numpy(np.random.default_rng(0).normal(size=(1, 1, *[size] * ndim)))
+    different = 0
+    with torch.no_grad():
+        whole = module(volume)[0]
+        rounding = 1e-12 * whole.abs().max()
+        for corner in np.ndindex(*[tiles] * ndim):
+            starts = [index * stride for index in corner]
+            tile = volume[(..., *(slice(s, s + natural(stride)) for s in starts))]
+            crop = module(tile)[0][(..., *[slice(0, stride)] * ndim)]
+            target = whole[(..., *(slice(s, s + stride) for s in starts))]
+            different += int(((crop - target).abs().amax(0) > rounding).sum())
+    assert different / (tiles * stride) ** ndim == pytest.approx(expected, abs=5e-4)
+
+
+def test_a_larger_halo_off_the_lattice_is_refused_and_would_be_wrong():
+    torch.manual_seed(0)
+    module = UNet(ndim=2, levels=2, base_channels=4).double().eval()
+    volume = np.random.default_rng(0).normal(size=(1, 40, 40))
+    exact = field_maker(module, volume, (8, 8))
+    (before, after), _ = exact.grid.halo
+    with pytest.raises(PlanError, match="off the network's lattice"):
+        field_maker(module, volume, (8, 8), halo=((before + 1, after + 3),) * 2)
+    # On the lattice a larger halo is as exact as the least.
+    larger = field_maker(module, volume, (8, 8), halo=((before + 4, after + 8),) * 2)
+    np.testing.assert_allclose(stitched(larger), stitched(exact), rtol=0, atol=1e-13)
+    # What is refused would have been wrong: shift the reading by one voxel.
+    shifted = field_maker(module, np.roll(volume, 1, axis=(1, 2)), (8, 8))
+    found = np.roll(stitched(shifted), -1, axis=(1, 2))[:, 8:-8, 8:-8]
+    assert np.abs(found - stitched(exact)[:, 8:-8, 8:-8]).max() > 1e-3
+
+
+def test_blocks_do_not_reach_the_arithmetic():
+    """Bytes, not tolerances: block shapes and the ROI change nothing."""
+    torch.manual_seed(0)
+    module = UNet(ndim=3, levels=1, factors=[(1, 2, 2)], base_channels=2).eval()
+    volume = np.random.default_rng(0).normal(size=(1, 9, 30, 25)).astype(np.float32)
+    maker = field_maker(module, volume, (4, 8, 8), precision="float32")
+    reference = stitched(maker)
+    for block in [(4, 8, 16), (8, 16, 8), (12, 32, 32), (4, 32, 8), (8, 8, 24)]:
+        np.testing.assert_array_equal(stitched(maker, block), reference)
+    roi = Roi((2, 5, 3), (6, 20, 17))
+    part = field_maker(module, volume, (4, 8, 8), precision="float32")
+    part.recipe = replace(part.recipe, roi=roi)
+    inside = stitched(part)
+    np.testing.assert_array_equal(
+        inside[(slice(None), *roi.slices)], reference[(slice(None), *roi.slices)]
+    )
+    assert np.isnan(inside).sum() == inside.size - inside.shape[0] * roi.size

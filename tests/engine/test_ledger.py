@@ -1,0 +1,119 @@
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import textwrap
+
+import pytest
+
+from stitchsafe.coordinates import CellGrid, Roi
+from stitchsafe.engine import Ledger, Silent, run_blocks, run_once, save_json
+from stitchsafe.errors import IntegrityError, InterruptedRunError, StoreError
+
+CELLS = CellGrid(Roi.whole((6, 9)), (2, 3))
+
+
+def test_entries_are_found_again(tmp_path):
+    ledger = Ledger(tmp_path / ".stitchsafe" / "ledger")
+    ledger.commit("map", {(0, 1): {"checksums": {"a": "00"}}, (2, 0): {}})
+    ledger.commit("map", {(1, 1): {}})
+    assert ledger.finished("map") == {(0, 1): {"checksums": {"a": "00"}}, (2, 0): {}, (1, 1): {}}
+    assert ledger.finished("other") == {}
+
+
+def test_a_damaged_entry_is_named(tmp_path):
+    ledger = Ledger(tmp_path / ".stitchsafe" / "ledger")
+    ledger.commit("map", {(0, 1): {}})
+    (entry,) = (tmp_path / ".stitchsafe" / "ledger" / "map").iterdir()
+    entry.write_text(entry.read_text()[:-9])
+    with pytest.raises(IntegrityError, match=r"0_1\.json is damaged"):
+        ledger.finished("map")
+
+
+def test_one_run_at_a_time_and_the_lock_dies_with_its_process(tmp_path):
+    folder = tmp_path / "out" / ".stitchsafe" / "ledger"
+    script = textwrap.dedent(
+        f"""
+        import pathlib, time
+        from stitchsafe.engine import Ledger
+        with Ledger(pathlib.Path({str(folder)!r})):
+            print("locked", flush=True)
+            time.sleep(60)
+        """
+    )
+    with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == b"locked\n"
+        with pytest.raises(StoreError, match="another run is writing"), Ledger(folder):
+            pass
+        other.kill()
+    with Ledger(folder):
+        pass
+
+
+def test_leftovers_of_a_killed_write_are_swept(tmp_path):
+    folder = tmp_path / ".stitchsafe" / "ledger"
+    (folder / "map").mkdir(parents=True)
+    leftover = folder / "map" / "0_0.json.123.partial"
+    leftover.write_text("half")
+    with Ledger(folder) as ledger:
+        assert not leftover.exists()
+        assert ledger.finished("map") == {}
+
+
+def test_equal_json_is_equal_bytes(tmp_path):
+    save_json(tmp_path / "a.json", {"b": 1, "a": [1, 2]})
+    save_json(tmp_path / "b.json", {"a": [1, 2], "b": 1})
+    assert (tmp_path / "a.json").read_bytes() == (tmp_path / "b.json").read_bytes()
+    assert json.loads((tmp_path / "a.json").read_text()) == {"b": 1, "a": [1, 2]}
+    assert os.listdir(tmp_path) == ["a.json", "b.json"] or len(os.listdir(tmp_path)) == 2
+
+
+def run(ledger, work, block_shape):
+    return run_blocks(
+        "map", work, cells=CELLS, block_shape=block_shape, ledger=ledger, events=Silent()
+    )
+
+
+def test_a_stage_resumes_with_other_blocks_and_repeats_no_cell(tmp_path):
+    ledger, done = Ledger(tmp_path / "l"), []
+
+    def work(block, cells):
+        for cell in cells:
+            if len(done) == 4:
+                raise OSError(28, "No space left on device")
+            done.append(cell)
+            yield cell, {}
+
+    with pytest.raises(InterruptedRunError, match="disk is full; free some space and run the same"):
+        run(ledger, work, (2, 9))
+    committed = [CELLS.cell_at(index) for index in ledger.finished("map")]
+    assert committed == done[:3]  # the second block of three cells was not committed
+
+    def rest(block, cells):
+        for cell in cells:
+            done.append(cell)
+            yield cell, {}
+
+    done[:] = committed
+    count = run(ledger, rest, (6, 3))
+    assert sorted(done) == sorted(CELLS.cells())
+    assert (count.total, count.resumed) == (3, 0)
+    again = run(ledger, rest, (4, 6))
+    assert again.resumed == again.total == 4
+    assert len(done) == len(list(CELLS.cells()))
+
+
+def test_a_single_step_is_done_once(tmp_path):
+    ledger, calls = Ledger(tmp_path / "l"), []
+
+    def work():
+        calls.append(1)
+        return {"instances": 3}
+
+    for _ in range(2):
+        record = run_once("merge", work, ledger=ledger, events=Silent())
+        assert record == {"instances": 3}
+    assert len(calls) == 1

@@ -1,0 +1,214 @@
+"""One clustering window: foreground, clusters, connected parts, growth, order of labels."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import array_shapes, arrays
+from scipy import ndimage
+
+from stitchsafe.coordinates import Roi
+from stitchsafe.errors import InputError
+from stitchsafe.instances import (
+    LabelSettings,
+    WindowRecord,
+    connected_parts,
+    segment_window,
+)
+
+
+def embedding(classes: np.ndarray) -> np.ndarray:
+    """A field in which class k lies at (10 k, -10 k)."""
+    return np.stack([10.0 * classes, -10.0 * classes]).astype(np.float32)
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    arrays(
+        np.int32,
+        array_shapes(min_dims=1, max_dims=3, min_side=1, max_side=7),
+        elements=st.integers(0, 3),
+    )
+)
+def test_parts_are_joined_by_faces_and_count_by_first_voxel(clusters: np.ndarray) -> None:
+    labels, first = connected_parts(clusters)
+    count = 0
+    for cluster in range(1, 4):
+        parts, n = ndimage.label(clusters == cluster)  # joined by faces by default
+        count += n
+        for part in range(1, n + 1):
+            inside = np.unique(labels[parts == part])
+            assert len(inside) == 1
+            assert inside[0] > 0
+            np.testing.assert_array_equal(labels == inside[0], parts == part)
+    assert len(first) == count
+    np.testing.assert_array_equal(labels == 0, clusters == 0)
+    flat = labels.reshape(-1).tolist()
+    assert [flat.index(k + 1) for k in range(count)] == first.tolist()
+    assert first.tolist() == sorted(first.tolist())
+
+
+def test_same_embedding_at_a_distance_stays_two() -> None:
+    classes = np.zeros((12, 12), int)
+    classes[1:4, 1:4] = classes[7:11, 6:10] = 1
+    got = segment_window(
+        {"embedding": embedding(classes)}, settings=LabelSettings(window=(12, 12), bandwidth=2.0)
+    )
+    assert got.count == 3  # background is an ordinary cluster
+    assert got.voxels.tolist() == [144 - 9 - 16, 9, 16]
+    assert got.clusters.tolist()[1] == got.clusters.tolist()[2] != got.clusters.tolist()[0]
+    np.testing.assert_array_equal(got.modes[1:], [[10, -10]] * 2)
+    assert got.first.tolist() == [[0, 0], [1, 1], [7, 6]]
+    assert got.labels.dtype == np.uint32
+
+
+def test_foreground_decides_what_is_clustered() -> None:
+    classes = np.ones((4, 6), int)
+    classes[:, 3:] = 2
+    foreground = np.full((1, 4, 6), 0.6, np.float32)
+    foreground[0, :, 2] = 0.4
+    fields = {"embedding": embedding(classes), "foreground": foreground}
+    how = LabelSettings(window=(4, 6), bandwidth=2.0, background="foreground")
+    got = segment_window(fields, settings=how)
+    expected = np.tile([1, 1, 0, 2, 2, 2], (4, 1))
+    np.testing.assert_array_equal(got.labels, expected)
+    ignoring = LabelSettings(window=(4, 6), bandwidth=2.0)
+    assert (segment_window(fields, settings=ignoring).labels > 0).all()
+
+
+@pytest.mark.parametrize("source", ["embeddings", "foreground"])
+def test_a_window_of_background_alone(source: str) -> None:
+    fields = {
+        "embedding": np.zeros((3, 4, 4, 4), np.float32),
+        "foreground": np.zeros((1, 4, 4, 4), np.float32),
+    }
+    how = LabelSettings.from_json(
+        {"from": source, "window": [4, 4, 4], "bandwidth": 1.0, "background": "foreground"}
+    )
+    got = segment_window(fields, settings=how)
+    assert got.count == 0
+    assert not got.labels.any()
+    assert got.modes.shape == (0, 3 if source == "embeddings" else 0)
+    record = WindowRecord.of_segments(got, Roi((0, 0, 0), (4, 4, 4)), (4, 4, 4))
+    assert record.voxels.shape == (0,)
+    assert record.box_begin.shape == (0, 3)
+
+
+def test_classes_fall_into_parts() -> None:
+    scores = np.zeros((3, 3, 5), np.float32)
+    scores[1, :, 0] = scores[2, :, 1] = scores[1, :, 4] = 1  # elsewhere all equal: the lowest class
+    got = segment_window(
+        {"classes": scores}, settings=LabelSettings(window=(3, 5), source="argmax")
+    )
+    np.testing.assert_array_equal(got.labels, np.tile([1, 2, 0, 0, 3], (3, 1)))
+    np.testing.assert_array_equal(got.modes, [[1], [2], [1]])
+
+
+def test_growth_renumbers_by_first_voxel() -> None:
+    foreground = np.asarray([[[0.3, 0.3, 0.1, 0.9], [0.9, 0.1, 0.1, 0.1]]], np.float32)
+    how = LabelSettings(window=(2, 4), source="foreground", growth_threshold=0.2)
+    got = segment_window({"foreground": foreground}, settings=how)
+    np.testing.assert_array_equal(got.labels, [[1, 1, 0, 2], [1, 0, 0, 0]])
+    assert got.first.tolist() == [[0, 0], [0, 3]]
+    assert got.voxels.tolist() == [3, 1]
+
+
+def test_segments_that_are_too_small_to_be_seeds_are_grown_over() -> None:
+    foreground = np.full((1, 3, 9), 0.3, np.float32)
+    foreground[0, :, :2] = foreground[0, 1, 4] = foreground[0, :, 7:] = 0.9
+    values = {"from": "foreground", "window": (3, 9), "growth_threshold": 0.2}
+    grown = segment_window(
+        {"foreground": foreground}, settings=LabelSettings.from_json(values | {"min_core": 2})
+    )
+    assert grown.labels[1].tolist() == [1, 1, 1, 1, 1, 2, 2, 2, 2]
+    assert grown.voxels.tolist() == [15, 12]
+    kept = segment_window({"foreground": foreground}, settings=LabelSettings.from_json(values))
+    assert kept.count == 3
+
+
+def test_grown_segments_keep_their_modes() -> None:
+    classes = np.asarray([[2, 2, 0, 3, 0, 1, 1], [0] * 7])
+    foreground = np.asarray([[[0.9, 0.9, 0.3, 0.9, 0.3, 0.9, 0.9], [0.3] * 7]], np.float32)
+    how = LabelSettings(
+        window=(2, 7), bandwidth=2.0, background="foreground", growth_threshold=0.2, min_core=2
+    )
+    got = segment_window({"embedding": embedding(classes), "foreground": foreground}, settings=how)
+    assert (got.labels > 0).all()
+    np.testing.assert_array_equal(got.modes, [[20, -20], [10, -10]])
+    assert got.clusters[0] != got.clusters[1]
+
+
+@pytest.mark.parametrize(
+    ("fields", "match"),
+    [
+        ({"other": np.zeros((1, 2, 2))}, "no field 'embedding'.*other"),
+        ({"embedding": np.zeros((1, 2, 2)), "other": np.zeros((1, 2, 3))}, "differ in shape"),
+        ({"embedding": np.full((1, 2, 2), np.nan)}, r"NaN at \(0, 0\)"),
+    ],
+)
+def test_wrong_fields_are_refused(fields: dict[str, np.ndarray], match: str) -> None:
+    with pytest.raises(InputError, match=match):
+        segment_window(fields, settings=LabelSettings(window=(2, 2), bandwidth=1.0))
+
+
+@pytest.mark.parametrize(
+    ("values", "match"),
+    [
+        ({"window": [4, 4]}, "bandwidth None"),
+        ({"window": [4, 4], "bandwidth": -1}, "bandwidth -1"),
+        ({"window": [], "bandwidth": 1}, "no voxels"),
+        ({"bandwidth": 1}, "no clustering window"),
+        ({"window": [4, 4], "bandwith": 1}, "did you mean 'bandwidth'"),
+        ({"window": [4, 4], "from": "magic"}, "'magic'.*argmax"),
+        ({"window": [4, 4], "bandwidth": 1, "background": "no"}, "'no'.*largest-cluster"),
+        ({"window": [4, 4], "bandwidth": 1, "min_size": -1}, "min_size is -1"),
+        ({"window": [4, 4], "bandwidth": 1, "growth_threshold": 0.1}, "growth_threshold"),
+        ({"window": [4, 4], "from": "foreground", "min_core": 5}, "min_core 5"),
+        ({"window": [4, 4], "from": "foreground", "growth_threshold": 0.7}, "nowhere to grow"),
+    ],
+)
+def test_wrong_settings_are_refused(values: dict[str, object], match: str) -> None:
+    with pytest.raises(InputError, match=match):
+        LabelSettings.from_json(values)
+
+
+def test_settings_round_trip() -> None:
+    how = LabelSettings(window=(4, 4), bandwidth=1.5, background="largest-cluster", min_size=3)
+    assert LabelSettings.from_json(how.to_json()) == how
+
+
+def test_records_round_trip() -> None:
+    classes = np.random.default_rng(0).integers(0, 3, (5, 4, 6))
+    got = segment_window(
+        {"embedding": embedding(classes)}, settings=LabelSettings(window=(8, 8, 8), bandwidth=2.0)
+    )
+    record = WindowRecord.of_segments(got, Roi((8, 16, 0), (5, 4, 6)), (13, 20, 30))
+    again = WindowRecord.from_arrays(record.to_arrays())
+    assert (again.region, again.volume_shape, again.key) == (
+        record.region,
+        record.volume_shape,
+        (8 * 20 + 16) * 30,
+    )
+    for name, value in record.to_arrays().items():
+        np.testing.assert_array_equal(again.to_arrays()[name], value)
+        assert again.to_arrays()[name].dtype == value.dtype
+    for axis in range(3):
+        np.testing.assert_array_equal(record.high[axis], got.labels.take(-1, axis))
+
+
+def test_records_measure_segments_in_the_volume() -> None:
+    classes = np.random.default_rng(1).integers(0, 2, (6, 5, 7))
+    got = segment_window(
+        {"embedding": embedding(classes)}, settings=LabelSettings(window=(8, 8, 8), bandwidth=2.0)
+    )
+    offset, shape = (8, 0, 16), (20, 20, 30)
+    record = WindowRecord.of_segments(got, Roi(offset, classes.shape), shape)
+    for k in range(got.count):
+        where = np.argwhere(got.labels == k + 1) + offset
+        assert record.voxels[k] == len(where)
+        np.testing.assert_array_equal(record.sums[k], where.sum(axis=0))
+        np.testing.assert_array_equal(record.box_begin[k], where.min(axis=0))
+        np.testing.assert_array_equal(record.box_end[k], where.max(axis=0) + 1)
+        assert record.first[k] == np.ravel_multi_index(tuple(where[0]), shape)

@@ -1,0 +1,187 @@
+from __future__ import annotations
+
+import pickle
+import shutil
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+
+from stitchsafe.errors import ModelError
+from stitchsafe.networks import (
+    ModelConfig,
+    Runtime,
+    TorchNetwork,
+    bundled_models,
+    load_network,
+    save_folder,
+)
+from stitchsafe.nn import UNet
+
+CONFIG = {
+    "format": "stitchsafe-model/1",
+    "name": "small",
+    "network": {
+        "name": "unet",
+        "arguments": {"ndim": 2, "levels": 1, "base_channels": 2, "heads": {"embedding": 2, "foreground": 1}},
+    },
+    "input": {"axes": "yx", "channels": 1},
+    "outputs": [
+        {"name": "embedding", "channels": 2},
+        {"name": "foreground", "channels": 1, "activation": "sigmoid"},
+    ],
+    "labels": {"from": "embeddings", "bandwidth": 1.5, "window": [32, 32]},
+}  # fmt: skip
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    torch.manual_seed(0)
+    module = UNet(**CONFIG["network"]["arguments"])
+    save_folder(tmp_path / "small", module, ModelConfig.model_validate(CONFIG))
+    return tmp_path / "small"
+
+
+def edit(folder: Path, **changes) -> None:
+    path = folder / "config.yaml"
+    path.write_text(yaml.safe_dump({**yaml.safe_load(path.read_text()), **changes}))
+
+
+def test_a_folder_gives_back_the_network_that_was_saved(folder):
+    torch.manual_seed(0)
+    module = UNet(**CONFIG["network"]["arguments"]).eval()
+    network = load_network(folder)
+    x = np.random.default_rng(0).normal(size=(1, 1, 24, 24)).astype(np.float32)
+    embedding, foreground = network.run(x)
+    with torch.no_grad():
+        expected = module(torch.from_numpy(x))
+    np.testing.assert_allclose(embedding, expected[0].numpy(), atol=1e-6)
+    np.testing.assert_allclose(foreground, expected[1].sigmoid().numpy(), atol=1e-6)
+    assert [(o.name, o.channels) for o in network.outputs] == [("embedding", 2), ("foreground", 1)]
+    assert network.config is not None
+    assert network.config.labels is not None
+    assert network.config.labels.source == "embeddings"
+
+
+def test_the_fingerprint_follows_weights_and_activations(folder, tmp_path):
+    first = load_network(folder).fingerprint
+    assert load_network(folder).fingerprint == first
+    torch.manual_seed(1)
+    other = tmp_path / "other"
+    save_folder(other, UNet(**CONFIG["network"]["arguments"]), ModelConfig.model_validate(CONFIG))
+    assert load_network(other).fingerprint != first
+    edit(folder, outputs=[{"name": "embedding", "channels": 2}, {"name": "foreground", "channels": 1}])
+    assert load_network(folder).fingerprint != first
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"licence": "x"}, r"unknown key 'licence'; did you mean 'license'\?"),
+        ({"format": "other"}, "format: Input should be"),
+        ({"network": {"name": "unet", "arguments": {"ndim": 7, "levels": 1}}}, "does not fit 'unet'"),
+        ({"network": {"name": "unet", "arguments": {"ndmi": 2}}}, "does not fit 'unet'"),
+        ({"network": {"name": "os.system"}}, "network.name: Input should be 'unet'"),
+        (
+            {"network": {"name": "unet", "arguments": {"ndim": 2, "levels": 2}}},
+            "does not hold weights for its config.yaml",
+        ),
+    ],
+)
+def test_a_wrong_configuration_is_one_clear_line(folder, changes, message):
+    edit(folder, **changes)
+    with pytest.raises(ModelError, match=message) as caught:
+        load_network(folder)
+    assert "\n" not in str(caught.value)
+
+
+def test_yaml_tags_run_nothing(folder, tmp_path):
+    marker = tmp_path / "ran"
+    text = f"format: !!python/object/apply:os.mkdir ['{marker}']\n"
+    (folder / "config.yaml").write_text(text)
+    with pytest.raises(ModelError, match="cannot be read as YAML"):
+        load_network(folder)
+    assert not marker.exists()
+
+
+class Bomb:
+    def __init__(self, marker: Path) -> None:
+        self.marker = marker
+
+    def __reduce__(self):
+        return (Path.mkdir, (self.marker,))
+
+
+@pytest.mark.parametrize("name", ["model.pt", "model.pkl", "model", "model.safetensors"])
+def test_a_pickle_is_refused_unread(tmp_path, name):
+    marker = tmp_path / "ran"
+    (tmp_path / name).write_bytes(pickle.dumps(Bomb(marker)))
+    with pytest.raises(ModelError, match="is a pickle, which runs code when it is loaded"):
+        load_network(tmp_path / name)
+    assert not marker.exists()
+
+
+def test_a_zipped_pickle_is_refused_unread(tmp_path):
+    with zipfile.ZipFile(tmp_path / "archive", "w") as archive:
+        archive.writestr("archive/data.pkl", pickle.dumps(Bomb(tmp_path / "ran")))
+    with pytest.raises(ModelError, match="is a pickle"):
+        load_network(tmp_path / "archive")
+    assert not (tmp_path / "ran").exists()
+
+
+def test_pickled_weights_in_a_folder_are_refused_unread(folder, tmp_path):
+    (folder / "weights.safetensors").write_bytes(pickle.dumps(Bomb(tmp_path / "ran")))
+    with pytest.raises(ModelError, match="does not hold weights"):
+        load_network(folder)
+    assert not (tmp_path / "ran").exists()
+
+
+def test_what_is_no_model_is_named(tmp_path, folder):
+    with pytest.raises(ModelError, match=r"no model 'disks-2'.*did you mean 'disks-2d'\?"):
+        load_network("disks-2")
+    shutil.rmtree(folder)
+    folder.mkdir()
+    with pytest.raises(ModelError, match=r"has no config\.yaml"):
+        load_network(folder)
+    (tmp_path / "a.txt").write_text("hello")
+    with pytest.raises(ModelError, match="a model is a folder"):
+        load_network(tmp_path / "a.txt")
+    with pytest.raises(ModelError, match="there is no model '../small'"):
+        load_network("../small")
+
+
+def test_a_callers_module_keeps_mode_layout_and_weights():
+    module = UNet(ndim=2, levels=1, base_channels=2).train()
+    before = {k: v.clone() for k, v in module.state_dict().items()}
+    network = TorchNetwork(module)
+    network.prepare(Runtime(precision="float64"))
+    network.run(np.zeros((1, 1, 24, 24), np.float64))
+    assert module.training
+    assert next(module.parameters()).requires_grad
+    for key, value in module.state_dict().items():
+        assert value.dtype == torch.float32
+        assert torch.equal(value, before[key])
+
+
+def test_a_bare_module_is_read_by_its_first_convolution():
+    network = TorchNetwork(torch.nn.Sequential(torch.nn.Conv3d(4, 2, 3)))
+    assert (network.ndim, network.channels) == (3, 4)
+    assert [(o.name, o.channels) for o in network.outputs] == [("output", 2)]
+    with pytest.raises(ModelError, match="holds no 2-D or 3-D convolution"):
+        TorchNetwork(torch.nn.ReLU())
+
+
+def test_every_bundled_model_loads_and_its_geometry_file_is_what_a_trace_gives(repository):
+    import json
+
+    models = bundled_models()
+    assert set(models) >= {"disks-2d", "neurites-em", "nuclei-2d"}
+    for name in models:
+        network = load_network(name)
+        stored = json.loads((repository / "models" / name / "geometry.json").read_text())
+        assert json.loads(json.dumps(network.geometry.to_json())) == stored
+        assert network.geometry.verdict == "safe"
+        assert (repository / "models" / name / "card.md").is_file()

@@ -1,0 +1,59 @@
+"""Hypothesis strategies that several rooms share."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import hypothesis.strategies as st
+import torch
+from hypothesis.strategies import DrawFn, SearchStrategy
+
+from stitchsafe.nn import UNet
+
+
+@dataclass(frozen=True)
+class Case:
+    """A network, its arguments for the failure message, and a volume shape."""
+
+    arguments: tuple[tuple[str, Any], ...]
+    shape: tuple[int, ...]
+    seed: int
+
+    def network(self, dtype: torch.dtype = torch.float64) -> UNet:
+        torch.manual_seed(self.seed)
+        network = UNet(**dict(self.arguments)).to(dtype).eval()
+        for parameter in network.parameters():
+            # Larger than torch's defaults, so that signals survive depth and seams show.
+            torch.nn.init.normal_(parameter, std=0.5 if parameter.ndim > 1 else 0.1)
+        return network
+
+
+def factors(ndim: int, levels: int) -> SearchStrategy[tuple[tuple[int, ...], ...]]:
+    """Pooling factors per level and axis: 2, 3, or anisotropic."""
+    largest = 3 if levels == 1 or (levels == 2 and ndim == 2) else 2
+    isotropic = st.integers(2, largest).map(lambda f: (f,) * ndim)
+    level = st.one_of(isotropic, st.just((1,) + (2,) * (ndim - 1)))
+    return st.tuples(*[level] * levels)
+
+
+@st.composite
+def unet_cases(draw: DrawFn) -> Case:
+    """Random U-Nets (2-D/3-D, 1 to 3 levels) with random volume sizes, some below one tile."""
+    ndim = draw(st.sampled_from([2, 3]))
+    levels = draw(st.integers(1, 3 if ndim == 2 else 2))
+    arguments = {
+        "ndim": ndim,
+        "in_channels": draw(st.integers(1, 2)),
+        "levels": levels,
+        "factors": draw(factors(ndim, levels)),
+        "base_channels": 2,
+        "growth": draw(st.sampled_from([1, 1.5])),
+        "padding": draw(st.sampled_from(["valid", "same"])),
+        "upsampling": draw(st.sampled_from(["learnt", "fixed"])),
+        "heads": {"embedding": 2},
+        "convs_per_level": 1 if ndim == 3 else draw(st.integers(1, 2)),
+    }
+    largest = 40 if ndim == 2 else 22
+    shape = tuple(draw(st.integers(1, largest)) for _ in range(ndim))
+    return Case(tuple(arguments.items()), shape, draw(st.integers(0, 2**16)))
