@@ -1,7 +1,8 @@
 """Runs a schedule of a recipe: read, forward, crop, write, commit."""
 
+from stitchsafe.engine._allocator import return_freed_memory
 from stitchsafe.engine._border import border_map
-from stitchsafe.engine._durable import save_arrays, save_bytes, save_json
+from stitchsafe.engine._durable import file_checksum, save_arrays, save_bytes, save_json
 from stitchsafe.engine._events import Events, Silent
 from stitchsafe.engine._forward import BlockInput, FieldMaker, Fields, Readable
 from stitchsafe.engine._intensity import Intensity
@@ -34,7 +35,9 @@ __all__ = [
     "Work",
     "border_map",
     "checksum",
+    "file_checksum",
     "map_fields",
+    "return_freed_memory",
     "run_blocks",
     "run_once",
     "sample_positions",

@@ -5,19 +5,31 @@ from __future__ import annotations
 import io
 import json
 import os
+import zlib
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["SUFFIX", "save_arrays", "save_bytes", "save_json"]
+__all__ = ["SUFFIX", "file_checksum", "save_arrays", "save_bytes", "save_json"]
 
 SUFFIX = ".partial"
 
 
-def save_bytes(path: Path, content: bytes) -> None:
-    """Write a file so that a crash leaves the old one, or the new one, whole and on the disk."""
+def file_checksum(content: bytes) -> str:
+    """CRC-32 of a file's bytes, as the ledger keeps it."""
+    return f"{zlib.crc32(content):08x}"
+
+
+def save_bytes(path: Path, content: bytes) -> str:
+    """Write a file so that a crash leaves the old one, or the new one, whole and on the disk.
+
+    Returns
+    -------
+    str
+        Its `file_checksum`.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f"{path.name}.{os.getpid()}{SUFFIX}")
     try:
@@ -34,6 +46,7 @@ def save_bytes(path: Path, content: bytes) -> None:
         os.fsync(folder)
     finally:
         os.close(folder)
+    return file_checksum(content)
 
 
 def save_json(path: Path, content: Any) -> None:
@@ -41,8 +54,8 @@ def save_json(path: Path, content: Any) -> None:
     save_bytes(path, (json.dumps(content, sort_keys=True, indent=1) + "\n").encode())
 
 
-def save_arrays(path: Path, arrays: dict[str, NDArray[Any]]) -> None:
-    """Write arrays as an ``.npz``; equal content is equal bytes."""
+def save_arrays(path: Path, arrays: dict[str, NDArray[Any]]) -> str:
+    """Write arrays as an ``.npz``; equal content is equal bytes. Returns the file's checksum."""
     buffer = io.BytesIO()
     np.savez(buffer, **dict(sorted(arrays.items())))  # type: ignore[arg-type]
-    save_bytes(path, buffer.getvalue())
+    return save_bytes(path, buffer.getvalue())

@@ -61,6 +61,10 @@ class BlockInput:
         region = Roi.from_bounds([int(m.min()) for m in maps], [int(m.max()) + 1 for m in maps])
         return cls(volume.read(region), region, volume.shape, border)
 
+    def part(self, region: Roi) -> NDArray[np.generic]:
+        """A region of the volume as it was read, of shape (channels, *region.shape)."""
+        return self.data[(slice(None), *region.relative_to(self.region).slices)]
+
     def take(self, region: Roi, intensity: Intensity) -> NDArray[np.floating]:
         """The scaled input of one tile, of shape (channels, *region.shape)."""
         maps = [

@@ -13,12 +13,17 @@ from dataclasses import dataclass
 from stitchsafe.coordinates import CellGrid, Roi
 from stitchsafe.engine._events import Events
 from stitchsafe.engine._ledger import CellIndex, CellRecord, Ledger
-from stitchsafe.errors import InterruptedRunError
+from stitchsafe.errors import InputError, InterruptedRunError
 
 __all__ = ["StageCount", "Work", "run_blocks", "run_once"]
 
 Work = Callable[[Roi, Sequence[Roi]], Iterable[tuple[Roi, CellRecord]]]
 """Does the given cells of a block; yields each with its record, data on the disk."""
+
+
+_STOPPING = (OSError, MemoryError, RuntimeError, InputError)
+"""What stops a run part-way. torch reports the want of memory as a RuntimeError; an input that turns
+out to be damaged when it is read is no longer refused "before anything is written"."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +89,7 @@ def _commit_block(
         for cell, record in work(block, todo):
             records[cells.index(cell)] = record
         ledger.commit(stage, records)
-    except (OSError, MemoryError) as error:
+    except _STOPPING as error:
         raise _interrupted(stage, f"block {block}", error) from error
 
 
@@ -98,8 +103,8 @@ def run_once(
         try:
             done[()] = work()
             ledger.commit(stage, {(): done[()]})
-        except (OSError, MemoryError) as error:
-            raise _interrupted(stage, "the table", error) from error
+        except _STOPPING as error:
+            raise _interrupted(stage, "its only step", error) from error
     events.advance()
     return done[()]
 
@@ -107,10 +112,10 @@ def run_once(
 def _interrupted(stage: str, what: str, error: BaseException) -> InterruptedRunError:
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         reason, remedy = "the disk is full", "free some space"
-    elif isinstance(error, MemoryError):
+    elif isinstance(error, MemoryError) or "allocate memory" in str(error):
         reason, remedy = "memory ran out", "give a smaller --block-shape"
     else:
-        reason, remedy = " ".join(str(error).split())[:300], "mend that"
+        reason, remedy = " ".join(str(error).split())[:500], "mend that"
     return InterruptedRunError(
         f"stage {stage!r} stopped at {what}: {reason}; {remedy} and run the same command again: "
         "it goes on from there"

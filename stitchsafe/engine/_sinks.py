@@ -23,7 +23,7 @@ SAMPLES = 64
 
 
 class Sink(Protocol):
-    """Takes the fields of a cell, and returns checksums of the arrays that it wrote, by name."""
+    """Takes the fields of a cell, and returns checksums of what it wrote, by name."""
 
     def take(self, cell: Roi, fields: Fields) -> Mapping[str, str]: ...
 
@@ -31,7 +31,11 @@ class Sink(Protocol):
 def map_fields(
     maker: FieldMaker, sinks: Sequence[Sink]
 ) -> Callable[[Roi, Sequence[Roi]], Iterator[tuple[Roi, CellRecord]]]:
-    """Work for the runner: compute the fields of each cell and hand them to all sinks."""
+    """Work for the runner: compute the fields of each cell and hand them to all sinks.
+
+    The record also holds a checksum of the cell's own voxels as they were read: by it a volume that
+    has changed since is found out.
+    """
 
     def work(block: Roi, cells: Sequence[Roi]) -> Iterator[tuple[Roi, CellRecord]]:
         source = maker.read(block)
@@ -40,7 +44,7 @@ def map_fields(
             checksums: dict[str, str] = {}
             for sink in sinks:
                 checksums.update(sink.take(cell, fields))
-            yield cell, {"checksums": checksums}
+            yield cell, {"checksums": checksums, "input": checksum(source.part(cell))}
 
     return work
 
@@ -78,8 +82,7 @@ class SampleSink:
         positions = sample_positions(cell, index, self.seed)
         inside = tuple((positions - np.asarray(cell.offset)).T)
         arrays = {f"field_{name}": field[(slice(None), *inside)] for name, field in fields.items()}
-        save_arrays(self.place(index), {"positions": positions, **arrays})
-        return {}
+        return {"samples": save_arrays(self.place(index), {"positions": positions, **arrays})}
 
 
 def sample_positions(cell: Roi, index: CellIndex, seed: int) -> NDArray[np.int64]:

@@ -37,7 +37,10 @@ class AxisStep:
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """One operator. `steps` is empty where every axis is the identity."""
+    """One operator. `steps` is empty where every axis is the identity.
+
+    `stored` and `workspace` are elements: of its own storage, and of what its kernel takes besides.
+    """
 
     kind: Kind
     op: str
@@ -51,6 +54,7 @@ class Node:
     consensus: str = ""
     stored: int = 0
     extra_bytes: int = 0
+    workspace: int = 0
     dies: int | None = None
 
 
@@ -131,8 +135,8 @@ class Graph:
     def activation_bytes(self, itemsize: int) -> int:
         """Largest number of bytes that live tensors hold at one time, the input included.
 
-        Lifetimes are those of the traced pass: a tensor that the module's code still holds counts.
-        Workspaces inside kernels and the parameters do not.
+        Lifetimes are those of the traced pass: a tensor that the module's code still holds counts,
+        and so does the workspace of a kernel while it runs. Parameters do not.
         """
         change = [0] * (len(self.nodes) + 1)
         peak = 0
@@ -143,7 +147,7 @@ class Graph:
         live = 0
         for index, node in enumerate(self.nodes):
             live += change[index]
-            peak = max(peak, live + node.extra_bytes)
+            peak = max(peak, live + node.extra_bytes + node.workspace * itemsize)
         return peak
 
     @property

@@ -301,6 +301,7 @@ class _Recorder(TorchDispatchMode):  # type: ignore[misc, no-untyped-call, unuse
                     step.kind, str(func), self.layer, inputs, tuple(tensor.shape), step.axes,
                     repr(scalars) if plain else "", step.flops if place == 0 else 0, broken,
                     extra_bytes=transient if place == 0 else 0,
+                    workspace=step.workspace if place == 0 else 0,
                 ),
             )  # fmt: skip
             if "pool" in name:

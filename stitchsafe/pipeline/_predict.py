@@ -20,7 +20,14 @@ from numpy.typing import NDArray
 
 import stitchsafe
 from stitchsafe.coordinates import Roi
-from stitchsafe.engine import Events, FieldMaker, Ledger, Silent, save_json
+from stitchsafe.engine import (
+    Events,
+    FieldMaker,
+    Ledger,
+    Silent,
+    return_freed_memory,
+    save_json,
+)
 from stitchsafe.errors import InterruptedRunError
 from stitchsafe.pipeline._consensus import Consensus, decide, load_consensus
 from stitchsafe.pipeline._inputs import (
@@ -125,6 +132,7 @@ def predict(
     InterruptedRunError
         If the run stopped part-way, as with a full disk; the same call resumes it.
     """
+    return_freed_memory()
     settings, events = Settings.of(options), events or Silent()
     inputs = match_inputs(volume, model, settings, events)
     if out is None and inputs.volume.path is None:

@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass
 
 __all__ = ["INTERPRETER_BYTES", "MemoryEstimate", "estimate_memory"]
 
-INTERPRETER_BYTES = 450_000_000
+INTERPRETER_BYTES = 480_000_000
 """Python with torch, tensorstore and the clustering libraries loaded, measured at rest."""
 
 _WEIGHT_COPIES = 3

@@ -1,0 +1,64 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from stitchsafe.errors import InputError
+from stitchsafe.training import TrainingConfig, load_training
+
+BUNDLED = sorted((Path(__file__).parent.parent.parent / "models").glob("*/train.yaml"))
+
+
+def content(**changes):
+    base = {
+        "format": "stitchsafe-training/1",
+        "name": "tiny",
+        "data": {"kind": "disks", "spacing": 15},
+        "input": {"axes": "yx"},
+        "network": {"name": "unet", "arguments": {"ndim": 2, "levels": 1, "base_channels": 4}},
+        "window": [8, 8],
+        "optimiser": {"steps": 4},
+    }
+    return base | changes
+
+
+def written(folder: Path, values: object) -> Path:
+    path = folder / "train.yaml"
+    path.write_text(values if isinstance(values, str) else yaml.safe_dump(values))
+    return path
+
+
+def test_a_configuration_survives_the_round_trip(tmp_path):
+    config = load_training(written(tmp_path, content()))
+    again = written(tmp_path, config.model_dump(mode="json", by_alias=True))
+    assert load_training(again) == config
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        (content(windows=[8, 8]), ["windows", "'window'"]),
+        (content(optimiser={"steps": 4, "learning_rat": 1}), ["learning_rat", "'learning_rate'"]),
+        (content(embedding={"delta_puhs": 3}), ["delta_puhs", "'delta_push'"]),
+        (content(data={"kind": "disks", "spaceing": 3}), ["spaceing", "'spacing'"]),
+        (content(optimiser={"steps": 0}), ["optimiser.steps", "greater than 0"]),
+        (content(window=[8, 8, 8]), ["one size per axis"]),
+        (content(foreground={}), ["heads", "foreground"]),
+        (content(data={"kind": "disc"}), ["disc"]),
+        ("a: [", ["YAML"]),
+        ("!!python/object/apply:os.getcwd []", ["YAML"]),
+    ],
+)
+def test_what_does_not_fit_is_refused_by_name(tmp_path, values, words):
+    with pytest.raises(InputError) as refused:
+        load_training(written(tmp_path, values))
+    for word in words:
+        assert word in str(refused.value)
+
+
+@pytest.mark.parametrize("path", BUNDLED, ids=lambda p: p.parent.name)
+def test_bundled_trainings_are_valid_and_named_like_their_folder(path):
+    assert isinstance(load_training(path), TrainingConfig)
+    assert load_training(path).name == path.parent.name
