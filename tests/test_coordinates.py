@@ -40,7 +40,7 @@ def test_a_cell_is_found_again_by_its_index(region, cell):
 @given(rois(), rois())
 def test_intersection_is_the_common_voxels(a, b):
     both = a.intersect(b)
-    inside = {p for p in _positions(a)} & {p for p in _positions(b)}
+    inside = set(_positions(a)) & set(_positions(b))
     assert set(_positions(both)) == inside
 
 

@@ -70,7 +70,9 @@ def predict(
             **source.keywords(),
         }
         if dry_run:
-            session.answer(stitchsafe.plan(volume, model, events=session.events, **options))
+            from stitchsafe.pipeline import rehearse  # torch comes with it
+
+            session.answer(rehearse(volume, model, out, events=session.events, **options))
         else:
             prediction = stitchsafe.predict(volume, model, out, events=session.events, **options)
             session.answer(prediction, text=_summary(prediction.to_json()))

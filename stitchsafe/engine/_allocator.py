@@ -1,8 +1,8 @@
 """Freed memory goes back to the system, so that what is resident is what is in use.
 
-The C library of Linux raises, as large buffers come and go, the size from which on it asks the system
-for each one; what it keeps instead is neither free for others nor predictable. A fixed size turns
-that off.
+The C library of Linux raises, as large buffers come and go, the size from which on it asks the
+system for each one; what it keeps instead is neither free for others nor predictable. A fixed size
+turns that off.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Forward passes: from the volume to the field of a cell, tile by tile.
 
-A block's input is read once; every tile takes its part of it through the border map, is scaled, goes
-through the network, and its crop is written into the field. Crops are disjoint, so each voxel is
-written once, by one pass whose input does not depend on the block.
+A block's input is read once; every tile takes its part of it through the border map, is scaled,
+goes through the network, and its crop is written into the field. Crops are disjoint, so each voxel
+is written once, by one pass whose input does not depend on the block.
 """
 
 from __future__ import annotations
@@ -45,9 +45,7 @@ class BlockInput:
     border: BorderRule
 
     @classmethod
-    def read(
-        cls, volume: Readable, tiles: Sequence[Tile], border: BorderRule
-    ) -> BlockInput:
+    def read(cls, volume: Readable, tiles: Sequence[Tile], border: BorderRule) -> BlockInput:
         """Read what `tiles` need, once."""
         maps = [
             border_map(
@@ -161,4 +159,6 @@ class FieldMaker:
 
 def _is_run(positions: NDArray[np.intp]) -> bool:
     """Whether the positions are consecutive, so that a view will do."""
-    return bool(positions[-1] - positions[0] == len(positions) - 1 and np.all(np.diff(positions) == 1))
+    return bool(
+        positions[-1] - positions[0] == len(positions) - 1 and np.all(np.diff(positions) == 1)
+    )

@@ -53,7 +53,9 @@ class Intensity:
                 values = raw[channel, part]
                 # Negative values index from the table's end, where _all_values puts them.
                 scaled[channel, part] = (
-                    table.take(values, mode="wrap") if narrow else self._affine(values, offset, gain)
+                    table.take(values, mode="wrap")
+                    if narrow
+                    else self._affine(values, offset, gain)
                 )
         return scaled
 

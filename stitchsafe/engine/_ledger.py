@@ -1,9 +1,9 @@
-"""The ledger: which cells of which stage are finished, beside the arrays that they were written to.
+"""The ledger: which cells of which stage are finished, beside the arrays that they went to.
 
-Zarr cannot tell "never written" from "zero"; the ledger can. An entry is written after its data is on
-the disk, whole or not at all, and holds a checksum of what was written. Entries name cells, which
-belong to the recipe, and not blocks, which belong to the schedule: so a run may be resumed with other
-blocks.
+Zarr cannot tell "never written" from "zero"; the ledger can. An entry is written after its data is
+on the disk, whole or not at all, and holds a checksum of what was written. Entries name cells,
+which belong to the recipe, and not blocks, which belong to the schedule: so a run may be resumed
+with other blocks.
 """
 
 from __future__ import annotations

@@ -1,13 +1,14 @@
 """Runs a stage: blocks in order, each committed when its data is on the disk.
 
-Every stage is pure: it reads what earlier stages wrote and writes arrays of its own. So a block that
-was interrupted is simply done again.
+Every stage is pure: it reads what earlier stages wrote and writes arrays of its own. So a block
+that was interrupted is simply done again.
 """
 
 from __future__ import annotations
 
 import errno
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from stitchsafe.coordinates import CellGrid, Roi
@@ -21,9 +22,7 @@ Work = Callable[[Roi, Sequence[Roi]], Iterable[tuple[Roi, CellRecord]]]
 """Does the given cells of a block; yields each with its record, data on the disk."""
 
 
-_STOPPING = (OSError, MemoryError, RuntimeError, InputError)
-"""What stops a run part-way. torch reports the want of memory as a RuntimeError; an input that turns
-out to be damaged when it is read is no longer refused "before anything is written"."""
+_NO_MEMORY = "allocate memory"
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,12 +84,10 @@ def _commit_block(
     ledger: Ledger,
 ) -> None:
     records: dict[CellIndex, CellRecord] = {}
-    try:
+    with _stops_part_way(stage, f"block {block}"):
         for cell, record in work(block, todo):
             records[cells.index(cell)] = record
         ledger.commit(stage, records)
-    except _STOPPING as error:
-        raise _interrupted(stage, f"block {block}", error) from error
 
 
 def run_once(
@@ -100,20 +97,35 @@ def run_once(
     done = ledger.finished(stage)
     events.stage(stage, 1, "steps")
     if () not in done:
-        try:
+        with _stops_part_way(stage, "its only step"):
             done[()] = work()
             ledger.commit(stage, {(): done[()]})
-        except _STOPPING as error:
-            raise _interrupted(stage, "its only step", error) from error
     events.advance()
     return done[()]
+
+
+@contextmanager
+def _stops_part_way(stage: str, what: str) -> Iterator[None]:
+    """Say of what is raised within that it stopped a run, which the same command resumes.
+
+    An input that turns out to be damaged when it is read is no longer refused before anything is
+    written; and torch reports the want of memory as a plain RuntimeError.
+    """
+    try:
+        yield
+    except (OSError, MemoryError, InputError) as error:
+        raise _interrupted(stage, what, error) from error
+    except RuntimeError as error:
+        if _NO_MEMORY not in str(error):
+            raise
+        raise _interrupted(stage, what, error) from error
 
 
 def _interrupted(stage: str, what: str, error: BaseException) -> InterruptedRunError:
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         reason, remedy = "the disk is full", "free some space"
-    elif isinstance(error, MemoryError) or "allocate memory" in str(error):
-        reason, remedy = "memory ran out", "give a smaller --block-shape"
+    elif isinstance(error, MemoryError) or _NO_MEMORY in str(error):
+        reason, remedy = "memory ran out", "free some, or give a smaller --block-shape,"
     else:
         reason, remedy = " ".join(str(error).split())[:500], "mend that"
     return InterruptedRunError(

@@ -72,9 +72,7 @@ class FieldSink:
 class SampleSink:
     """Keeps a few voxels of every cell, for `verify` to predict again."""
 
-    def __init__(
-        self, place: Callable[[CellIndex], Path], cells: CellGrid, seed: int
-    ) -> None:
+    def __init__(self, place: Callable[[CellIndex], Path], cells: CellGrid, seed: int) -> None:
         self.place, self.cells, self.seed = place, cells, seed
 
     def take(self, cell: Roi, fields: Fields) -> Mapping[str, str]:

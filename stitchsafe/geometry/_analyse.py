@@ -12,8 +12,9 @@
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 
@@ -30,6 +31,7 @@ __all__ = ["agrees", "analyse"]
 
 BASES = (576, 1152, 320, 243, 64)
 MOST_RESIDUES = 128
+MOST_COMBINATIONS = 1024
 
 
 @dataclass(frozen=True)
@@ -160,7 +162,20 @@ def _first_size(search: _Search, ndim: int) -> tuple[int, ...] | None:
             break
         if search.at((BASES[0] + residue,) * ndim) is not None:
             return (BASES[0] + residue,) * ndim
+    # Axes with different factors may have no size in common: each then needs its own residue.
+    for offsets in itertools.islice(_offsets(ndim), MOST_COMBINATIONS):
+        shape = tuple(BASES[0] + offset for offset in offsets)
+        if search.at(shape) is not None:
+            return shape
     return None
+
+
+def _offsets(ndim: int) -> Iterator[tuple[int, ...]]:
+    """Unequal offsets per axis, small ones first."""
+    for largest in range(1, MOST_RESIDUES):
+        for offsets in itertools.product(range(largest + 1), repeat=ndim):
+            if max(offsets) == largest and len(set(offsets)) > 1:
+                yield offsets
 
 
 def _solve(search: _Search, base: tuple[int, ...]) -> tuple[tuple[AxisGeometry, ...], str] | None:

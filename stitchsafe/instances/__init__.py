@@ -23,6 +23,7 @@ from stitchsafe.instances._meanshift import (
 )
 from stitchsafe.instances._merge import (
     Decision,
+    FinalIds,
     Merge,
     MergeEvidence,
     merge_segments,
@@ -33,8 +34,8 @@ from stitchsafe.instances._relabel import relabel
 from stitchsafe.instances._settings import Background, LabelSettings, Source
 from stitchsafe.instances._sketch import Sketch, to_units
 from stitchsafe.instances._stages import (
-    FinalIds,
     SegmentSink,
+    final_labels,
     load_records,
     merge_windows,
     relabel_cells,
@@ -60,6 +61,7 @@ __all__ = [
     "WindowSegments",
     "connected_parts",
     "exact_mean_shift",
+    "final_labels",
     "find_contacts",
     "find_modes",
     "grow_segments",

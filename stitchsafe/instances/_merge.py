@@ -15,6 +15,7 @@ windows and contacts alone.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import Any
@@ -28,7 +29,14 @@ from stitchsafe.instances._evidence import Contacts
 from stitchsafe.instances._records import SegmentTable
 from stitchsafe.instances._settings import LabelSettings
 
-__all__ = ["Decision", "Merge", "MergeEvidence", "merge_segments", "smallest_dtype"]
+__all__ = [
+    "Decision",
+    "FinalIds",
+    "Merge",
+    "MergeEvidence",
+    "merge_segments",
+    "smallest_dtype",
+]
 
 Int64 = NDArray[np.int64]
 
@@ -73,39 +81,20 @@ class MergeEvidence:
 
 
 @dataclass(frozen=True)
-class Merge:
-    """The final id of every segment.
+class FinalIds:
+    """The final id of every segment, found by window.
 
     Parameters
     ----------
     ids
-        ``(rows,)`` of the smallest unsigned type that holds `count`; 0 for segments that are
-        dropped.
-    count
-        Number of instances; ids are 1 to `count`.
+        ``(rows,)`` unsigned, as small as holds them; 0 for segments that are dropped.
     starts, window_keys
         Of the segment table.
-    evidence
-        What was decided on each contact.
-    conflicts
-        Candidates that were refused since they would have joined two clusters of one window.
-    dropped_small, dropped_background
-        Merged objects below the minimum size, and those that the background rule took.
     """
 
     ids: NDArray[Any]
-    count: int
     starts: Int64
     window_keys: Int64
-    evidence: MergeEvidence
-    conflicts: int
-    dropped_small: int
-    dropped_background: int
-
-    @property
-    def dtype(self) -> np.dtype[Any]:
-        """Type of the final labels."""
-        return self.ids.dtype
 
     def lookup(self, key: int) -> NDArray[Any]:
         """Final id by local label (index 0: background) for the window with this key.
@@ -119,11 +108,52 @@ class Merge:
         if index == len(self.window_keys) or self.window_keys[index] != key:
             raise KeyError(f"no window with the key {key}")
         ids = self.ids[self.starts[index] : self.starts[index + 1]]
-        return np.concatenate([np.zeros(1, self.dtype), ids])
+        return np.concatenate([np.zeros(1, self.ids.dtype), ids])
 
     def to_arrays(self) -> dict[str, NDArray[Any]]:
-        """Ids and what `lookup` needs, as plain arrays, for an ``.npz``."""
+        """All content as plain arrays, for an ``.npz``; `from_arrays` restores it."""
         return {"ids": self.ids, "starts": self.starts, "window_keys": self.window_keys}
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, NDArray[Any]]) -> FinalIds:
+        """What `to_arrays` gave, or the opened ``.npz`` of it."""
+        return cls(arrays["ids"], arrays["starts"], arrays["window_keys"])
+
+
+@dataclass(frozen=True)
+class Merge:
+    """What merging decided.
+
+    Parameters
+    ----------
+    final
+        The final id of every segment.
+    count
+        Number of instances; ids are 1 to `count`.
+    evidence
+        What was decided on each contact.
+    conflicts
+        Candidates that were refused since they would have joined two clusters of one window.
+    dropped_small, dropped_background
+        Merged objects below the minimum size, and those that the background rule took.
+    """
+
+    final: FinalIds
+    count: int
+    evidence: MergeEvidence
+    conflicts: int
+    dropped_small: int
+    dropped_background: int
+
+    @property
+    def ids(self) -> NDArray[Any]:
+        """Final id by row of the segment table."""
+        return self.final.ids
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Type of the final labels."""
+        return self.final.ids.dtype
 
 
 def smallest_dtype(count: int) -> np.dtype[Any]:
@@ -160,10 +190,8 @@ def merge_segments(table: SegmentTable, contacts: Contacts, *, settings: LabelSe
     small = (size < settings.min_size) & ~background
     ids, kept = _numbered(table, objects, count, background | small)
     return Merge(
-        ids=ids,
+        final=FinalIds(ids, table.starts, table.window_keys),
         count=kept,
-        starts=table.starts,
-        window_keys=table.window_keys,
         evidence=MergeEvidence(rows, voxels, distances, decisions),
         conflicts=int((decisions == Decision.CONFLICT).sum()),
         dropped_small=int(small.sum()),

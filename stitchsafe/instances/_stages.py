@@ -10,7 +10,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,14 +19,14 @@ from numpy.typing import NDArray
 from stitchsafe.coordinates import CellGrid, Roi
 from stitchsafe.engine import CellIndex, CellRecord, Fields, checksum, save_arrays
 from stitchsafe.instances._evidence import Contacts, find_contacts, neighbours
-from stitchsafe.instances._merge import Merge, merge_segments
+from stitchsafe.instances._merge import FinalIds, Merge, merge_segments
 from stitchsafe.instances._records import SegmentTable, WindowRecord
 from stitchsafe.instances._relabel import relabel
 from stitchsafe.instances._settings import LabelSettings
 from stitchsafe.instances._windows import segment_window
 from stitchsafe.volumes import ArrayStore
 
-__all__ = ["FinalIds", "SegmentSink", "load_records", "merge_windows", "relabel_cells"]
+__all__ = ["SegmentSink", "final_labels", "load_records", "merge_windows", "relabel_cells"]
 
 
 class SegmentSink:
@@ -59,13 +58,11 @@ class SegmentSink:
         segments = segment_window(fields, settings=self.settings)
         record = WindowRecord.of_segments(segments, cell, self.provisional.shape)
         self.provisional.write(cell, segments.labels)
-        save_arrays(self.place(self.cells.index(cell)), record.to_arrays())
-        return {"provisional": checksum(segments.labels)}
+        evidence = save_arrays(self.place(self.cells.index(cell)), record.to_arrays())
+        return {"provisional": checksum(segments.labels), "evidence": evidence}
 
 
-def load_records(
-    place: Callable[[CellIndex], Path], cells: CellGrid
-) -> Iterator[WindowRecord]:
+def load_records(place: Callable[[CellIndex], Path], cells: CellGrid) -> Iterator[WindowRecord]:
     """The evidence of all cells, in raster order."""
     for cell in cells.cells():
         with np.load(place(cells.index(cell))) as arrays:
@@ -84,36 +81,21 @@ def merge_windows(
     return table, merge_segments(table, contacts, settings=settings)
 
 
-@dataclass(frozen=True)
-class FinalIds:
-    """Final id of every segment, by window.
+def final_labels(
+    labels: NDArray[np.uint32], window: Roi, ids: FinalIds, extent: Sequence[int]
+) -> NDArray[Any]:
+    """Final labels of a window from its provisional ones.
 
     Parameters
     ----------
-    ids, starts, window_keys
-        As in `Merge`.
-    volume_shape
-        In voxels.
+    labels, window
+        Local labels, and where they lie.
+    ids
+        What merging decided.
+    extent
+        Shape of the volume, whose raster order names windows.
     """
-
-    ids: NDArray[np.unsignedinteger]
-    starts: NDArray[np.int64]
-    window_keys: NDArray[np.int64]
-    volume_shape: tuple[int, ...]
-
-    @classmethod
-    def of_arrays(
-        cls, arrays: Mapping[str, NDArray[Any]], volume_shape: tuple[int, ...]
-    ) -> FinalIds:
-        """What `Merge.to_arrays` gave."""
-        return cls(arrays["ids"], arrays["starts"], arrays["window_keys"], volume_shape)
-
-    def of(self, labels: NDArray[np.uint32], window: Roi) -> NDArray[Any]:
-        """Final labels of a window from its provisional ones."""
-        key = int(np.ravel_multi_index(window.offset, self.volume_shape))
-        index = int(np.searchsorted(self.window_keys, key))
-        ids = self.ids[self.starts[index] : self.starts[index + 1]]
-        return relabel(labels, np.concatenate([np.zeros(1, self.ids.dtype), ids]))
+    return relabel(labels, ids.lookup(int(np.ravel_multi_index(window.offset, tuple(extent)))))
 
 
 def relabel_cells(
@@ -124,7 +106,7 @@ def relabel_cells(
     def work(block: Roi, cells: Sequence[Roi]) -> Iterator[tuple[Roi, CellRecord]]:
         del block
         for cell in cells:
-            labels = ids.of(provisional.read(cell), cell)
+            labels = final_labels(provisional.read(cell), cell, ids, provisional.shape)
             final.write(cell, labels)
             yield cell, {"checksums": {"labels": checksum(labels)}}
 

@@ -12,8 +12,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from stitchsafe.errors import ModelError
-from stitchsafe.geometry import Graph, NetworkGeometry, analyse, trace
+from stitchsafe.errors import ModelError, PlanError
+from stitchsafe.geometry import (
+    Graph,
+    LatticeMismatch,
+    NetworkGeometry,
+    SizeRefusal,
+    analyse,
+    trace,
+)
 from stitchsafe.networks._config import ModelConfig, OutputConfig
 from stitchsafe.networks._protocol import Output, Runtime
 
@@ -54,6 +61,7 @@ class TorchNetwork:
         else:
             self.ndim, self.channels = _first_convolution(self.module, self.name)
         self._runtime: Runtime | None = None
+        self._ready: nn.Module | None = None
 
     @cached_property
     def fingerprint(self) -> str:
@@ -91,13 +99,31 @@ class TorchNetwork:
         return analyse(self.module, ndim=self.ndim, channels=self.channels)
 
     def trace(self, shape: Sequence[int]) -> Graph:
-        return trace(self.module, tuple(shape), self.channels)
+        """The graph at one spatial input size.
+
+        Raises
+        ------
+        PlanError
+            If the network does not take that size.
+        """
+        try:
+            return trace(self.module, tuple(shape), self.channels)
+        except (SizeRefusal, LatticeMismatch) as error:
+            raise PlanError(
+                f"{self.name} does not take an input of {tuple(shape)} voxels: {error}; give another "
+                "--tile-shape"
+            ) from error
 
     def prepare(self, runtime: Runtime) -> None:
-        self._runtime = runtime
         torch.set_num_threads(runtime.threads)
-        self.module.to(device=runtime.device, dtype=getattr(torch, runtime.precision))
-        for parameter in self.module.parameters():
+        if runtime == self._runtime:
+            return
+        self._runtime = runtime
+        # A copy runs, so that weights which are rounded for one run are whole again for the next.
+        self._ready = copy.deepcopy(self.module).to(
+            device=runtime.device, dtype=getattr(torch, runtime.precision)
+        )
+        for parameter in self._ready.parameters():
             if parameter.ndim == self.ndim + 2:
                 parameter.data = parameter.data.contiguous(memory_format=self._memory_format)
 
@@ -106,12 +132,13 @@ class TorchNetwork:
         if self._runtime is None:
             self.prepare(Runtime(precision=self.precision))
         assert self._runtime is not None
+        assert self._ready is not None
         tensor = torch.from_numpy(batch).to(
             device=self._runtime.device,
             dtype=getattr(torch, self._runtime.precision),
             memory_format=self._memory_format,
         )
-        result = self.module(tensor)
+        result = self._ready(tensor)
         tensors: Sequence[Tensor] = [result] if isinstance(result, Tensor) else list(result)
         return tuple(
             _activate(t, declared).cpu().numpy()

@@ -4,7 +4,7 @@ from stitchsafe.pipeline._check import Verdict, check
 from stitchsafe.pipeline._demo import DemoResult, demo
 from stitchsafe.pipeline._evaluate import evaluate
 from stitchsafe.pipeline._planning import plan
-from stitchsafe.pipeline._predict import Prediction, predict
+from stitchsafe.pipeline._predict import Prediction, predict, rehearse
 from stitchsafe.pipeline._settings import Options, Settings
 from stitchsafe.pipeline._verify import Verification, verify
 
@@ -20,5 +20,6 @@ __all__ = [
     "evaluate",
     "plan",
     "predict",
+    "rehearse",
     "verify",
 ]

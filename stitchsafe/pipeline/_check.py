@@ -88,9 +88,7 @@ def check(model: ModelLike) -> Verdict:
         If it cannot be loaded.
     """
     network = load_network(model)
-    return Verdict(
-        network.name, "zyx"[-network.ndim :], network.geometry, _warnings(network)
-    )
+    return Verdict(network.name, "zyx"[-network.ndim :], network.geometry, _warnings(network))
 
 
 def _warnings(network: Network) -> tuple[str, ...]:
@@ -99,9 +97,9 @@ def _warnings(network: Network) -> tuple[str, ...]:
     if window is None:
         return ()
     return tuple(
-        f"along {letter} the network pads, and its context of {max(axis.context)} voxels exceeds the "
-        f"training window of {size}: it has never seen the inside of a volume; train it with valid "
-        "padding or a larger window"
+        f"along {letter} the network pads, and its context of {max(axis.context)} voxels exceeds "
+        f"the training window of {size}: it has never seen the inside of a volume; train it with "
+        "valid padding or a larger window"
         for letter, axis, size in zip(
             "zyx"[-network.ndim :], network.geometry.axes, window, strict=False
         )

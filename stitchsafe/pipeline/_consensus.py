@@ -62,9 +62,7 @@ def decide(volume: Volume, recipe: Recipe, events: Events) -> Consensus:
         intensity = _unscaled(volume.channels, recipe.precision, nan_to_zero)
     elif rule.kind == "percentile":
         low, high = (found.percentile(q) for q in rule.percentiles)
-        intensity = Intensity.between(
-            low, high, dtype=recipe.precision, nan_to_zero=nan_to_zero
-        )
+        intensity = Intensity.between(low, high, dtype=recipe.precision, nan_to_zero=nan_to_zero)
     else:
         above = [mean + std for mean, std in zip(found.mean, found.std, strict=True)]
         intensity = Intensity.between(

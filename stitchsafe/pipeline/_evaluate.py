@@ -52,7 +52,7 @@ def _integers(source: VolumeLike) -> Volume:
     volume = source if isinstance(source, Volume) else open_volume(source)
     if volume.dtype.kind not in "iu" or volume.channels != 1:
         raise VolumeError(
-            f"{volume.path or 'the array'} holds {volume.channels} channel(s) of {volume.dtype}, and "
-            "labels are one channel of integers; name the right array"
+            f"{volume.path or 'the array'} holds {volume.channels} channel(s) of {volume.dtype}, "
+            "and labels are one channel of integers; name the right array"
         )
     return volume

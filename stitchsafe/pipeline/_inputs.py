@@ -10,7 +10,13 @@ from numpy.typing import NDArray
 
 from stitchsafe.coordinates import Roi
 from stitchsafe.engine import Events
-from stitchsafe.errors import InputError, ModelError, StoreError, VolumeError
+from stitchsafe.errors import (
+    InputError,
+    ModelError,
+    StoreError,
+    UnsafeNetworkError,
+    VolumeError,
+)
 from stitchsafe.networks import ModelConfig, Network, bundled_models, load_network
 from stitchsafe.pipeline._settings import Settings
 from stitchsafe.volumes import Volume, VoxelSize, open_volume, planar, require_voxel_size
@@ -39,6 +45,11 @@ class Inputs:
     volume: Volume
     network: Network
     roi: Roi
+    model: str | None
+    """What loads the network again: a bundled name or an absolute path; None for a module."""
+
+    linkable: bool
+    """Whether the image that the volume lies in has the volume's axes, so that it can be linked."""
 
 
 @dataclass(frozen=True)
@@ -108,6 +119,7 @@ def match_inputs(
         If the model cannot be loaded, or its tiles cannot be stitched exactly.
     """
     volume = open_input(source, settings)
+    axes = volume.axes
     roi = settings.region(volume.shape)
     if model is None:
         model = _only_model_for(volume, roi)
@@ -128,8 +140,24 @@ def match_inputs(
     for note in volume.notes:
         events.say(f"volume: {note}")
     network.geometry.require_safe()
+    _refuse_undecided(network)
     _refuse_absent_chunks(volume, roi, settings, events)
-    return Inputs(volume, network, roi)
+    return Inputs(volume, network, roi, _place_of(model), linkable=volume.axes == axes)
+
+
+def _place_of(model: ModelLike) -> str | None:
+    if not isinstance(model, str | Path):
+        return None
+    return str(Path(model).absolute()) if Path(model).is_dir() else str(model)
+
+
+def _refuse_undecided(network: Network) -> None:
+    if network.geometry.consensus:
+        layer, what = network.geometry.consensus[0]
+        raise UnsafeNetworkError(
+            f"{network.name} can be stitched only if {what} (layer {layer}) is decided once for the "
+            "whole volume, which this version cannot do; use a network without that layer"
+        )
 
 
 def _on_the_networks_axes(volume: Volume, roi: Roi, network: Network) -> tuple[Volume, Roi]:
@@ -183,9 +211,9 @@ def _fits(config: ModelConfig, volume: Volume, roi: Roi) -> bool:
     expected = _trained_on(config)
     return expected is None or (
         volume.voxel_size is not None
-        and VoxelSize(volume.voxel_size.values[-len(expected.values) :], volume.voxel_size.unit).agrees(
-            expected
-        )
+        and VoxelSize(
+            volume.voxel_size.values[-len(expected.values) :], volume.voxel_size.unit
+        ).agrees(expected)
     )
 
 
@@ -214,17 +242,33 @@ def default_output(volume: Volume) -> Path:
     """
     if volume.path is None:
         raise InputError("an array has no place beside it; give out=, a folder for the result")
-    path, inner = Path(volume.path), ""
-    if not path.exists():
-        file, _, inner = volume.path.rpartition(":")
-        path = Path(file)
-    stem = path.name.removesuffix(".zarr").removesuffix(".ome")
-    name = "-".join([Path(stem).stem if path.is_file() else stem, *filter(None, inner.split("/"))])
-    return path.parent / f"{name}-stitchsafe.zarr"
+    file, inner = _file_of(volume.path)
+    root = _zarr_root(file)
+    names = [*file.relative_to(root).parts, *filter(None, inner.split("/"))]
+    if root != file and names[-1].isdecimal():
+        names.pop()  # the level of a pyramid
+    stem = root.stem if root.is_file() else root.name.removesuffix(".zarr").removesuffix(".ome")
+    return root.parent / f"{'-'.join([stem, *names])}-stitchsafe.zarr"
+
+
+def _file_of(path: str) -> tuple[Path, str]:
+    """The file or folder of a volume's path, and what is named inside it."""
+    if Path(path).exists():
+        return Path(path), ""
+    file, _, inner = path.rpartition(":")
+    return Path(file), inner
+
+
+def _zarr_root(path: Path) -> Path:
+    """The outermost Zarr group that holds a path; the path itself if there is none."""
+    root = path
+    while any((root.parent / name).is_file() for name in ("zarr.json", ".zgroup")):
+        root = root.parent
+    return root
 
 
 def refuse_output_within_input(out: Path, volume: Volume) -> None:
-    """An output must be neither the input nor a part of it, nor hold it.
+    """An output must be neither the input nor a part of it or of its container, nor hold it.
 
     Raises
     ------
@@ -233,8 +277,7 @@ def refuse_output_within_input(out: Path, volume: Volume) -> None:
     """
     if volume.path is None:
         return
-    file = volume.path if Path(volume.path).exists() else volume.path.rpartition(":")[0]
-    source, target = Path(file).resolve(), out.resolve()
+    source, target = _zarr_root(_file_of(volume.path)[0].resolve()), out.resolve()
     related = (source, *source.parents), (target, *target.parents)
     if target in related[0] or source in related[1]:
         raise StoreError(

@@ -9,6 +9,7 @@ from typing import Any
 
 from stitchsafe.coordinates import CellGrid, Roi, ceil_to
 from stitchsafe.engine import CellRecord, checksum
+from stitchsafe.pipeline._inputs import Inputs
 from stitchsafe.pipeline._store import ResultStore
 from stitchsafe.tiling import Recipe
 from stitchsafe.volumes import (
@@ -65,16 +66,21 @@ class LabelPyramid:
         return work
 
 
-def make_image(store: ResultStore, volume: Volume, mode: str, recipe: Recipe, ngff: Ngff) -> str:
+def make_image(store: ResultStore, inputs: Inputs, mode: str, recipe: Recipe, ngff: Ngff) -> str:
     """Make the root group, and what it holds of the image.
+
+    An image of other axes than the labels', as one of whose slices is predicted, is not linked.
 
     Returns
     -------
     str
         What became of the image: ``link``, ``copy`` or ``none``.
     """
+    volume = inputs.volume
     create_group(store.path, ngff=ngff)
-    if mode == "link" and not link_image(volume, store.path, ngff=ngff):
+    if mode == "link" and not (
+        inputs.linkable and link_image(volume, store.path, ngff=ngff)
+    ):
         return "none"
     if mode == "copy":
         create_image(

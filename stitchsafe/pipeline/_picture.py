@@ -45,8 +45,8 @@ def draw_result(
     cuts = [(0, raw.shape[0] // 2), (1, raw.shape[1] // 2)]
     heights = [raw.shape[1], raw.shape[0]]
     figure, axes = pyplot.subplots(
-        2, 3, figsize=(15, 5 * sum(heights) / raw.shape[2] + 1.2), height_ratios=heights, squeeze=False,
-        layout="constrained",
+        2, 3, figsize=(15, 5 * sum(heights) / raw.shape[2] + 1.2), height_ratios=heights,
+        squeeze=False, layout="constrained",
     )  # fmt: skip
     colours = _colours(int(max(labels.max(), truth.max())))
     for row, (axis, position) in enumerate(cuts):

@@ -28,7 +28,7 @@ from stitchsafe.tiling import (
     with_seconds,
 )
 
-__all__ = ["draft_plan", "plan"]
+__all__ = ["draft_plan", "estimate_seconds", "plan"]
 
 _WINDOW = {2: 512, 3: 64}
 
@@ -65,7 +65,7 @@ def plan(
     settings, events = Settings.of(options), events or Silent()
     inputs = match_inputs(volume, model, settings, events)
     drafted = draft_plan(inputs, settings, events)
-    return with_seconds(drafted, _estimate_seconds(drafted, inputs.network))
+    return with_seconds(drafted, estimate_seconds(drafted, inputs.network))
 
 
 def draft_plan(
@@ -204,7 +204,7 @@ def _full_context(inputs: Inputs) -> Roi:
     )
 
 
-def _estimate_seconds(drafted: Plan, network: Network) -> float:
+def estimate_seconds(drafted: Plan, network: Network) -> float:
     """Time of all forward passes, from one pass over a small input on this machine."""
     recipe = drafted.recipe
     network.prepare(Runtime(recipe.device, recipe.precision, recipe.layout, recipe.threads))

@@ -23,7 +23,6 @@ from stitchsafe.coordinates import Roi
 from stitchsafe.engine import (
     Events,
     FieldMaker,
-    Ledger,
     Silent,
     return_freed_memory,
     save_json,
@@ -38,14 +37,14 @@ from stitchsafe.pipeline._inputs import (
     match_inputs,
     refuse_output_within_input,
 )
-from stitchsafe.pipeline._planning import draft_plan
+from stitchsafe.pipeline._planning import draft_plan, estimate_seconds
 from stitchsafe.pipeline._settings import Options, Settings
-from stitchsafe.pipeline._stages import Progress, run_stages
+from stitchsafe.pipeline._stages import Progress, refuse_changed_volume, run_stages
 from stitchsafe.pipeline._store import ResultStore
-from stitchsafe.tiling import Plan
+from stitchsafe.tiling import Plan, with_seconds
 from stitchsafe.volumes import ArrayStore
 
-__all__ = ["Prediction", "predict"]
+__all__ = ["Prediction", "predict", "rehearse"]
 
 
 @dataclass(frozen=True)
@@ -137,50 +136,89 @@ def predict(
     inputs = match_inputs(volume, model, settings, events)
     if out is None and inputs.volume.path is None:
         with tempfile.TemporaryDirectory(prefix="stitchsafe-") as folder:
-            made = _into(ResultStore(Path(folder) / "result.zarr"), inputs, settings, events)
-            return _in_memory(made, ResultStore(Path(folder) / "result.zarr"), settings)
-    if out is None:
-        out = default_output(inputs.volume)
-        events.say(f"output: {out}")
-    return _into(ResultStore(Path(out)), inputs, settings, events)
+            job = _prepare(inputs, Path(folder) / "result.zarr", settings, events)
+            return _in_memory(_carry_out(job, settings, events), job.store, settings)
+    return _carry_out(_prepare(inputs, out, settings, events), settings, events)
 
 
-def _into(store: ResultStore, inputs: Inputs, settings: Settings, events: Events) -> Prediction:
-    began = time.monotonic()
+def rehearse(
+    volume: VolumeLike,
+    model: ModelLike | None = None,
+    out: str | Path | None = None,
+    *,
+    events: Events | None = None,
+    **options: Unpack[Options],
+) -> Plan:
+    """What predict would do, refused where predict would refuse it, and nothing written.
+
+    Parameters are those of `predict`.
+
+    Returns
+    -------
+    Plan
+
+    Raises
+    ------
+    InputError
+        As predict does before it reads a voxel.
+    """
+    settings, events = Settings.of(options), events or Silent()
+    inputs = match_inputs(volume, model, settings, events)
+    if out is None and inputs.volume.path is None:
+        plan = draft_plan(inputs, settings, events)
+    else:
+        plan = _prepare(inputs, out, settings, events).plan
+    return with_seconds(plan, estimate_seconds(plan, inputs.network))
+
+
+@dataclass(frozen=True)
+class _Job:
+    """A prediction that nothing speaks against, before anything is written."""
+
+    store: ResultStore
+    inputs: Inputs
+    plan: Plan
+    resumes: bool
+
+
+def _prepare(
+    inputs: Inputs, out: str | Path | None, settings: Settings, events: Events
+) -> _Job:
     volume = inputs.volume
+    if out is None:
+        out = default_output(volume)
+        events.say(f"output: {out}")
+    store = ResultStore(Path(out))
     refuse_output_within_input(store.path, volume)
     store.refuse_foreign()
     resumes = store.exists and not settings.overwrite
+    if not resumes:
+        store.refuse_to_replace_others()
     plan = draft_plan(inputs, settings, events, store.recipe() if resumes else None)
     if resumes:
-        store.refuse_other_work(plan.recipe, volume.identity)
+        store.refuse_other_work(plan.recipe, volume.identity, settings.form())
+        refuse_changed_volume(store, plan.recipe, volume)
         events.say(f"resuming: {store.path} holds work of the same recipe")
-    consensus = load_consensus(store, plan.recipe) if resumes else None
+    return _Job(store, inputs, plan, resumes)
+
+
+def _carry_out(job: _Job, settings: Settings, events: Events) -> Prediction:
+    began = time.monotonic()
+    store, plan, inputs, volume = job.store, job.plan, job.inputs, job.inputs.volume
+    consensus = load_consensus(store, plan.recipe) if job.resumes else None
     if consensus is None:
         consensus = decide(volume, plan.recipe, events)
-    if not resumes:
+    if not job.resumes:
         _clear(store)
     with _disk_errors(store), store.ledger as ledger:
-        if not resumes:
-            _begin(store, plan, inputs, consensus, settings.opened())
+        if not job.resumes:
+            _begin(store, plan, inputs, consensus, settings)
         save_json(store.private / "schedule.json", plan.schedule.to_json())
-        progress = _run(store, plan, inputs, consensus, settings, ledger, events)
+        maker = FieldMaker(plan.recipe, plan.grid, inputs.network, volume, consensus.intensity)
+        progress = run_stages(store, plan, maker, inputs, settings, ledger, events)
         seconds = time.monotonic() - began
         _save_provenance(store, seconds)
     return Prediction(store.path, plan, progress, seconds, _peak_memory())
-
-
-def _run(
-    store: ResultStore,
-    plan: Plan,
-    inputs: Inputs,
-    consensus: Consensus,
-    settings: Settings,
-    ledger: Ledger,
-    events: Events,
-) -> Progress:
-    maker = FieldMaker(plan.recipe, plan.grid, inputs.network, inputs.volume, consensus.intensity)
-    return run_stages(store, plan, maker, inputs.volume, settings, ledger, events)
 
 
 def _clear(store: ResultStore) -> None:
@@ -196,15 +234,16 @@ def _begin(
     plan: Plan,
     inputs: Inputs,
     consensus: Consensus,
-    opened: dict[str, Any],
+    settings: Settings,
 ) -> None:
     save_json(store.consensus_file, consensus.to_json())
     volume = inputs.volume
     content = {
         "volume": volume.identity,
         "source": volume.path,
-        "opened": opened,
-        "model": inputs.network.name,
+        "opened": settings.opened(),
+        "form": settings.form(),
+        "model": inputs.model,
         "axes": volume.axes,
         "voxel_size": None if volume.voxel_size is None else volume.voxel_size.to_json(),
     }

@@ -171,6 +171,10 @@ class Settings:
     def makes_labels(self) -> bool:
         return "labels" in self.save or "table" in self.save
 
+    def form(self) -> dict[str, Any]:
+        """What the output looks like, beside what the recipe decides; as JSON."""
+        return {"save": sorted(self.save), "image": self.image, "ngff": self.ngff}
+
     def opened(self) -> dict[str, Any]:
         """The options that open the same volume again, as JSON."""
         roi: object = self.roi
@@ -200,7 +204,10 @@ class Settings:
                 )
             roi = Roi.from_bounds(
                 [0 if begin is None else begin for begin, _ in self.roi],
-                [size if end is None else end for (_, end), size in zip(self.roi, shape, strict=True)],
+                [
+                    size if end is None else end
+                    for (_, end), size in zip(self.roi, shape, strict=True)
+                ],
             )
         if roi.ndim != len(shape) or roi.size == 0 or not whole.contains(roi):
             raise InputError(

@@ -8,7 +8,7 @@
     merge     one table of final ids
     create labels, labels      final labels
     pyramid 1, 2, …            one stage per level
-    finish    scratch goes
+    finish    all is done, and scratch goes
 
 Which of them there are depends on the recipe alone; `verify` walks the same list.
 """
@@ -18,8 +18,8 @@ from __future__ import annotations
 import csv
 import io
 import shutil
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,7 @@ from numpy.typing import NDArray
 
 from stitchsafe.coordinates import CellGrid, Roi
 from stitchsafe.engine import (
+    CellIndex,
     CellRecord,
     Events,
     FieldMaker,
@@ -37,23 +38,26 @@ from stitchsafe.engine import (
     Sink,
     StageCount,
     Work,
+    checksum,
     map_fields,
     run_blocks,
     run_once,
     save_arrays,
     save_bytes,
 )
-from stitchsafe.errors import IntegrityError
+from stitchsafe.errors import IntegrityError, StoreError
 from stitchsafe.instances import (
     FinalIds,
     LabelSettings,
     SegmentSink,
+    final_labels,
     instance_table,
     load_records,
     merge_windows,
     relabel_cells,
     segment_window,
 )
+from stitchsafe.pipeline._inputs import Inputs
 from stitchsafe.pipeline._outputs import (
     LabelPyramid,
     copy_cells,
@@ -66,12 +70,21 @@ from stitchsafe.pipeline._store import ResultStore
 from stitchsafe.tiling import Plan, Recipe
 from stitchsafe.volumes import ArrayStore, Volume
 
-__all__ = ["Progress", "Written", "final_labels_of", "run_stages", "written_by"]
+__all__ = [
+    "Progress",
+    "Written",
+    "final_labels_of",
+    "refuse_changed_volume",
+    "run_stages",
+    "written_by",
+]
+
+_LOOKED_AT = 8
 
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """Blocks in all, blocks that an earlier run had finished, and instances (None without labels)."""
+    """Blocks in all, blocks that an earlier run had done, and instances (None without labels)."""
 
     blocks_total: int
     blocks_resumed: int
@@ -80,28 +93,65 @@ class Progress:
 
 @dataclass(frozen=True)
 class Written:
-    """A stage with the arrays that its ledger entries speak of."""
+    """A stage with the arrays and files that its ledger entries speak of.
+
+    Parameters
+    ----------
+    stage
+        Its name in the ledger.
+    cells
+        Its cells; None for a stage that is one step.
+    arrays
+        Where each named array lies.
+    files
+        Where each named file lies, by the index of its cell.
+    """
 
     stage: str
-    cells: CellGrid
-    arrays: dict[str, Path]
+    cells: CellGrid | None
+    arrays: dict[str, Path] = field(default_factory=dict)
+    files: Mapping[str, Callable[[CellIndex], Path]] = field(default_factory=dict)
 
 
 def run_stages(
     store: ResultStore,
     plan: Plan,
     maker: FieldMaker,
-    volume: Volume,
+    inputs: Inputs,
     settings: Settings,
     ledger: Ledger,
     events: Events,
 ) -> Progress:
     """Do what is left of a prediction."""
-    run = _Run(store, plan, volume, settings, ledger, events)
-    count = run.fields(maker)
+    run = _Run(store, plan, maker, inputs, settings, ledger, events)
+    count = run.fields()
     instances = run.labels() if plan.recipe.labels is not None else None
-    run.once("finish", lambda: _finish(store))
+    # Entered first: a run that dies while scratch goes must not look for it again.
+    run.once("finish", dict)
+    shutil.rmtree(store.provisional, ignore_errors=True)
     return Progress(count.total, count.resumed, instances)
+
+
+def refuse_changed_volume(store: ResultStore, recipe: Recipe, volume: Volume) -> None:
+    """Refuse to go on where the volume is no longer the one that was read.
+
+    Looks at some finished cells, spread over the region: enough for a file that was replaced, and no
+    second reading of a large volume. `verify` looks at all.
+
+    Raises
+    ------
+    StoreError
+        Naming a cell that has changed.
+    """
+    done = sorted(store.ledger.finished("predict").items())
+    for at in np.unique(np.linspace(0, len(done) - 1, _LOOKED_AT).astype(int)) if done else ():
+        index, record = done[at]
+        cell = recipe.cells.cell_at(index)
+        if record["input"] != checksum(volume.read(cell)):
+            raise StoreError(
+                f"{volume.path or 'the array'} has changed since {store.path} was begun (at {cell}); "
+                "choose another place with --out, or start again with --overwrite"
+            )
 
 
 @dataclass(frozen=True)
@@ -110,7 +160,8 @@ class _Run:
 
     store: ResultStore
     plan: Plan
-    volume: Volume
+    maker: FieldMaker
+    inputs: Inputs
     settings: Settings
     ledger: Ledger
     events: Events
@@ -118,6 +169,10 @@ class _Run:
     @property
     def recipe(self) -> Recipe:
         return self.plan.recipe
+
+    @property
+    def volume(self) -> Volume:
+        return self.inputs.volume
 
     def once(self, stage: str, work: Callable[[], CellRecord]) -> CellRecord:
         return run_once(stage, work, ledger=self.ledger, events=self.events)
@@ -134,16 +189,14 @@ class _Run:
             events=self.events,
         )
 
-    def fields(self, maker: FieldMaker) -> StageCount:
+    def fields(self) -> StageCount:
         """The image, and the fields with what is made of them cell by cell."""
         made = self.once("create", self._create)
         if made["image"] == "copy":
             whole = CellGrid(Roi.whole(self.recipe.extent), self.recipe.cell_shape)
             image = ArrayStore.open(self.store.path / "0")
             self.blocks("image", copy_cells(self.volume, image), whole)
-        sinks: list[Sink] = [
-            SampleSink(self.store.samples, self.recipe.cells, self.recipe.seed)
-        ]
+        sinks: list[Sink] = [SampleSink(self.store.samples, self.recipe.cells, self.recipe.seed)]
         if self.recipe.save_fields:
             sinks.append(
                 FieldSink(
@@ -156,16 +209,14 @@ class _Run:
         if self.recipe.labels is not None and not self.ledger.finished("finish"):
             settings = LabelSettings.from_json(self.recipe.labels)
             provisional = ArrayStore.open(self.store.provisional)
-            sinks.append(
-                SegmentSink(provisional, self.store.evidence, self.recipe.cells, settings)
-            )
-        return self.blocks("predict", map_fields(maker, sinks), self.recipe.cells)
+            sinks.append(SegmentSink(provisional, self.store.evidence, self.recipe.cells, settings))
+        return self.blocks("predict", map_fields(self.maker, sinks), self.recipe.cells)
 
     def _create(self) -> CellRecord:
         image = make_image(
-            self.store, self.volume, self.settings.image, self.recipe, self.settings.ngff
+            self.store, self.inputs, self.settings.image, self.recipe, self.settings.ngff
         )
-        if image != self.settings.image:
+        if image != self.settings.image and self.volume.path is not None:
             self.events.say(
                 "image: not linked, as only a local OME-Zarr of the same version can be; "
                 "--image copy copies it"
@@ -176,39 +227,58 @@ class _Run:
     def labels(self) -> int:
         """Final labels of what the fields gave; returns the number of instances."""
         store, recipe = self.store, self.recipe
-        merged = self.once("merge", lambda: _merge(store, recipe, self.volume))
+        merged = self.once("merge", self._merge)
         pyramid = LabelPyramid.of(recipe, self.volume)
         self.once("create labels", lambda: self._create_labels(pyramid, merged["dtype"]))
         arrays = [ArrayStore.open(store.labels / str(k)) for k in range(len(pyramid.levels))]
-        if not self.ledger.finished("finish"):
+        if self.ledger.finished("finish"):  # a cell whose entry has been deleted is made anew
+            work = _relabel_anew(store, recipe, self.maker, arrays[0])
+        else:
             provisional = ArrayStore.open(store.provisional)
-            ids = load_ids(store, recipe)
-            self.blocks("labels", relabel_cells(provisional, arrays[0], ids), recipe.cells)
+            work = relabel_cells(provisional, arrays[0], load_ids(store))
+        self.blocks("labels", work, recipe.cells)
         for level in range(1, len(arrays)):
             work = pyramid.work(level, arrays[level - 1], arrays[level])
             self.blocks(f"pyramid {level}", work, pyramid.cells(level), recipe.cell_shape)
         return int(merged["instances"])
+
+    def _merge(self) -> CellRecord:
+        store, recipe, axes = self.store, self.recipe, self.volume.axes
+        assert recipe.labels is not None
+        labels = LabelSettings.from_json(recipe.labels)
+        table, merge = merge_windows(load_records(store.evidence, recipe.cells), labels)
+        arrays = {**merge.final.to_arrays(), **merge.evidence.to_arrays()}
+        checksums = {"merges": save_arrays(store.merges_file, arrays)}
+        if "table" in self.settings.save:
+            columns = instance_table(table, merge, recipe.roi).columns(axes)
+            checksums["table"] = save_bytes(store.table_file, _csv(columns, self.volume))
+        return {
+            "checksums": checksums,
+            "instances": merge.count,
+            "dtype": str(merge.dtype),
+            "conflicts": merge.conflicts,
+            "dropped_small": merge.dropped_small,
+            "dropped_background": merge.dropped_background,
+        }
 
     def _create_labels(self, pyramid: LabelPyramid, dtype: str) -> CellRecord:
         make_label_arrays(self.store, pyramid, self.volume, dtype, self.settings.ngff)
         return {}
 
 
-def _merge(store: ResultStore, recipe: Recipe, volume: Volume) -> CellRecord:
-    assert recipe.labels is not None
-    labels = LabelSettings.from_json(recipe.labels)
-    table, merge = merge_windows(load_records(store.evidence, recipe.cells), labels)
-    save_arrays(store.merges_file, {**merge.to_arrays(), **merge.evidence.to_arrays()})
-    save_bytes(
-        store.table_file, _csv(instance_table(table, merge, recipe.roi).columns(volume.axes), volume)
-    )
-    return {
-        "instances": merge.count,
-        "dtype": str(merge.dtype),
-        "conflicts": merge.conflicts,
-        "dropped_small": merge.dropped_small,
-        "dropped_background": merge.dropped_background,
-    }
+def _relabel_anew(
+    store: ResultStore, recipe: Recipe, maker: FieldMaker, final: ArrayStore
+) -> Work:
+    """Work for the runner: final labels of cells, from the volume on."""
+
+    def work(block: Roi, cells: Sequence[Roi]) -> Iterator[tuple[Roi, CellRecord]]:
+        source = maker.read(block)
+        for cell in cells:
+            labels = final_labels_of(store, recipe, cell, maker.fields(cell, source))
+            final.write(cell, labels)
+            yield cell, {"checksums": {"labels": checksum(labels)}}
+
+    return work
 
 
 def _csv(columns: dict[str, NDArray[Any]], volume: Volume) -> bytes:
@@ -224,16 +294,10 @@ def _csv(columns: dict[str, NDArray[Any]], volume: Volume) -> bytes:
     return text.getvalue().encode()
 
 
-def _finish(store: ResultStore) -> CellRecord:
-    """Scratch goes; and nothing but the ledger says that all is done."""
-    shutil.rmtree(store.provisional, ignore_errors=True)
-    return {}
-
-
-def load_ids(store: ResultStore, recipe: Recipe) -> FinalIds:
+def load_ids(store: ResultStore) -> FinalIds:
     """What merging decided."""
     with np.load(store.merges_file) as arrays:
-        return FinalIds.of_arrays({k: arrays[k] for k in arrays.files}, recipe.extent)
+        return FinalIds.from_arrays(arrays)
 
 
 def final_labels_of(
@@ -243,7 +307,7 @@ def final_labels_of(
     if recipe.labels is None:
         raise IntegrityError("the result holds no labels; predict it with --save labels")
     segments = segment_window(fields, settings=LabelSettings.from_json(recipe.labels))
-    return load_ids(store, recipe).of(segments.labels, cell)
+    return final_labels(segments.labels, cell, load_ids(store), recipe.extent)
 
 
 def written_by(store: ResultStore, recipe: Recipe, volume: Volume) -> Iterator[Written]:
@@ -255,8 +319,14 @@ def written_by(store: ResultStore, recipe: Recipe, volume: Volume) -> Iterator[W
     fields = {}
     if recipe.save_fields:
         fields = {name: store.field(name) / "0" for name, _ in recipe.outputs}
-    yield Written("predict", recipe.cells, fields)
+    files = {"samples": store.samples, "evidence": store.evidence}
+    yield Written("predict", recipe.cells, fields, files)
     if recipe.labels is not None:
+        yield Written(
+            "merge",
+            None,
+            files={"merges": lambda _: store.merges_file, "table": lambda _: store.table_file},
+        )
         yield Written("labels", recipe.cells, {"labels": store.labels / "0"})
         pyramid = LabelPyramid.of(recipe, volume)
         for level in range(1, len(pyramid.levels)):

@@ -22,6 +22,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -35,6 +36,8 @@ from stitchsafe.tiling import Recipe
 __all__ = ["ResultStore"]
 
 FORMAT = "stitchsafe-result/1"
+
+_ZARR_FILES = ("zarr.json", ".zgroup", ".zattrs", ".zmetadata")
 
 
 @dataclass(frozen=True)
@@ -138,9 +141,42 @@ class ResultStore:
         parent = self.path.absolute().parent
         if not parent.is_dir():
             raise StoreError(f"the folder {parent} does not exist; create it, or change --out")
+        place = self.path if self.path.is_dir() else parent
+        if not os.access(place, os.W_OK | os.X_OK):
+            raise StoreError(f"the folder {place} cannot be written; choose another with --out")
 
-    def refuse_other_work(self, recipe: Recipe, volume: dict[str, Any]) -> None:
-        """Refuse to go on where another recipe or volume was begun.
+    def refuse_to_replace_others(self) -> None:
+        """Refuse to clear a place that holds more than stitchsafe's own result.
+
+        Raises
+        ------
+        StoreError
+            Naming what else there is.
+        """
+        if not self.path.is_dir():
+            return
+        foreign = [
+            entry.relative_to(self.path)
+            for folder, known in (
+                (self.path, {".stitchsafe", "labels", "fields", self.table_file.name}),
+                (self.path / "labels", {self.labels.name}),
+            )
+            for entry in (folder.iterdir() if folder.is_dir() else ())
+            if not (
+                entry.name in {*known, *_ZARR_FILES}
+                or (folder == self.path and (entry.is_symlink() or entry.name.isdecimal()))
+            )
+        ]
+        if foreign:
+            raise StoreError(
+                f"{self.path} also holds {', '.join(map(str, sorted(foreign)[:5]))}, which this "
+                "program did not write and would lose; move it away, or choose another --out"
+            )
+
+    def refuse_other_work(
+        self, recipe: Recipe, volume: dict[str, Any], form: dict[str, Any]
+    ) -> None:
+        """Refuse to go on where another recipe, volume or form of output was begun.
 
         Raises
         ------
@@ -153,6 +189,11 @@ class ResultStore:
             f"volume's {key}: {volume.get(key)!r}, not {stored['volume'].get(key)!r}"
             for key in sorted({*volume, *stored["volume"]})
             if volume.get(key) != stored["volume"].get(key)
+        ]
+        differences += [
+            f"{key}: {form[key]!r}, not {stored['form'].get(key)!r}"
+            for key in sorted(form)
+            if form[key] != stored["form"].get(key)
         ]
         if differences:
             raise StoreError(

@@ -3,8 +3,8 @@
 Three questions, each answered from the store and the volume alone:
 
 * Is every cell in the ledger, and do the arrays hold what the ledger says was written?
-* Do recorded voxels come out again, bit for bit under the recipe, and to rounding when the tiles are
-  shifted by one period?
+* Do recorded voxels come out again, bit for bit under the recipe, and to rounding when the tiles
+  are shifted by one period?
 * Do the labels of some clustering windows come out again from the fields?
 """
 
@@ -19,13 +19,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stitchsafe.coordinates import Roi
-from stitchsafe.engine import CellIndex, Events, FieldMaker, Silent, checksum
+from stitchsafe.engine import (
+    CellIndex,
+    CellRecord,
+    Events,
+    FieldMaker,
+    Silent,
+    checksum,
+    file_checksum,
+)
 from stitchsafe.errors import IntegrityError, ModelError, StoreError
 from stitchsafe.networks import Network, load_network
 from stitchsafe.pipeline._consensus import load_consensus
 from stitchsafe.pipeline._inputs import ModelLike, VolumeLike, match_inputs
 from stitchsafe.pipeline._settings import Settings
-from stitchsafe.pipeline._stages import final_labels_of, written_by
+from stitchsafe.pipeline._stages import Written, final_labels_of, written_by
 from stitchsafe.pipeline._store import ResultStore
 from stitchsafe.tiling import Recipe, TileGrid, grid_of
 from stitchsafe.volumes import ArrayStore, Volume
@@ -87,8 +95,8 @@ class Verification:
     def describe(self) -> str:
         """The answer for people."""
         lines = [
-            f"{self.voxels} recorded voxels predicted again: {self.bit_mismatches} differ under the "
-            f"recipe; on a shifted grid by at most {self.max_abs_diff:.2g} "
+            f"{self.voxels} recorded voxels predicted again: {self.bit_mismatches} differ under "
+            f"the recipe; on a shifted grid by at most {self.max_abs_diff:.2g} "
             f"(tolerance {self.tolerance:.2g})",
             f"labels: {self.label_mismatches} voxels differ",
         ]
@@ -140,8 +148,7 @@ def verify(
         raise IntegrityError(f"{store.consensus_file} is gone; start again with --overwrite")
     grid = grid_of(recipe, network.geometry)
     maker = FieldMaker(recipe, grid, network, source, consensus.intensity)
-    done = [i for i in store.ledger.finished("predict") if store.samples(i).is_file()]
-    chosen = [done[k] for k in np.unique(np.linspace(0, len(done) - 1, cells).astype(int))] if done else []
+    chosen = _spread(store, recipe, cells)
     events.stage("verify", len(chosen), "cells")
     voxels = bits = labels = 0
     difference, largest = 0.0, 0.0
@@ -189,40 +196,71 @@ def _inputs(
     return network, inputs.volume
 
 
+def _spread(store: ResultStore, recipe: Recipe, count: int) -> list[CellIndex]:
+    """Some of the finished cells whose recorded voxels are sound, spread over the region."""
+    done = []
+    for index, record in store.ledger.finished("predict").items():
+        path = store.samples(index)
+        if path.is_file() and file_checksum(path.read_bytes()) == record["checksums"]["samples"]:
+            done.append(index)
+    done.sort()
+    if not done:
+        return []
+    return [done[k] for k in np.unique(np.linspace(0, len(done) - 1, count).astype(int))]
+
+
 def _check_arrays(
     store: ResultStore, recipe: Recipe, volume: Volume, events: Events
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Compare every array with the ledger."""
+    """Compare every array and file, and the volume, with the ledger."""
     missing: list[str] = []
     corrupt: list[str] = []
     for stage in written_by(store, recipe, volume):
         finished = store.ledger.finished(stage.stage)
-        cells = list(stage.cells.cells())
+        cells = [None] if stage.cells is None else list(stage.cells.cells())
         events.stage(f"check {stage.stage}", len(cells), "cells")
         for cell in cells:
-            record = finished.get(stage.cells.index(cell))
+            index = () if cell is None or stage.cells is None else stage.cells.index(cell)
+            record = finished.get(index)
             if record is None:
-                missing.append(f"{stage.stage} of cell {cell}")
+                missing.append(stage.stage if cell is None else f"{stage.stage} of cell {cell}")
             else:
-                corrupt += _damage(stage.arrays, cell, record)
+                corrupt += _damaged_files(stage, index, record)
+                if cell is not None:
+                    corrupt += _damaged_arrays(stage, cell, record)
+                    corrupt += _changed_input(volume, cell, record)
             events.advance()
     return tuple(missing), tuple(corrupt)
 
 
-def _damage(
-    arrays: dict[str, Path], cell: Roi, record: dict[str, Any]
-) -> Iterator[str]:
-    for name, expected in record["checksums"].items():
-        if name not in arrays:
-            continue  # scratch, gone when the run is finished
+def _damaged_files(stage: Written, index: CellIndex, record: CellRecord) -> Iterator[str]:
+    for name, place in stage.files.items():
+        expected = record["checksums"].get(name)
+        if expected is None:
+            continue  # not asked for
+        path = place(index)
         try:
-            array = ArrayStore.open(arrays[name])
+            if file_checksum(path.read_bytes()) != expected:
+                yield f"{path}: is not what was written"
+        except OSError as error:
+            yield f"{path}: {error.strerror}"
+
+
+def _damaged_arrays(stage: Written, cell: Roi, record: CellRecord) -> Iterator[str]:
+    for name, path in stage.arrays.items():
+        try:
+            array = ArrayStore.open(path)
             leading = array.shape[: len(array.shape) - cell.ndim]
             region = Roi((*[0] * len(leading), *cell.offset), (*leading, *cell.shape))
-            if checksum(array.read(region)) != expected:
-                yield f"{arrays[name]} at {cell}: holds other values than were written"
-        except (IntegrityError, StoreError) as error:
-            yield f"{arrays[name]} at {cell}: {error}"
+            if checksum(array.read(region)) != record["checksums"][name]:
+                yield f"{path} at {cell}: holds other values than were written"
+        except (IntegrityError, StoreError, ValueError, OSError) as error:
+            yield f"{path} at {cell}: {error}"
+
+
+def _changed_input(volume: Volume, cell: Roi, record: CellRecord) -> Iterator[str]:
+    if "input" in record and checksum(volume.read(cell)) != record["input"]:
+        yield f"{volume.path or 'the array'} at {cell}: holds other values than were read"
 
 
 def _shifted(maker: FieldMaker, positions: NDArray[np.int64]) -> dict[str, NDArray[np.floating]]:

@@ -9,9 +9,9 @@ over the whole volume:
   windows and upsampling phases fall on the same voxels. A larger halo that misses this lattice is
   wrong, however large it is.
 
-The whole pass reads the *domain*: the volume extended by the border rule to the smallest valid input
-whose output covers it. A network that pads by itself must do so at the domain's ends only; so its
-tiles are clipped there, and each layer pads just where it would in the whole pass.
+The whole pass reads the *domain*: the volume extended by the border rule to the smallest valid
+input whose output covers it. A network that pads by itself must do so at the domain's ends only; so
+its tiles are clipped there, and each layer pads just where it would in the whole pass.
 """
 
 from __future__ import annotations

@@ -167,7 +167,9 @@ def make_plan(
 
     def peak(shapes: Shapes) -> int:
         grid = TileGrid.of(geometry, extent, shapes.tile)
-        return _memory(network, draft(shapes, grid), grid, shapes.cell, source_itemsize, traced).peak
+        return _memory(
+            network, draft(shapes, grid), grid, shapes.cell, source_itemsize, traced
+        ).peak
 
     shapes = choose_shapes(
         period=geometry.period,
@@ -184,13 +186,14 @@ def make_plan(
     memory = _memory(network, recipe, grid, schedule.block_shape, source_itemsize, traced)
     if memory.peak > max_memory:
         raise PlanError(
-            f"blocks of {schedule.block_shape} need {format_bytes(memory.peak, up=True)}, more than "
-            f"the {format_bytes(max_memory)} given; take smaller blocks or raise --max-memory"
+            f"blocks of {schedule.block_shape} need {format_bytes(memory.peak, up=True)}, more "
+            f"than the {format_bytes(max_memory)} given; take smaller blocks or raise --max-memory"
         )
     counts = grid.input_shapes(roi)
     whole = grid.whole()
-    for shape in (*counts, whole.input.shape):
+    for shape in counts:
         agrees(geometry, traced(shape))
+    agrees(geometry, traced(whole.input.shape), whole=True)
     return Plan(
         recipe=recipe,
         schedule=schedule,

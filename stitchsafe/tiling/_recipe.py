@@ -1,9 +1,9 @@
 """Recipe and schedule: what may change bits, and what may not.
 
-Floating point sums depend on their order, and a convolution's order of summation on the shape of its
-input, the number of threads and the memory layout. All of that is the :class:`Recipe`: fixed once,
-stored with the result, compared on resume. The :class:`Schedule` says in which portions the work is
-done; by construction nothing in it reaches the arithmetic.
+Floating point sums depend on their order, and a convolution's order of summation on the shape of
+its input, the number of threads and the memory layout. All of that is the :class:`Recipe`: fixed
+once, stored with the result, compared on resume. The :class:`Schedule` says in which portions the
+work is done; by construction nothing in it reaches the arithmetic.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 from pydantic import TypeAdapter
 
-from stitchsafe.coordinates import CellGrid, Roi
+from stitchsafe.coordinates import CellGrid, Roi, ceil_to
 from stitchsafe.errors import PlanError
 
 __all__ = ["BorderRule", "Normalization", "Recipe", "Schedule"]
@@ -147,12 +147,19 @@ class Schedule:
     def of(cls, recipe: Recipe, block_shape: Sequence[int] | None = None) -> Schedule:
         """A schedule for a recipe.
 
+        A block that is longer than the volume covers the axis, whatever its length.
+
         Raises
         ------
         PlanError
             If a block does not hold whole cells.
         """
         shape = tuple(recipe.cell_shape if block_shape is None else block_shape)
+        if len(shape) == len(recipe.cell_shape):
+            shape = tuple(
+                ceil_to(e, c) if b >= e else b
+                for b, c, e in zip(shape, recipe.cell_shape, recipe.extent, strict=True)
+            )
         if len(shape) != len(recipe.cell_shape) or any(
             b < c or b % c for b, c in zip(shape, recipe.cell_shape, strict=False)
         ):

@@ -93,7 +93,9 @@ def _requested(
         )
     for size, step in zip(tile, period, strict=True):
         if size < 1 or size % step:
-            wanted = ",".join(str(max(p, floor_to(t, p))) for t, p in zip(tile, period, strict=True))
+            wanted = ",".join(
+                str(max(p, floor_to(t, p))) for t, p in zip(tile, period, strict=True)
+            )
             raise PlanError(
                 f"a tile of shape {_text(tile)} is not a multiple of the network's period "
                 f"{_text(period)}; take --tile-shape {wanted}"
@@ -101,13 +103,13 @@ def _requested(
     tile = tuple(min(t, r) for t, r in zip(tile, reach, strict=True))
     if window is None:
         return Shapes(tile, _cell_of(tile, reach))
-    cell = _window(window, period, reach)
-    if any(c % t for c, t in zip(cell, tile, strict=True)):
+    _refuse_misaligned(window, period)
+    if any(w % t and not t == r <= w for w, t, r in zip(window, tile, reach, strict=True)):
         raise PlanError(
-            f"clustering windows of {_text(cell)} voxels do not hold whole tiles of {_text(tile)}; "
-            "take a tile that divides the window"
+            f"clustering windows of {_text(window)} voxels do not hold whole tiles of "
+            f"{_text(tile)}; take a tile that divides the window"
         )
-    return Shapes(tile, cell)
+    return Shapes(tile, _cell_of_window(window, tile, reach))
 
 
 def _descending(
@@ -117,14 +119,18 @@ def _descending(
     reach: Sequence[int],
 ) -> Iterator[Shapes]:
     """Shapes from the preferred tile down to one period, the longest axis shrinking first."""
-    cell = None if window is None else _window(window, period, reach)
+    if window is not None:
+        _refuse_misaligned(window, period)
     ladders = [
-        _ladder(min(s, r), p, None if cell is None else cell[axis])
+        _ladder(s, p, r, None if window is None else window[axis])
         for axis, (s, p, r) in enumerate(zip(start, period, reach, strict=True))
     ]
     while True:
         tile = tuple(ladder[0] for ladder in ladders)
-        yield Shapes(tile, cell if cell is not None else _cell_of(tile, reach))
+        if window is None:
+            yield Shapes(tile, _cell_of(tile, reach))
+        else:
+            yield Shapes(tile, _cell_of_window(window, tile, reach))
         shrinkable = [axis for axis, ladder in enumerate(ladders) if len(ladder) > 1]
         if not shrinkable:
             return
@@ -132,26 +138,39 @@ def _descending(
         ladders[longest] = ladders[longest][1:]
 
 
-def _ladder(start: int, period: int, window: int | None) -> list[int]:
-    """Tile sizes to try along one axis, largest first; divisors of the window, if there is one."""
+def _ladder(start: int, period: int, reach: int, window: int | None) -> list[int]:
+    """Tile sizes to try along one axis, largest first: the whole axis where it is short, then
+    divisors of the window, if there is one.
+    """
+    if window is not None:
+        start = min(start, window)
+    whole = [reach] if reach <= start else []
     largest = max(period, floor_to(start, period))
     if window is not None:
-        return [s for s in range(largest, 0, -period) if window % s == 0] or [period]
-    sizes = [largest]
-    while sizes[-1] > period:
-        sizes.append(max(period, floor_to(sizes[-1] * 3 // 4, period)))
-    return sizes
+        sizes = [s for s in range(largest, 0, -period) if window % s == 0 and s < reach]
+    else:
+        sizes = [min(largest, reach)]
+        while sizes[-1] > period:
+            sizes.append(max(period, floor_to(sizes[-1] * 3 // 4, period)))
+        sizes = [s for s in sizes if s < reach]
+    return [*whole, *sizes] or [period]
 
 
-def _window(
-    window: Sequence[int], period: Sequence[int], reach: Sequence[int]
-) -> tuple[int, ...]:
+def _refuse_misaligned(window: Sequence[int], period: Sequence[int]) -> None:
     if len(window) != len(period) or any(w % p for w, p in zip(window, period, strict=True)):
         raise PlanError(
             f"clustering windows of {_text(window)} voxels are not multiples of the network's "
             f"period {_text(period)}; the model's card must declare multiples"
         )
-    return tuple(min(w, r) for w, r in zip(window, reach, strict=True))
+
+
+def _cell_of_window(
+    window: Sequence[int], tile: Sequence[int], reach: Sequence[int]
+) -> tuple[int, ...]:
+    """The window as whole tiles, no more of them than the volume needs."""
+    return tuple(
+        min(ceil_to(w, t), ceil_to(r, t)) for w, t, r in zip(window, tile, reach, strict=True)
+    )
 
 
 def _cell_of(tile: Sequence[int], reach: Sequence[int]) -> tuple[int, ...]:

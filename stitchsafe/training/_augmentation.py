@@ -25,8 +25,8 @@ class Symmetry:
     def apply(self, array: npt.NDArray[np.generic]) -> npt.NDArray[np.generic]:
         leading = array.ndim - len(self.order)
         turned = array.transpose(*range(leading), *(leading + axis for axis in self.order))
-        index = tuple(slice(None, None, -1 if flip else 1) for flip in self.flips)
-        return np.ascontiguousarray(turned[(..., *index)])
+        flipped = tuple(leading + axis for axis, flip in enumerate(self.flips) if flip)
+        return np.ascontiguousarray(np.flip(turned, flipped))
 
 
 def draw_symmetry(

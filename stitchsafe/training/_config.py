@@ -46,9 +46,9 @@ class DisksConfig(_Strict):
     kind: Literal["disks"]
     spacing: Positive | None = None
     radius: tuple[float, float] = (5.0, 5.0)
-    jitter: float = Field(0.0, ge=0)
-    density: float = Field(0.25, gt=0, lt=0.6)
-    noise: float = Field(0.0, ge=0)
+    jitter: Annotated[float, Field(ge=0)] = 0.0
+    density: Annotated[float, Field(gt=0, lt=0.6)] = 0.25
+    noise: Annotated[float, Field(ge=0)] = 0.0
 
 
 class VolumeConfig(_Strict):
@@ -77,13 +77,13 @@ DataConfig = Annotated[DisksConfig | VolumeConfig | ImagesConfig, Field(discrimi
 class EmbeddingLossConfig(_Strict):
     """The discriminative loss on the head ``embedding``.
 
-    ``reach`` thins instances by so many voxels before they count; ``background`` is ``ignored`` or an
-    ordinary ``cluster``.
+    ``reach`` thins instances by so many voxels before they count; ``background`` is ``ignored`` or
+    an ordinary ``cluster``.
     """
 
-    weight: float = Field(1.0, ge=0)
-    delta_pull: float = Field(0.0, ge=0)
-    delta_push: float = Field(3.0, gt=0)
+    weight: Annotated[float, Field(ge=0)] = 1.0
+    delta_pull: Annotated[float, Field(ge=0)] = 0.0
+    delta_push: Annotated[float, Field(gt=0)] = 3.0
     weights: tuple[float, float, float] = (1.0, 1.0, 1e-4)
     pairs: Literal["all", "touching"] = "all"
     neighbours: Positive = 1
@@ -94,19 +94,19 @@ class EmbeddingLossConfig(_Strict):
 class ForegroundLossConfig(_Strict):
     """Binary cross-entropy on the head ``foreground``; `reach` thins the instances to learn."""
 
-    weight: float = Field(1.0, ge=0)
+    weight: Annotated[float, Field(ge=0)] = 1.0
     reach: Natural = 0
-    boundary_weight: float = Field(1.0, gt=0)
+    boundary_weight: Annotated[float, Field(gt=0)] = 1.0
 
 
 class AugmentationConfig(_Strict):
     """Flips and turns, and half-ranges of intensity changes of the normalised image."""
 
     symmetries: bool = True
-    contrast: float = Field(0.0, ge=0, lt=1)
-    brightness: float = Field(0.0, ge=0)
-    gamma: float = Field(0.0, ge=0)
-    noise: float = Field(0.0, ge=0)
+    contrast: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    brightness: Annotated[float, Field(ge=0)] = 0.0
+    gamma: Annotated[float, Field(ge=0)] = 0.0
+    noise: Annotated[float, Field(ge=0)] = 0.0
     invert: Share = 0.0
 
 
@@ -115,11 +115,11 @@ class OptimiserConfig(_Strict):
 
     steps: Positive
     batch: Positive = 1
-    learning_rate: float = Field(1e-3, gt=0)
+    learning_rate: Annotated[float, Field(gt=0)] = 1e-3
     warmup: Natural = 0
     decay: Literal["cosine", "none"] = "cosine"
-    weight_decay: float = Field(0.0, ge=0)
-    clip: float | None = Field(None, gt=0)
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    clip: Annotated[float, Field(gt=0)] | None = None
 
 
 class CardConfig(_Strict):
@@ -188,7 +188,9 @@ def _first(error: ValidationError) -> str:
     problem = error.errors()[0]
     place = ".".join(str(part) for part in problem["loc"]) or "the file"
     if problem["type"] == "extra_forbidden":
-        near = difflib.get_close_matches(str(problem["loc"][-1]), sorted(_keys(TrainingConfig)), n=1)
+        near = difflib.get_close_matches(
+            str(problem["loc"][-1]), sorted(_keys(TrainingConfig)), n=1
+        )
         hint = f"did you mean {near[0]!r}?" if near else "remove it"
         return f"unknown key {place!r}; {hint}"
     return f"{place}: {problem['msg']}"

@@ -1,9 +1,9 @@
 """Synthetic disks: bright, alike, and countable.
 
 Either on a regular grid (`spacing`), the setting of Rumberger et al. (2021): binary disks
-``x² + y² < 25``, where a network with period f^l can tell at most ``(f^l / gcd(f^l, spacing))^d`` of
-them apart by its structure; or thrown at random without touching (`spacing` None), for a network that
-is to be of use.
+``x² + y² < 25``, where a network with period f^l can tell at most
+``(f^l / gcd(f^l, spacing))^d`` of them apart by its structure; or thrown at random without touching
+(`spacing` None), for a network that is to be of use.
 
 References
 ----------

@@ -164,7 +164,8 @@ def to_channels(image: npt.NDArray[np.generic], rule: InputConfig) -> npt.NDArra
     if image.ndim == ndim:
         return image[None]
     if rule.channels == 1:
-        return image.mean(axis=-1).round().astype(image.dtype)[None]
+        grey = image.mean(axis=-1, dtype=np.float64).round()
+        return np.asarray(grey[None], dtype=image.dtype)
     return np.moveaxis(image, -1, 0)
 
 
@@ -180,7 +181,9 @@ def _scene(
             "change input.channels or the data"
         )
     if labels.dtype.kind not in "iu":
-        raise InputError(f"the labels of {name} are {labels.dtype}, not whole numbers; convert them")
+        raise InputError(
+            f"the labels of {name} are {labels.dtype}, not whole numbers; convert them"
+        )
     ids = np.unique(labels, return_inverse=True)
     compact = ids[1].reshape(labels.shape).astype(np.int32) + (0 if ids[0][0] == 0 else 1)
     return Scene(normalise(raw, config.input), *_targets(compact, config))
@@ -231,9 +234,7 @@ class _SceneExamples:
         self, config: TrainingConfig, window: TrainingWindow, scenes: Sequence[Scene]
     ) -> None:
         self.config, self.window = config, window
-        self.scenes = [
-            s for s in scenes if _fits(s.targets.labels.shape, window.window)
-        ]
+        self.scenes = [s for s in scenes if _fits(s.targets.labels.shape, window.window)]
         if not self.scenes:
             raise VolumeError(
                 f"no labelled image is as large as the training window {window.window}; "
@@ -258,7 +259,7 @@ class _SceneExamples:
                 corner, self.window.offset, self.window.input, extent, strict=True
             )
         ]
-        image = scene.image[np.ix_(range(scene.image.shape[0]), *maps)]
+        image = scene.image[np.ix_(np.arange(scene.image.shape[0]), *maps)]
         turn = draw_symmetry(generator, self.alike, enabled=self.symmetric)
         turned = np.asarray(turn.apply(image), dtype=np.float32)
         return _example(

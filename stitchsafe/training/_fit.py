@@ -1,18 +1,17 @@
 """The training loop.
 
-One process, one device, plain torch: the bundled networks train in an hour on two cores, and what such
-a loop needs (a seed, checkpoints, resume, a schedule) is shorter than the glue to a framework.
-Several devices would be the reason to change.
+One process, one device, plain torch: the bundled networks train in less than an hour on two cores,
+and what such a loop needs (a seed, checkpoints, resume, a schedule) is shorter than the glue to a
+framework. Several devices would be the reason to change.
 
-Each step's examples depend on (seed, step) alone, and a checkpoint holds weights, optimiser state, step and
-the time used, so that a stopped training goes on where its last checkpoint was.
+Each step's examples depend on (seed, step) alone, and a checkpoint holds weights, optimiser state,
+step and the time used, so that a stopped training goes on where its last checkpoint was.
 """
 
 from __future__ import annotations
 
 import json
 import math
-import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -222,7 +221,7 @@ def _save(
     }
     temporary = run / "checkpoint.pt.stitchsafe-tmp"
     torch.save(content, temporary)
-    os.replace(temporary, run / "checkpoint.pt")
+    temporary.replace(run / "checkpoint.pt")
 
 
 def _resume(run: Path, module: nn.Module, optimiser: torch.optim.Optimizer) -> Checkpoint:

@@ -8,8 +8,8 @@ For one sample with clusters c = 1..C, C > 1, of n_c voxels with embeddings x an
     loss     α pull + β push + γ regular
 
 Every instance weighs the same, however large. Defaults are those of Rumberger et al. (2021):
-δ_v = 0, δ_d = 3, weights 1, 1 and 1e-4; the background is an ordinary cluster. In dense tissue it is
-enough, and far easier for a network with a small receptive field, that instances that *touch*
+δ_v = 0, δ_d = 3, weights 1, 1 and 1e-4; the background is an ordinary cluster. In dense tissue it
+is enough, and far easier for a network with a small receptive field, that instances that *touch*
 differ: connected parts of one cluster are separate instances anyhow. So the pairs to push may be
 restricted to the touching ones.
 
@@ -123,7 +123,11 @@ def discriminative_loss(
 
 
 def _one_sample(
-    x: Tensor, ids: Tensor, delta_pull: float, delta_push: float, touching: tuple[Tensor, int] | None
+    x: Tensor,
+    ids: Tensor,
+    delta_pull: float,
+    delta_push: float,
+    touching: tuple[Tensor, int] | None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     used = ids >= 0
     values, inverse = torch.unique(ids[used], return_inverse=True)

@@ -6,9 +6,9 @@
     inner    . x x x . . x x x . . .      no other label within reach: the foreground target
     weight   1 1 1 1 w w 1 1 1 w 1 1      w where two instances are within reach of each other
 
-The embedding is trained on the inner voxels (and on those of the background, where it is a cluster of its
-own). A gap of a voxel or two between touching instances is what splits them, so a miss there costs
-more (`boundary_weight`).
+The embedding is trained on the inner voxels (and on those of the background, where it is a cluster
+of its own). A gap of a voxel or two between touching instances is what splits them, so a miss there
+may cost more (`boundary_weight`).
 """
 
 from __future__ import annotations
@@ -48,9 +48,10 @@ def split_parts(labels: npt.NDArray[np.integer]) -> npt.NDArray[np.int32]:
 
     A network with a finite receptive field cannot know that two parts meet outside the window.
     """
-    connectivity = 6 if labels.ndim == 3 else 4
     parts = cc3d.connected_components(
-        np.ascontiguousarray(labels, dtype=np.uint32), connectivity=connectivity
+        np.ascontiguousarray(labels, dtype=np.uint32),
+        connectivity=6 if labels.ndim == 3 else 4,
+        return_N=False,
     )
     return np.asarray(parts, dtype=np.int32).reshape(labels.shape)
 

@@ -191,7 +191,7 @@ def _build(config: TrainingConfig) -> UNet:
             return UNet(**config.network.arguments)
         except (TypeError, ValueError) as error:
             raise ModelError(
-                f"the network of {config.name!r} cannot be built: {error}; correct network.arguments"
+                f"the network of {config.name!r} cannot be built: {error}; correct its arguments"
             ) from error
 
 
@@ -229,7 +229,9 @@ def _claim(run: Path, config: TrainingConfig, *, overwrite: bool) -> None:
             encoding="utf-8",
         )
     except OSError as error:
-        raise StoreError(f"{run} cannot be written: {error.strerror}; choose another with -o") from error
+        raise StoreError(
+            f"{run} cannot be written: {error.strerror}; choose another with -o"
+        ) from error
 
 
 def _comparable(config: TrainingConfig) -> dict[str, Any]:

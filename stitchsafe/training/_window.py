@@ -5,9 +5,9 @@ window of at most one period never shows two positions of the same phase side by
 period's grid, so nothing in the loss ties them: the network may break its embeddings at every tile
 (Rumberger et al. 2021, figure 3). So the window must be strictly larger than the period.
 
-Same padding is refused: there, a window's outputs depend on where the window was cut, and what holds
-across seams is only learnt from batches of directly neighbouring windows, which this loop does not
-draw.
+Same padding is refused: there, a window's outputs depend on where the window was cut, and what
+holds across seams is only learnt from batches of directly neighbouring windows, which this loop
+does not draw.
 """
 
 from __future__ import annotations

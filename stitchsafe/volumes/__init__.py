@@ -5,7 +5,6 @@ one; :class:`ArrayStore` and the ``create_...`` functions are the writing side.
 """
 
 from stitchsafe.volumes._link import link_image
-from stitchsafe.volumes._link import link_image
 from stitchsafe.volumes._ome_write import (
     Ngff,
     create_field,
@@ -40,7 +39,6 @@ __all__ = [
     "create_labels",
     "downsample_labels",
     "finer_region",
-    "link_image",
     "link_image",
     "open_volume",
     "planar",

@@ -18,7 +18,6 @@ from stitchsafe.networks import TorchNetwork
 from stitchsafe.nn import UNet
 from stitchsafe.tiling import Normalization, Recipe, TileGrid
 
-
 # Explaining a failure traces torch line by line, which takes for ever.
 EXACTNESS = settings(
     max_examples=40,
@@ -110,9 +109,7 @@ def test_the_whole_pass_is_the_networks_own_pass_over_the_extended_volume():
     volume = np.random.default_rng(0).normal(size=(1, 21, 34))
     maker = field_maker(module, volume, (8, 8))
     (top, bottom), (left, right) = (axis.domain for axis in maker.grid.axes)
-    extended = np.pad(
-        volume[0], ((-top, bottom - 21), (-left, right - 34)), mode="reflect"
-    )
+    extended = np.pad(volume[0], ((-top, bottom - 21), (-left, right - 34)), mode="reflect")
     with torch.no_grad():
         expected = module(torch.from_numpy(extended)[None, None])[0, :, :21, :34].numpy()
     np.testing.assert_allclose(maker.whole()["output"], expected, rtol=0, atol=1e-13)

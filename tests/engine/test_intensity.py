@@ -44,7 +44,9 @@ def test_a_channel_without_contrast_becomes_zero():
     np.testing.assert_array_equal(scaled, 0)
 
 
-@given(st.integers(1, 9), st.integers(0, 40), st.integers(0, 40), st.sampled_from(["reflect", "edge"]))
+@given(
+    st.integers(1, 9), st.integers(0, 40), st.integers(0, 40), st.sampled_from(["reflect", "edge"])
+)
 def test_border_rules_are_numpys(extent, before, after, rule):
     expected = np.pad(np.arange(extent), (before, after), mode=rule)
     np.testing.assert_array_equal(border_map(-before, extent + after, extent, rule), expected)

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 import textwrap
@@ -68,7 +67,7 @@ def test_equal_json_is_equal_bytes(tmp_path):
     save_json(tmp_path / "b.json", {"a": [1, 2], "b": 1})
     assert (tmp_path / "a.json").read_bytes() == (tmp_path / "b.json").read_bytes()
     assert json.loads((tmp_path / "a.json").read_text()) == {"b": 1, "a": [1, 2]}
-    assert os.listdir(tmp_path) == ["a.json", "b.json"] or len(os.listdir(tmp_path)) == 2
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.json", "b.json"]
 
 
 def run(ledger, work, block_shape):

@@ -13,6 +13,7 @@ from torch import nn
 import stitchsafe.geometry as geometry
 from stitchsafe.errors import ModelError, PlanError, UnsafeNetworkError
 from stitchsafe.geometry import NetworkGeometry, agrees, analyse, trace
+from stitchsafe.nn import UNet
 
 torch.set_num_threads(1)
 
@@ -195,3 +196,10 @@ def test_cost_and_errors():
     with pytest.raises(ModelError):
         NetworkGeometry.from_json({"format": "other"})
     assert set(geometry.__all__) <= set(dir(geometry))
+
+
+def test_axes_with_different_factors_need_no_size_in_common():
+    network = UNet(ndim=2, levels=2, factors=((1, 2), (3, 3)), base_channels=2, convs_per_level=1)
+    found = analyse(network, ndim=2, channels=1)
+    assert found.verdict == "safe"
+    assert found.period == (3, 6)

@@ -60,7 +60,7 @@ def run(
     merge = merge_segments(table, Contacts.concatenate(pairs), settings=how)
     labels = np.zeros(shape, merge.dtype)
     for record in records:
-        final = relabel(provisional[record.region], merge.lookup(record.key))
+        final = relabel(provisional[record.region], merge.final.lookup(record.key))
         labels[record.region.slices] = final
     return labels, table, merge
 
@@ -307,9 +307,9 @@ def test_empty_windows_lie_between_others() -> None:
     )
     assert table.starts.tolist() == [0, 1, 1, 2]
     assert labels[1].tolist() == [1] + 9 * [0] + [2, 0]
-    assert merge.lookup(4).tolist() == [0]
+    assert merge.final.lookup(4).tolist() == [0]
     with pytest.raises(KeyError, match="5"):
-        merge.lookup(5)
+        merge.final.lookup(5)
 
 
 def test_a_region_that_does_not_begin_at_the_origin() -> None:
@@ -324,7 +324,7 @@ def test_a_region_that_does_not_begin_at_the_origin() -> None:
     table, merge = merged(records)
     labels = np.zeros(classes.shape, merge.dtype)
     for record in records:
-        labels[record.region.slices] = relabel(provisional[record.region], merge.lookup(record.key))
+        labels[record.region.slices] = relabel(provisional[record.region], merge.final.lookup(record.key))
     expected = connected_parts(classes[region.slices] + 1)[0]
     np.testing.assert_array_equal(labels[region.slices], expected)
     border = instance_table(table, merge, region).touches_border

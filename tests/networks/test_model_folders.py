@@ -26,7 +26,9 @@ CONFIG = {
     "name": "small",
     "network": {
         "name": "unet",
-        "arguments": {"ndim": 2, "levels": 1, "base_channels": 2, "heads": {"embedding": 2, "foreground": 1}},
+        "arguments": {
+            "ndim": 2, "levels": 1, "base_channels": 2, "heads": {"embedding": 2, "foreground": 1},
+        },
     },
     "input": {"axes": "yx", "channels": 1},
     "outputs": [
@@ -73,7 +75,10 @@ def test_the_fingerprint_follows_weights_and_activations(folder, tmp_path):
     other = tmp_path / "other"
     save_folder(other, UNet(**CONFIG["network"]["arguments"]), ModelConfig.model_validate(CONFIG))
     assert load_network(other).fingerprint != first
-    edit(folder, outputs=[{"name": "embedding", "channels": 2}, {"name": "foreground", "channels": 1}])
+    edit(
+        folder,
+        outputs=[{"name": "embedding", "channels": 2}, {"name": "foreground", "channels": 1}],
+    )
     assert load_network(folder).fingerprint != first
 
 
@@ -82,7 +87,10 @@ def test_the_fingerprint_follows_weights_and_activations(folder, tmp_path):
     [
         ({"licence": "x"}, r"unknown key 'licence'; did you mean 'license'\?"),
         ({"format": "other"}, "format: Input should be"),
-        ({"network": {"name": "unet", "arguments": {"ndim": 7, "levels": 1}}}, "does not fit 'unet'"),
+        (
+            {"network": {"name": "unet", "arguments": {"ndim": 7, "levels": 1}}},
+            "does not fit 'unet'",
+        ),
         ({"network": {"name": "unet", "arguments": {"ndmi": 2}}}, "does not fit 'unet'"),
         ({"network": {"name": "os.system"}}, "network.name: Input should be 'unet'"),
         (
@@ -149,7 +157,7 @@ def test_what_is_no_model_is_named(tmp_path, folder):
     (tmp_path / "a.txt").write_text("hello")
     with pytest.raises(ModelError, match="a model is a folder"):
         load_network(tmp_path / "a.txt")
-    with pytest.raises(ModelError, match="there is no model '../small'"):
+    with pytest.raises(ModelError, match=r"there is no model '\.\./small'"):
         load_network("../small")
 
 

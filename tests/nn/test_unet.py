@@ -48,9 +48,7 @@ def test_natural_output_sizes_are_four_beyond_the_period(levels, sizes):
     assert natural == sizes
 
 
-@pytest.mark.parametrize(
-    ("ndim", "levels"), [(2, 1), (2, 2), (2, 3), (2, 4), (3, 1), (3, 2)]
-)
+@pytest.mark.parametrize(("ndim", "levels"), [(2, 1), (2, 2), (2, 3), (2, 4), (3, 1), (3, 2)])
 @pytest.mark.parametrize("upsampling", ["learnt", "fixed"])
 def test_a_constant_input_gives_one_output_per_phase(ndim, levels, upsampling):
     """FACTS: f^(d l) distinct outputs with learnt upsampling, one with fixed."""

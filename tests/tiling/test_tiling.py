@@ -81,10 +81,18 @@ def test_every_tile_takes_a_valid_input_on_the_lattice(case, data):
 @pytest.mark.parametrize(
     ("tile", "halo", "message"),
     [
-        (12, (44, 48), "a tile of 12 voxels is not a multiple of the network's period 8; take 8 or 16"),
+        (
+            12,
+            (44, 48),
+            "a tile of 12 voxels is not a multiple of the network's period 8; take 8 or 16",
+        ),
         (16, (43, 48), "shorter than the network's context of 44"),
         (16, (44, 47), "shorter than the network's context of 44 and 48"),
-        (16, (45, 51), "off the network's lattice, however large: it must be 4 modulo the period 8"),
+        (
+            16,
+            (45, 51),
+            "off the network's lattice, however large: it must be 4 modulo the period 8",
+        ),
         (16, (60, 49), "none that the network takes"),
     ],
 )
@@ -182,7 +190,10 @@ def test_a_budget_that_is_too_small_is_refused_with_the_least_that_would_do():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"tile_shape": (10, 16)}, "not a multiple of the network's period 4,8; take --tile-shape 8,16"),
+        (
+            {"tile_shape": (10, 16)},
+            "not a multiple of the network's period 4,8; take --tile-shape 8,16",
+        ),
         ({"tile_shape": (16,)}, "has 1 axes, and the network 2"),
         ({"tile_shape": (12, 16), "window": (64, 64)}, "do not hold whole tiles"),
         ({"window": (62, 64)}, "not multiples of the network's period"),
@@ -231,7 +242,8 @@ def test_a_plan_counts_tiles_and_work(valid):
 
 
 @pytest.mark.parametrize(
-    ("count", "text"), [(999, "999B"), (1500, "1.5kB"), (450_000_000, "450MB"), (2_345_678_901, "2.35GB")]
+    ("count", "text"),
+    [(999, "999B"), (1500, "1.5kB"), (450_000_000, "450MB"), (2_345_678_901, "2.35GB")],
 )
 def test_bytes_for_people(count, text):
     assert format_bytes(count) == text
