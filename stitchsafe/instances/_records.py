@@ -33,6 +33,8 @@ class WindowSegments:
     ----------
     labels
         uint32, the window's shape: 0 is background, segments count from 1.
+    cores
+        The same labels where segments have not grown, elsewhere 0; contact is measured on them.
     modes
         float32 ``(segments, E)``: the mode of each segment's cluster. E is 0 for foreground, and 1
         for a class map (the class).
@@ -45,6 +47,7 @@ class WindowSegments:
     """
 
     labels: NDArray[np.uint32]
+    cores: NDArray[np.uint32]
     modes: NDArray[np.float32]
     clusters: NDArray[np.int32]
     voxels: Int64
@@ -74,7 +77,8 @@ class WindowRecord:
     box_begin, box_end
         int64 ``(segments, ndim)``: half-open bounding box in the volume.
     low, high
-        Per axis, the plane of local labels (uint32) on the window's first and last slice.
+        Per axis, the plane of local labels (uint32) on the window's first and last slice, of cores
+        only: where segments have grown until they met, contact says nothing.
     """
 
     region: Roi
@@ -109,8 +113,8 @@ class WindowRecord:
             sums=sums + offset * segments.voxels[:, None],
             box_begin=begin + offset,
             box_end=end + offset,
-            low=tuple(_plane(segments.labels, axis, 0) for axis in axes),
-            high=tuple(_plane(segments.labels, axis, -1) for axis in axes),
+            low=tuple(_plane(segments.cores, axis, 0) for axis in axes),
+            high=tuple(_plane(segments.cores, axis, -1) for axis in axes),
         )
 
     @property

@@ -55,10 +55,12 @@ def segment_window(fields: Fields, *, settings: LabelSettings) -> WindowSegments
         modes = np.arange(1, len(classes), dtype=np.float32)[:, None]
     labels, first = connected_parts(clusters)
     of_segment = clusters.reshape(-1)[first] - 1
+    cores = labels
     if settings.growth_threshold is not None and foreground is not None:
-        labels, first, of_segment = _grow(labels, of_segment, foreground, settings)
+        labels, cores, first, of_segment = _grow(labels, of_segment, foreground, settings)
     return WindowSegments(
         labels=labels,
+        cores=cores,
         modes=modes[of_segment],
         clusters=of_segment.astype(np.int32),
         voxels=np.bincount(labels.reshape(-1), minlength=len(first) + 1)[1:].astype(np.int64),
@@ -94,19 +96,25 @@ def _grow(
     of_segment: NDArray[np.int32],
     foreground: NDArray[Any],
     settings: LabelSettings,
-) -> tuple[NDArray[np.uint32], NDArray[np.int64], NDArray[np.int32]]:
-    """Drop segments that are too small to be seeds, grow the others, number them anew."""
+) -> tuple[NDArray[np.uint32], NDArray[np.uint32], NDArray[np.int64], NDArray[np.int32]]:
+    """Drop segments that are too small to be seeds, grow the others, number them anew.
+
+    Returns
+    -------
+    labels, cores
+        The grown segments, and of each only what it was before.
+    first, of_segment
+        First voxel of each grown segment, and what `of_segment` said of it.
+    """
     sizes = np.bincount(labels.reshape(-1), minlength=len(of_segment) + 1)
     kept = np.flatnonzero(sizes[1:] >= settings.min_core)
     seeds = np.zeros(len(sizes), np.uint32)
     seeds[kept + 1] = np.arange(1, len(kept) + 1)
-    grown = grow_segments(
-        seeds[labels],
-        foreground,
-        foreground >= settings.growth_threshold,
-        steps=settings.growth_steps,
-    )
-    return _renumber(grown, of_segment[kept])
+    cores = seeds[labels]
+    allowed = foreground >= settings.growth_threshold
+    grown = grow_segments(cores, foreground, allowed, steps=settings.growth_steps)
+    numbered, first, of_segment = _renumber(grown, of_segment[kept])
+    return numbered, np.where(cores > 0, numbered, np.uint32(0)), first, of_segment
 
 
 def _field(fields: Fields, name: str) -> NDArray[Any]:

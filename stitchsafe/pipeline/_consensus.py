@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from stitchsafe.engine import Events, Intensity
-from stitchsafe.errors import VolumeError
+from stitchsafe.errors import IntegrityError, VolumeError
 from stitchsafe.pipeline._store import ResultStore
 from stitchsafe.tiling import Recipe
 from stitchsafe.volumes import StatisticsProgress, Volume, statistics
@@ -75,11 +75,16 @@ def load_consensus(store: ResultStore, recipe: Recipe) -> Consensus | None:
     """What an earlier run decided, if it got that far."""
     if not store.consensus_file.is_file():
         return None
-    content = json.loads(store.consensus_file.read_text())
-    intensity = Intensity(
-        tuple(content["offset"]), tuple(content["gain"]), recipe.precision, recipe.nan == "zero"
-    )
-    return Consensus(intensity, content["statistics"])
+    try:
+        content = json.loads(store.consensus_file.read_text())
+        intensity = Intensity(
+            tuple(content["offset"]), tuple(content["gain"]), recipe.precision, recipe.nan == "zero"
+        )
+        return Consensus(intensity, content["statistics"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise IntegrityError(
+            f"{store.consensus_file} is damaged; start again with --overwrite"
+        ) from error
 
 
 def _unscaled(channels: int, precision: str, nan_to_zero: bool) -> Intensity:

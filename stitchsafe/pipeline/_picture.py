@@ -75,7 +75,7 @@ def draw_result(
 def _overlay(labels: NDArray[Any], colours: NDArray[np.floating]) -> NDArray[np.floating]:
     """Colours over the labelled voxels, and each instance's outline."""
     painted = np.zeros((*labels.shape, 4))
-    painted[..., :3] = colours[labels % len(colours)]
+    painted[..., :3] = colours[labels.astype(np.int64)]
     painted[..., 3] = np.where(labels > 0, 0.45, 0.0)
     edge = np.zeros(labels.shape, bool)
     edge[:-1] |= labels[:-1] != labels[1:]

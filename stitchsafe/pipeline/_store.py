@@ -114,13 +114,18 @@ class ResultStore:
                     f"{FORMAT!r}; use the version that wrote it"
                 )
         except (ValueError, KeyError, OSError) as error:
-            raise IntegrityError(
-                f"{self.recipe_file} is damaged; start again with --overwrite"
-            ) from error
+            raise _damaged(self.recipe_file) from error
         return content
 
     def recipe(self) -> Recipe:
-        return Recipe.from_json(self.stored()["recipe"])
+        stored = self.stored()
+        try:
+            recipe = Recipe.from_json(stored["recipe"])
+        except ValueError as error:
+            raise _damaged(self.recipe_file) from error
+        if recipe.fingerprint != stored["fingerprint"]:
+            raise _damaged(self.recipe_file)
+        return recipe
 
     def refuse_foreign(self) -> None:
         """Refuse a place that holds anything that stitchsafe did not write.
@@ -215,3 +220,7 @@ class ResultStore:
         """Remove an earlier result, or the rest of one that never began."""
         if self.private.is_dir():
             shutil.rmtree(self.path)
+
+
+def _damaged(path: Path) -> IntegrityError:
+    return IntegrityError(f"{path} is damaged; start again with --overwrite")

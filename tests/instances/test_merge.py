@@ -75,6 +75,7 @@ def chain(modes: Sequence[Sequence[float]], heights: Sequence[Sequence[int]]) ->
         tops = np.concatenate([[0], np.cumsum(parts)[:-1]])
         got = WindowSegments(
             labels=labels,
+            cores=labels,
             modes=np.asarray(values, np.float32)[:, None],
             clusters=np.arange(len(parts), dtype=np.int32),
             voxels=np.asarray(parts, np.int64) * 4,

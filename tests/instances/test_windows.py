@@ -15,6 +15,7 @@ from stitchsafe.instances import (
     LabelSettings,
     WindowRecord,
     connected_parts,
+    merge_windows,
     segment_window,
 )
 
@@ -212,3 +213,31 @@ def test_records_measure_segments_in_the_volume() -> None:
         np.testing.assert_array_equal(record.box_begin[k], where.min(axis=0))
         np.testing.assert_array_equal(record.box_end[k], where.max(axis=0) + 1)
         assert record.first[k] == np.ravel_multi_index(tuple(where[0]), shape)
+
+
+def test_segments_that_met_by_growing_do_not_unite_across_windows() -> None:
+    """Two cores in two windows, far apart; grown, they fill both windows and touch at the face."""
+    foreground = np.full((1, 8, 16), 0.1, np.float32)
+    foreground[0, 2:6, 2:5] = foreground[0, 2:6, 11:14] = 0.95
+    settings = LabelSettings(
+        window=(8, 8), source="foreground", foreground_threshold=0.9, growth_threshold=0.0
+    )
+    records = []
+    for column in (0, 8):
+        fields = {"foreground": foreground[:, :, column : column + 8]}
+        segments = segment_window(fields, settings=settings)
+        assert (segments.labels > 0).all()
+        records.append(WindowRecord.of_segments(segments, Roi((0, column), (8, 8)), (8, 16)))
+    _, merge = merge_windows(records, settings)
+    assert merge.count == 2
+    # Cores that touch do: the same with one core across the face.
+    foreground[0, 2:6, 5:11] = 0.95
+    records = [
+        WindowRecord.of_segments(
+            segment_window({"foreground": foreground[:, :, c : c + 8]}, settings=settings),
+            Roi((0, c), (8, 8)),
+            (8, 16),
+        )
+        for c in (0, 8)
+    ]
+    assert merge_windows(records, settings)[1].count == 1

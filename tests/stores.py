@@ -1,0 +1,99 @@
+"""Tiny model folders, and results of predict taken apart for comparison."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from stitchsafe.networks import ModelConfig, save_folder
+from stitchsafe.nn import UNet
+
+__all__ = ["Content", "content_of", "smooth_volume", "tiny_model", "tree"]
+
+Content = dict[str, Any]
+
+
+def tiny_model(
+    folder: Path,
+    *,
+    ndim: int = 3,
+    window: tuple[int, ...] = (16, 16, 16),
+    tile: tuple[int, ...] | None = None,
+    voxel_size: tuple[float, ...] | None = None,
+    channels: int = 1,
+    normalize: str = "zscore",
+    seed: int = 0,
+    **arguments: Any,
+) -> Path:
+    """A model folder with an embedding and a foreground head, and weights that nobody trained."""
+    network = {
+        "ndim": ndim, "in_channels": channels, "levels": 1, "base_channels": 2,
+        "heads": {"embedding": 2, "foreground": 1}, **arguments,
+    }  # fmt: skip
+    torch.manual_seed(seed)
+    module = UNet(**network)
+    with torch.no_grad():
+        for parameter in module.parameters():
+            torch.nn.init.normal_(parameter, std=0.4 if parameter.ndim > 1 else 0.1)
+    axes = "zyx"[-ndim:]
+    config = {
+        "format": "stitchsafe-model/1",
+        "name": folder.name,
+        "network": {"name": "unet", "arguments": network},
+        "input": {
+            "axes": axes, "channels": channels, "normalize": normalize,
+            "voxel_size": voxel_size, "unit": "nanometer",
+        },
+        "outputs": [
+            {"name": "embedding", "channels": 2},
+            {"name": "foreground", "channels": 1, "activation": "sigmoid"},
+        ],
+        "labels": {
+            "from": "embeddings", "background": "foreground", "bandwidth": 0.8, "window": window,
+        },
+        "tiling": {"tile_shape": tile or window},
+    }  # fmt: skip
+    save_folder(folder, module, ModelConfig.model_validate(config))
+    return folder
+
+
+def smooth_volume(*shape: int, seed: int = 0) -> NDArray[np.uint8]:
+    """Blobs rather than noise, so that instances are larger than a voxel."""
+    from scipy.ndimage import gaussian_filter
+
+    noise = np.random.default_rng(seed).normal(size=shape)
+    smooth = gaussian_filter(noise, 2.0)
+    return np.clip(128 + 60 * smooth / smooth.std(), 0, 255).astype(np.uint8)
+
+
+def tree(folder: Path) -> dict[str, bytes]:
+    """Every file below a folder; a link by where it points."""
+    return {
+        str(path.relative_to(folder)): (
+            str(path.readlink()).encode() if path.is_symlink() else path.read_bytes()
+        )
+        for path in sorted(folder.rglob("*"))
+        if path.is_symlink() or path.is_file()
+    }
+
+
+def content_of(store: Path) -> Content:
+    """All of a result but what may differ from run to run: times, the schedule, and which entry of
+    the ledger a cell stands in."""
+    content: Content = {}
+    ledger: dict[str, dict[str, Any]] = {}
+    for name, data in tree(store).items():
+        if name.startswith(".stitchsafe/ledger/") and name.endswith(".json"):
+            entry = json.loads(data)
+            for cell in entry["cells"]:
+                cells = ledger.setdefault(entry["stage"], {})
+                assert str(cell["index"]) not in cells, f"{cell['index']} is entered twice"
+                cells[str(cell["index"])] = cell["record"]
+        elif name not in (".stitchsafe/provenance.json", ".stitchsafe/schedule.json"):
+            content[name] = data
+    return {**content, "ledger": ledger}
