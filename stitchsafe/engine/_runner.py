@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from stitchsafe.coordinates import CellGrid, Roi
 from stitchsafe.engine._events import Events
 from stitchsafe.engine._ledger import CellIndex, CellRecord, Ledger
-from stitchsafe.errors import InputError, InterruptedRunError
+from stitchsafe.errors import InterruptedRunError, VolumeError
 
 __all__ = ["StageCount", "Work", "run_blocks", "run_once"]
 
@@ -108,12 +108,12 @@ def run_once(
 def _stops_part_way(stage: str, what: str) -> Iterator[None]:
     """Say of what is raised within that it stopped a run, which the same command resumes.
 
-    An input that turns out to be damaged when it is read is no longer refused before anything is
+    A volume that turns out to be damaged when it is read is no longer refused before anything is
     written; and torch reports the want of memory as a plain RuntimeError.
     """
     try:
         yield
-    except (OSError, MemoryError, InputError) as error:
+    except (OSError, MemoryError, VolumeError) as error:
         raise _interrupted(stage, what, error) from error
     except RuntimeError as error:
         if _NO_MEMORY not in str(error):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from stitchsafe.coordinates import CellGrid, Roi, ceil_to
@@ -27,7 +26,14 @@ from stitchsafe.volumes import (
     pyramid_levels,
 )
 
-__all__ = ["LabelPyramid", "copy_cells", "make_field_arrays", "make_image", "make_label_arrays"]
+__all__ = [
+    "LabelPyramid",
+    "copy_cells",
+    "make_field_arrays",
+    "make_image",
+    "make_label_arrays",
+    "make_scratch",
+]
 
 _FORMATS = {"0.5": 3, "0.4": 2}
 
@@ -78,9 +84,7 @@ def make_image(store: ResultStore, inputs: Inputs, mode: str, recipe: Recipe, ng
     """
     volume = inputs.volume
     create_group(store.path, ngff=ngff)
-    if mode == "link" and not (
-        inputs.linkable and link_image(volume, store.path, ngff=ngff)
-    ):
+    if mode == "link" and not (inputs.linkable and link_image(volume, store.path, ngff=ngff)):
         return "none"
     if mode == "copy":
         create_image(
@@ -129,12 +133,15 @@ def make_field_arrays(store: ResultStore, recipe: Recipe, volume: Volume, ngff: 
                 overwrite=True,
             )
     if recipe.labels is not None:
-        _scratch(store.provisional, recipe)
+        make_scratch(store, recipe)
 
 
-def _scratch(path: Path, recipe: Recipe) -> None:
+def make_scratch(store: ResultStore, recipe: Recipe) -> None:
+    """Make the array of provisional labels."""
     chunks = tuple(min(c, e) for c, e in zip(recipe.cell_shape, recipe.extent, strict=True))
-    ArrayStore.create(path, shape=recipe.extent, dtype="uint32", chunks=chunks, overwrite=True)
+    ArrayStore.create(
+        store.provisional, shape=recipe.extent, dtype="uint32", chunks=chunks, overwrite=True
+    )
 
 
 def make_label_arrays(

@@ -181,9 +181,7 @@ class _Job:
     resumes: bool
 
 
-def _prepare(
-    inputs: Inputs, out: str | Path | None, settings: Settings, events: Events
-) -> _Job:
+def _prepare(inputs: Inputs, out: str | Path | None, settings: Settings, events: Events) -> _Job:
     volume = inputs.volume
     if out is None:
         out = default_output(volume)

@@ -64,6 +64,7 @@ from stitchsafe.pipeline._outputs import (
     make_field_arrays,
     make_image,
     make_label_arrays,
+    make_scratch,
 )
 from stitchsafe.pipeline._settings import Settings
 from stitchsafe.pipeline._store import ResultStore
@@ -206,7 +207,9 @@ class _Run:
                     }
                 )
             )
-        if self.recipe.labels is not None and not self.ledger.finished("finish"):
+        if self.recipe.labels is not None:
+            if self.ledger.finished("finish"):  # for cells whose entries have been deleted
+                make_scratch(self.store, self.recipe)
             settings = LabelSettings.from_json(self.recipe.labels)
             provisional = ArrayStore.open(self.store.provisional)
             sinks.append(SegmentSink(provisional, self.store.evidence, self.recipe.cells, settings))
@@ -266,9 +269,7 @@ class _Run:
         return {}
 
 
-def _relabel_anew(
-    store: ResultStore, recipe: Recipe, maker: FieldMaker, final: ArrayStore
-) -> Work:
+def _relabel_anew(store: ResultStore, recipe: Recipe, maker: FieldMaker, final: ArrayStore) -> Work:
     """Work for the runner: final labels of cells, from the volume on."""
 
     def work(block: Roi, cells: Sequence[Roi]) -> Iterator[tuple[Roi, CellRecord]]:

@@ -318,9 +318,7 @@ def _shifted(maker: FieldMaker, positions: NDArray[np.int64]) -> dict[str, NDArr
     return {name: np.stack(column, axis=1) for name, column in columns.items()}
 
 
-def _label_mismatches(
-    store: ResultStore, recipe: Recipe, cell: Roi, fields: dict[str, Any]
-) -> int:
+def _label_mismatches(store: ResultStore, recipe: Recipe, cell: Roi, fields: dict[str, Any]) -> int:
     if recipe.labels is None or not store.merges_file.is_file():
         return 0
     if not (store.labels / "0").is_dir():
