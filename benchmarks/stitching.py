@@ -1,8 +1,8 @@
 """What tiling costs: a prediction out of core against one bare forward pass, in the same run.
 
-Both see the same random volume and the same network on the same machine. The bare pass has the whole
-volume in memory and writes nothing; the prediction reads Zarr, computes overlapping tiles and writes
-fields durably. Printed are medians of several rounds and their ratio::
+Both see the same random volume and the same network on the same machine. The bare pass has the
+whole volume in memory and writes nothing; the prediction reads Zarr, computes overlapping tiles and
+writes fields durably. Printed are medians of several rounds and their ratio::
 
     python benchmarks/stitching.py --size 160 --tile 80 --rounds 3
 """

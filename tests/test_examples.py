@@ -1,0 +1,20 @@
+"""Every script in examples/ runs, and finds what it says it finds."""
+
+from __future__ import annotations
+
+import runpy
+from pathlib import Path
+
+import pytest
+
+EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
+EXPECTED = {
+    "predict_array.py": lambda difference: difference <= 1e-5,
+    "which_tiles.py": lambda shares: shares == (0, pytest.approx(1 - (3 / 6) ** 2, abs=0.01)),
+}
+
+
+@pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*.py")), ids=lambda path: path.name)
+def test_an_example_runs(path: Path) -> None:
+    found = runpy.run_path(str(path))["main"]()
+    assert EXPECTED[path.name](found)
