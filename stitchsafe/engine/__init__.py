@@ -2,7 +2,13 @@
 
 from stitchsafe.engine._allocator import return_freed_memory
 from stitchsafe.engine._border import border_map
-from stitchsafe.engine._durable import file_checksum, save_arrays, save_bytes, save_json
+from stitchsafe.engine._durable import (
+    file_checksum,
+    load_arrays,
+    save_arrays,
+    save_bytes,
+    save_json,
+)
 from stitchsafe.engine._events import Events, Silent
 from stitchsafe.engine._forward import BlockInput, FieldMaker, Fields, Readable
 from stitchsafe.engine._intensity import Intensity
@@ -36,6 +42,7 @@ __all__ = [
     "border_map",
     "checksum",
     "file_checksum",
+    "load_arrays",
     "map_fields",
     "return_freed_memory",
     "run_blocks",

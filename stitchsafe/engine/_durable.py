@@ -8,11 +8,14 @@ import os
 import zlib
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["SUFFIX", "file_checksum", "save_arrays", "save_bytes", "save_json"]
+from stitchsafe.errors import IntegrityError
+
+__all__ = ["SUFFIX", "file_checksum", "load_arrays", "save_arrays", "save_bytes", "save_json"]
 
 SUFFIX = ".partial"
 
@@ -59,3 +62,21 @@ def save_arrays(path: Path, arrays: dict[str, NDArray[Any]]) -> str:
     buffer = io.BytesIO()
     np.savez(buffer, **dict(sorted(arrays.items())))  # type: ignore[arg-type]
     return save_bytes(path, buffer.getvalue())
+
+
+def load_arrays(path: Path) -> dict[str, NDArray[Any]]:
+    """The arrays of an ``.npz``.
+
+    Raises
+    ------
+    IntegrityError
+        If the file is damaged.
+    OSError
+        If it is not there.
+    """
+    with path.open("rb") as file:
+        try:
+            with np.load(file) as arrays:
+                return {name: arrays[name] for name in arrays.files}
+        except (ValueError, EOFError, BadZipFile, zlib.error) as error:
+            raise IntegrityError(f"{path} is damaged; start again with --overwrite") from error

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stitchsafe.coordinates import CellGrid, Roi
-from stitchsafe.engine import CellIndex, CellRecord, Fields, checksum, save_arrays
+from stitchsafe.engine import CellIndex, CellRecord, Fields, checksum, load_arrays, save_arrays
 from stitchsafe.instances._evidence import Contacts, find_contacts, neighbours
 from stitchsafe.instances._merge import FinalIds, Merge, merge_segments
 from stitchsafe.instances._records import SegmentTable, WindowRecord
@@ -65,8 +65,7 @@ class SegmentSink:
 def load_records(place: Callable[[CellIndex], Path], cells: CellGrid) -> Iterator[WindowRecord]:
     """The evidence of all cells, in raster order."""
     for cell in cells.cells():
-        with np.load(place(cells.index(cell))) as arrays:
-            yield WindowRecord.from_arrays(arrays)
+        yield WindowRecord.from_arrays(load_arrays(place(cells.index(cell))))
 
 
 def merge_windows(

@@ -39,6 +39,7 @@ from stitchsafe.engine import (
     StageCount,
     Work,
     checksum,
+    load_arrays,
     map_fields,
     run_blocks,
     run_once,
@@ -136,8 +137,8 @@ def run_stages(
 def refuse_changed_volume(store: ResultStore, recipe: Recipe, volume: Volume) -> None:
     """Refuse to go on where the volume is no longer the one that was read.
 
-    Looks at some finished cells, spread over the region: enough for a file that was replaced, and no
-    second reading of a large volume. `verify` looks at all.
+    Looks at some finished cells, spread over the region: enough for a file that was replaced, and
+    no second reading of a large volume. `verify` looks at all.
 
     Raises
     ------
@@ -150,8 +151,8 @@ def refuse_changed_volume(store: ResultStore, recipe: Recipe, volume: Volume) ->
         cell = recipe.cells.cell_at(index)
         if record["input"] != checksum(volume.read(cell)):
             raise StoreError(
-                f"{volume.path or 'the array'} has changed since {store.path} was begun (at {cell}); "
-                "choose another place with --out, or start again with --overwrite"
+                f"{volume.path or 'the array'} has changed since {store.path} was begun (at "
+                f"{cell}); choose another place with --out, or start again with --overwrite"
             )
 
 
@@ -297,8 +298,7 @@ def _csv(columns: dict[str, NDArray[Any]], volume: Volume) -> bytes:
 
 def load_ids(store: ResultStore) -> FinalIds:
     """What merging decided."""
-    with np.load(store.merges_file) as arrays:
-        return FinalIds.from_arrays(arrays)
+    return FinalIds.from_arrays(load_arrays(store.merges_file))
 
 
 def final_labels_of(

@@ -14,7 +14,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile
 
 import numpy as np
 import torch
@@ -29,6 +28,7 @@ from stitchsafe.engine import (
     Silent,
     checksum,
     file_checksum,
+    load_arrays,
 )
 from stitchsafe.errors import IntegrityError, ModelError, StoreError
 from stitchsafe.networks import Network, load_network
@@ -234,10 +234,10 @@ def _recorded(
 ) -> tuple[NDArray[np.int64], dict[str, NDArray[np.floating]]] | None:
     """Recorded voxels of a cell and their fields; None if the record is damaged."""
     try:
-        with np.load(store.samples(index)) as record:
-            fields = {name: record[f"field_{name}"] for name, _ in recipe.outputs}
-            return record["positions"], fields
-    except (OSError, ValueError, KeyError, BadZipFile):
+        record = load_arrays(store.samples(index))
+        fields = {name: record[f"field_{name}"] for name, _ in recipe.outputs}
+        return record["positions"], fields
+    except (IntegrityError, KeyError, OSError):
         return None
 
 
@@ -326,6 +326,6 @@ def _label_mismatches(store: ResultStore, recipe: Recipe, cell: Roi, fields: dic
     try:
         expected = final_labels_of(store, recipe, cell, fields)
         found = ArrayStore.open(store.labels / "0").read(cell)
-    except (IntegrityError, BadZipFile, ValueError, OSError):
+    except (IntegrityError, ValueError, OSError):
         return cell.size
     return int((found != expected).sum())

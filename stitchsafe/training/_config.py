@@ -62,13 +62,17 @@ class VolumeConfig(_Strict):
 
 
 class ImagesConfig(_Strict):
-    """A folder of npz files of one image each; every ``keep_back``-th is left for judging."""
+    """A folder of npz files of one image each; every ``keep_back``-th is left for judging.
+
+    ``ground: dark`` leaves out images with a normalised median above .5 (a bright ground).
+    """
 
     kind: Literal["images"]
     path: str
     image: str = "image"
     labels: str = "labels"
     keep_back: Annotated[int, Field(ge=2)] | None = 5
+    ground: Literal["any", "dark"] = "any"
 
 
 DataConfig = Annotated[DisksConfig | VolumeConfig | ImagesConfig, Field(discriminator="kind")]

@@ -38,6 +38,8 @@ __all__ = ["Example", "Examples", "Scene", "image_files", "normalise", "open_exa
 
 Image = npt.NDArray[np.float32]
 
+_BRIGHT = 0.5
+
 
 @dataclass(frozen=True)
 class Example:
@@ -154,7 +156,9 @@ def _image_scenes(path: Path, data: ImagesConfig, config: TrainingConfig) -> lis
     for file in image_files(path, data)[0]:
         with np.load(file, allow_pickle=False) as content:
             image, labels = content[data.image], content[data.labels]
-        scenes.append(_scene(to_channels(image, config.input), labels, config, str(file)))
+        scene = _scene(to_channels(image, config.input), labels, config, str(file))
+        if data.ground == "any" or np.median(scene.image) <= _BRIGHT:
+            scenes.append(scene)
     return scenes
 
 
@@ -237,8 +241,8 @@ class _SceneExamples:
         self.scenes = [s for s in scenes if _fits(s.targets.labels.shape, window.window)]
         if not self.scenes:
             raise VolumeError(
-                f"no labelled image is as large as the training window {window.window}; "
-                "make the window smaller"
+                f"none of the {len(scenes)} labelled images to train on is as large as the "
+                f"training window {window.window}; make the window smaller or give other data"
             )
         # Axes may be swapped where windows, inputs and voxels are alike along them.
         size = config.input.voxel_size or (1.0,) * len(window.window)

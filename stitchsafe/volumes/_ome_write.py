@@ -116,19 +116,21 @@ def create_labels(
     chunks: Sequence[int],
     shards: Sequence[int] | None = None,
     voxel_size: VoxelSize | None = None,
+    with_image: bool = True,
     ngff: Ngff = "0.5",
     overwrite: bool = False,
 ) -> tuple[ArrayStore, ...]:
     """Make ``labels/<name>`` below a group, with label metadata, and list it there.
 
-    Parameters are those of :func:`create_image`; `dtype` must be of whole numbers.
+    Parameters are those of :func:`create_image`; `dtype` must be of whole numbers, and `with_image`
+    says whether the group is the image that the labels are of.
     """
     if np.dtype(dtype).kind not in "ui":
         raise StoreError(
             f"labels cannot be {np.dtype(dtype)}, as ids are whole numbers; use uint32"
         )
     root = create_group(root, ngff=ngff)
-    label: dict[str, Any] = {"source": {"image": "../../"}}
+    label: dict[str, Any] = {"source": {"image": "../../"}} if with_image else {}
     if ngff == "0.4":
         label["version"] = "0.4"
     metadata = {

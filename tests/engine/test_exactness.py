@@ -94,7 +94,11 @@ def random_volume(case: Case, precision: str) -> np.ndarray:
 def test_stitched_equals_whole(case, data, border, precision):
     module = case.network(getattr(torch, precision))
     period = TorchNetwork(module).geometry.period
-    tile = tuple(p * data.draw(st.integers(1, max(1, 16 // p)), label="tiles") for p in period)
+    counts = [data.draw(st.integers(1, 4), label="tiles") for _ in period]
+    tile = tuple(
+        p * max(1, -(-extent // (count * p)))
+        for p, extent, count in zip(period, case.shape, counts, strict=True)
+    )
     maker = field_maker(
         module, random_volume(case, precision), tile, border=border, precision=precision
     )

@@ -197,6 +197,21 @@ def test_images_of_any_size_and_colour_are_trained_on(tmp_path):
     assert train(config, tmp_path / "run", data=tmp_path).steps == 6
 
 
+def test_images_on_a_bright_ground_can_be_left_out(tmp_path):
+    image = np.full((40, 40), 200, dtype=np.uint8)
+    image[5:15, 5:15] = 10
+    labels = (image < 100).astype(np.int32)
+    np.savez(tmp_path / "a.npz", image=image, labels=labels)
+    config = disks(
+        data={"kind": "images", "path": ".", "ground": "dark"},
+        input={"axes": "yx", "normalize": "percentile"},
+    )
+    with pytest.raises(VolumeError, match="none of the 0"):
+        train(config, tmp_path / "run", data=tmp_path)
+    np.savez(tmp_path / "b.npz", image=255 - image, labels=labels)
+    assert train(config, tmp_path / "run", data=tmp_path, steps=1).steps == 1
+
+
 def test_an_unknown_name_is_refused_with_the_nearest():
     with pytest.raises(InputError, match="did you mean 'disks'"):
         train("disk")
