@@ -83,8 +83,11 @@ def make_image(store: ResultStore, inputs: Inputs, mode: str, recipe: Recipe, ng
         What became of the image: ``link``, ``copy`` or ``none``.
     """
     volume = inputs.volume
+    most = None if recipe.labels is None else len(LabelPyramid.of(recipe, volume).levels)
     create_group(store.path, ngff=ngff)
-    if mode == "link" and not (inputs.linkable and link_image(volume, store.path, ngff=ngff)):
+    if mode == "link" and not (
+        inputs.linkable and link_image(volume, store.path, ngff=ngff, most=most)
+    ):
         return "none"
     if mode == "copy":
         create_image(
@@ -145,7 +148,13 @@ def make_scratch(store: ResultStore, recipe: Recipe) -> None:
 
 
 def make_label_arrays(
-    store: ResultStore, pyramid: LabelPyramid, volume: Volume, dtype: Any, ngff: Ngff
+    store: ResultStore,
+    pyramid: LabelPyramid,
+    volume: Volume,
+    dtype: Any,
+    ngff: Ngff,
+    *,
+    with_image: bool,
 ) -> None:
     """Make the labels and their pyramid."""
     create_labels(
@@ -156,6 +165,7 @@ def make_label_arrays(
         dtype=dtype,
         chunks=pyramid.recipe.cell_shape,
         voxel_size=volume.voxel_size,
+        with_image=with_image,
         ngff=ngff,
         overwrite=True,
     )

@@ -9,7 +9,7 @@ from typing import Any, Unpack
 import numpy as np
 import torch
 
-from stitchsafe.coordinates import Roi
+from stitchsafe.coordinates import Roi, ceil_to, floor_to
 from stitchsafe.engine import Events, Silent
 from stitchsafe.errors import ModelError, PlanError
 from stitchsafe.instances import LabelSettings
@@ -130,7 +130,7 @@ def draft_plan(
         budget = allotment.memory
         events.say(f"memory: up to {format_bytes(budget)}, {allotment.source}")
     preferred = config.tiling.tile_shape if config and config.tiling else None
-    return make_plan(
+    drafted = make_plan(
         network,
         extent=volume.shape,
         roi=region,
@@ -142,6 +142,34 @@ def draft_plan(
         window=window,
         block_shape=settings.block_shape,
     )
+    _say_what_is_taken(drafted, settings, preferred, window, events)
+    return drafted
+
+
+def _say_what_is_taken(
+    drafted: Plan,
+    settings: Settings,
+    card_tile: Sequence[int] | None,
+    card_window: Sequence[int] | None,
+    events: Events,
+) -> None:
+    """Shapes that are not what was asked for, each with the reason."""
+    recipe = drafted.recipe
+    short = tuple(drafted.grid.extent)
+    for name, asked, taken in (
+        ("tile", settings.tile_shape or card_tile, recipe.tile_shape),
+        ("clustering window", card_window, recipe.cell_shape),
+        ("block", settings.block_shape, drafted.schedule.block_shape),
+    ):
+        if asked is None or tuple(asked) == tuple(taken):
+            continue
+        fits = all(t == a or a >= e for t, a, e in zip(taken, asked, short, strict=True))
+        reason = "the volume is no larger" if fits else "what the memory allows"
+        events.say(f"{name}: {_shape(asked)} asked for, {_shape(taken)} taken, {reason}")
+
+
+def _shape(shape: Sequence[int]) -> str:
+    return " x ".join(map(str, shape))
 
 
 def _labels(values: dict[str, Any], shapes: Shapes) -> dict[str, Any]:
@@ -198,9 +226,15 @@ def _normalization(config: ModelConfig | None, settings: Settings) -> Normalizat
 
 
 def _full_context(inputs: Inputs) -> Roi:
-    context = inputs.network.geometry.context
-    return Roi.whole(inputs.volume.shape).grow(
-        [-before for before, _ in context], [-after for _, after in context]
+    """The voxels whose context lies within the volume.
+
+    The context is that of whole periods; a voxel amid a period needs up to a period more on one
+    side. So whole periods count.
+    """
+    axes, extent = inputs.network.geometry.axes, inputs.volume.shape
+    return Roi.from_bounds(
+        [ceil_to(axis.context[0], axis.period) for axis in axes],
+        [floor_to(e - axis.context[1], axis.period) for axis, e in zip(axes, extent, strict=True)],
     )
 
 

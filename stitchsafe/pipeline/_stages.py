@@ -266,7 +266,10 @@ class _Run:
         }
 
     def _create_labels(self, pyramid: LabelPyramid, dtype: str) -> CellRecord:
-        make_label_arrays(self.store, pyramid, self.volume, dtype, self.settings.ngff)
+        shown = self.ledger.finished("create")[()]["image"] != "none"
+        make_label_arrays(
+            self.store, pyramid, self.volume, dtype, self.settings.ngff, with_image=shown
+        )
         return {}
 
 

@@ -15,7 +15,7 @@ from stitchsafe.volumes._zarr import ZarrNode, read_node
 __all__ = ["link_image"]
 
 
-def link_image(volume: Volume, group: Path, *, ngff: Ngff) -> bool:
+def link_image(volume: Volume, group: Path, *, ngff: Ngff, most: int | None = None) -> bool:
     """Make `group` show the image that `volume` belongs to, by symbolic links to its levels.
 
     Parameters
@@ -26,6 +26,8 @@ def link_image(volume: Volume, group: Path, *, ngff: Ngff) -> bool:
         A group without an image of its own.
     ngff
         Version of the group; links serve only images of the same version.
+    most
+        Show no more than so many levels, the finest: an image may not have more than its labels.
 
     Returns
     -------
@@ -42,11 +44,15 @@ def link_image(volume: Volume, group: Path, *, ngff: Ngff) -> bool:
     image = read_multiscale(node)
     if image is None or any("/" in name or name in ("labels", "fields") for name in image.datasets):
         return False
-    shown: dict[str, Any] = {key: node.attributes[key]}
+    shown: dict[str, Any] = {}
     if ngff == "0.5":
-        shown = {"ome": {k: v for k, v in node.attributes["ome"].items() if k != "labels"}}
+        shown = {k: v for k, v in node.attributes["ome"].items() if k != "labels"}
+    first = (node.attributes["ome"] if ngff == "0.5" else node.attributes)["multiscales"][0]
+    shown["multiscales"] = [{**first, "datasets": first["datasets"][:most]}]
+    if ngff == "0.5":
+        shown = {"ome": shown}
     try:
-        for name in image.datasets:
+        for name in image.datasets[:most]:
             if (node.path / name).is_dir() and not (group / name).is_symlink():
                 (group / name).symlink_to(os.path.relpath(node.path / name, group))
     except OSError:

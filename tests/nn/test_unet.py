@@ -154,3 +154,28 @@ def test_a_size_that_pooling_would_cut_is_refused():
 def test_arguments_out_of_range_are_refused(arguments, message):
     with pytest.raises(ValueError, match=message):
         UNet(**arguments)
+
+
+@pytest.mark.parametrize("factors", [[2, 2], [3], [(2, 1)]])
+def test_skips_are_cropped_to_the_centre(factors):
+    """A network with mirrored kernels gives the mirrored output of a mirrored input."""
+    torch.manual_seed(0)
+    net = UNet(ndim=2, levels=len(factors), factors=factors, base_channels=3).double()
+    twin = UNet(**net.configuration).double()
+    twin.load_state_dict(
+        {k: v.flip(2, 3) if v.ndim == 4 else v for k, v in net.state_dict().items()}
+    )
+    image = torch.randn(1, 1, *valid_shape(net, 3), dtype=torch.float64)
+    with torch.inference_mode():
+        assert torch.allclose(twin(image.flip(2, 3)), net(image).flip(2, 3), atol=1e-12)
+
+
+def test_learnt_upsampling_ends_in_relu_and_heads_are_linear():
+    torch.manual_seed(0)
+    net = UNet(ndim=2, levels=1, base_channels=8)
+    seen = []
+    for part in net.up:
+        part.register_forward_hook(lambda module, inputs, output: seen.append(output))
+    output = net(torch.randn(1, 1, 40, 40))
+    assert seen[0].min() == 0
+    assert output.min() < 0

@@ -189,7 +189,10 @@ def test_an_input_that_cannot_be_read_stops_the_run_part_way(tmp_path: Path) -> 
     sound = chunk.read_bytes()
     chunk.write_bytes(sound[: len(sound) // 2])
     run = lambda out: stitchsafe.predict(  # noqa: E731
-        tmp_path / "volume.zarr", model, tmp_path / out, labels_from="foreground",
+        tmp_path / "volume.zarr",
+        model,
+        tmp_path / out,
+        labels_from="foreground",
         **{**OPTIONS, "image": "none"},
     )
     with pytest.raises(InterruptedRunError, match=r"cannot be read at .*; mend that and run"):
@@ -207,9 +210,10 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     place = tmp_path / "small"
     place.mkdir()
     mount = ["mount", "-t", "tmpfs", "-o", "size=200k", "tmpfs", str(place)]
-    if not sys.platform.startswith("linux") or subprocess.run(
-        mount, capture_output=True, check=False
-    ).returncode:
+    if (
+        not sys.platform.startswith("linux")
+        or subprocess.run(mount, capture_output=True, check=False).returncode
+    ):
         pytest.skip("mounting a small file system is not permitted here")
     yield place
     subprocess.run(["umount", str(place)], check=True)

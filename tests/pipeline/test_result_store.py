@@ -137,7 +137,8 @@ def test_what_is_not_asked_for_is_not_written(tmp_path: Path) -> None:
     assert not {name for name in names[0] if name.startswith(("fields", "instances.csv"))}
     assert not {name for name in names[1] if name.startswith(("labels", "instances.csv"))}
     assert fields.progress.instances is None
-    yaozarrs.validate_zarr_store(str(tmp_path / "labels.zarr"))
+    yaozarrs.validate_zarr_store(str(tmp_path / "labels.zarr" / "labels" / "instances"))
+    yaozarrs.validate_zarr_store(str(tmp_path / "fields.zarr" / "fields" / "embedding"))
     assert (labels.out / ".stitchsafe" / "provisional").exists() is False
 
 
