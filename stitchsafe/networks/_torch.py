@@ -110,8 +110,8 @@ class TorchNetwork:
             return trace(self.module, tuple(shape), self.channels)
         except (SizeRefusal, LatticeMismatch) as error:
             raise PlanError(
-                f"{self.name} does not take an input of {tuple(shape)} voxels: {error}; give another "
-                "--tile-shape"
+                f"{self.name} does not take an input of {tuple(shape)} voxels: {error}; give "
+                "another --tile-shape"
             ) from error
 
     def prepare(self, runtime: Runtime) -> None:

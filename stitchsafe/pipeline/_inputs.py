@@ -155,8 +155,8 @@ def _refuse_undecided(network: Network) -> None:
     if network.geometry.consensus:
         layer, what = network.geometry.consensus[0]
         raise UnsafeNetworkError(
-            f"{network.name} can be stitched only if {what} (layer {layer}) is decided once for the "
-            "whole volume, which this version cannot do; use a network without that layer"
+            f"{network.name} can be stitched only if {what} (layer {layer}) is decided once for "
+            "the whole volume, which this version cannot do; use a network without that layer"
         )
 
 

@@ -198,7 +198,7 @@ class ResultStore:
         differences += [
             f"{key}: {form[key]!r}, not {stored['form'].get(key)!r}"
             for key in sorted(form)
-            if form[key] != stored["form"].get(key)
+            if form[key] != stored.get("form", {}).get(key)
         ]
         if differences:
             raise StoreError(

@@ -279,10 +279,18 @@ def test_people_read_what_came_out_and_where(api: Calls, run: Run) -> None:
     assert "NOT exact" in shown
 
 
-def test_a_dry_run_is_a_plan(api: Calls, run: Run) -> None:
-    assert run(["predict", "volume.zarr", "--dry-run", "--min-size", "5"]).code == 0
-    assert [verb for verb, *_ in api.made] == ["plan"]
-    assert api.last["min_size"] == 5
+def test_a_dry_run_is_rehearsed(api: Calls, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    given: dict[str, Any] = {}
+
+    def rehearse(volume: str, model: str | None, out: str | None, **options: Any) -> Answer:
+        given.update(options, out=out)
+        return Answer()
+
+    monkeypatch.setattr("stitchsafe.pipeline.rehearse", rehearse)
+    words = ["predict", "volume.zarr", "--dry-run", "--min-size", "5", "-o", "out.zarr"]
+    assert run(words).code == 0
+    assert api.made == []
+    assert (given["min_size"], given["out"]) == (5, "out.zarr")
 
 
 def test_verify_can_be_told_where_things_are_now(api: Calls, run: Run) -> None:

@@ -115,7 +115,7 @@ def test_fields(result) -> None:
 
 
 def test_the_table_counts_the_labels(result) -> None:
-    made, volume, ngff = result
+    made, _, ngff = result
     finest, _ = Reader(made.out / "labels" / "instances", ngff).level(0)
     with (made.out / "instances.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
