@@ -48,9 +48,7 @@ class Roi:
     @classmethod
     def from_bounds(cls, begin: Sequence[int], end: Sequence[int]) -> Roi:
         """The region from `begin` up to, not including, `end`; empty where they cross."""
-        return cls(
-            tuple(begin), tuple(max(0, e - b) for b, e in zip(begin, end, strict=True))
-        )
+        return cls(tuple(begin), tuple(max(0, e - b) for b, e in zip(begin, end, strict=True)))
 
     @classmethod
     def whole(cls, shape: Sequence[int]) -> Roi:
@@ -138,7 +136,7 @@ class CellGrid:
     cell_shape: tuple[int, ...]
 
     def cells(self, part: Roi | None = None) -> Iterator[Roi]:
-        """Cells that meet `part` (by default all), clipped to it and the region, in raster order."""
+        """Cells that meet `part` (all by default), clipped to it and the region, in raster order."""
         within = self.region if part is None else self.region.intersect(part)
         return grid_cells(within, self.cell_shape)
 

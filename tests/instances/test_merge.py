@@ -325,7 +325,8 @@ def test_a_region_that_does_not_begin_at_the_origin() -> None:
     table, merge = merged(records)
     labels = np.zeros(classes.shape, merge.dtype)
     for record in records:
-        labels[record.region.slices] = relabel(provisional[record.region], merge.final.lookup(record.key))
+        lookup = merge.final.lookup(record.key)
+        labels[record.region.slices] = relabel(provisional[record.region], lookup)
     expected = connected_parts(classes[region.slices] + 1)[0]
     np.testing.assert_array_equal(labels[region.slices], expected)
     border = instance_table(table, merge, region).touches_border
