@@ -136,7 +136,7 @@ class CellGrid:
     cell_shape: tuple[int, ...]
 
     def cells(self, part: Roi | None = None) -> Iterator[Roi]:
-        """Cells that meet `part` (all by default), clipped to it and to the region, raster order."""
+        """Cells that meet `part` (all by default), clipped to it, in raster order."""
         within = self.region if part is None else self.region.intersect(part)
         return grid_cells(within, self.cell_shape)
 
