@@ -11,7 +11,7 @@ from stitchsafe.networks._config import (
 )
 from stitchsafe.networks._folder import build_module, load_folder, save_folder
 from stitchsafe.networks._protocol import Network, Output, Runtime
-from stitchsafe.networks._resolve import bundled_models, load_network
+from stitchsafe.networks._resolve import bundled_models, load_network, models_root
 from stitchsafe.networks._torch import TorchNetwork
 
 __all__ = [
@@ -30,5 +30,6 @@ __all__ = [
     "load_config",
     "load_folder",
     "load_network",
+    "models_root",
     "save_folder",
 ]

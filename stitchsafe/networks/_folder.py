@@ -11,7 +11,7 @@ from pathlib import Path
 
 import yaml
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import nn
 
 from stitchsafe import nn as layers
@@ -70,7 +70,8 @@ def save_folder(folder: Path, module: nn.Module, config: ModelConfig) -> None:
     """Write weights, configuration and geometry of a module (not its card or picture)."""
     folder.mkdir(parents=True, exist_ok=True)
     state = {key: tensor.detach().cpu().contiguous() for key, tensor in module.state_dict().items()}
-    save_file(state, folder / "weights.safetensors")
+    # Not by save_file, which lets nobody else read what it writes.
+    (folder / "weights.safetensors").write_bytes(save(state))
     content = config.model_dump(mode="json", by_alias=True, exclude_defaults=False)
     (folder / "config.yaml").write_text(
         yaml.safe_dump(content, sort_keys=False, default_flow_style=None, width=100),

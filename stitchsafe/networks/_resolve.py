@@ -18,20 +18,21 @@ from stitchsafe.networks._folder import load_folder
 from stitchsafe.networks._protocol import Network
 from stitchsafe.networks._torch import TorchNetwork
 
-__all__ = ["bundled_models", "load_network"]
+__all__ = ["bundled_models", "load_network", "models_root"]
 
 _PACKAGE = Path(__file__).resolve().parent.parent
 _PICKLES = {".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".bin", ".joblib"}
 
 
-def _models_root() -> Path:
+def models_root() -> Path:
+    """Where the bundled models lie: beside the package in a checkout, inside it once installed."""
     installed = _PACKAGE / "_models"
     return installed if installed.is_dir() else _PACKAGE.parent / "models"
 
 
 def bundled_models() -> dict[str, ModelConfig]:
     """Configurations of the models that come with the package, by name."""
-    folders = sorted(path.parent for path in _models_root().glob("*/config.yaml"))
+    folders = sorted(path.parent for path in models_root().glob("*/config.yaml"))
     return {folder.name: load_config(folder / "config.yaml") for folder in folders}
 
 
@@ -57,7 +58,7 @@ def load_network(model: str | Path | nn.Module | Network) -> Network:
         return load_folder(path)
     if path.is_file():
         raise _not_a_folder(path)
-    bundled = _models_root() / str(model)
+    bundled = models_root() / str(model)
     if path.parent == Path() and (bundled / "config.yaml").is_file():
         return load_folder(bundled)
     raise _unknown(str(model))
@@ -86,7 +87,7 @@ def _looks_pickled(path: Path) -> bool:
 
 
 def _unknown(model: str) -> ModelError:
-    known = [folder.parent.name for folder in sorted(_models_root().glob("*/config.yaml"))]
+    known = [folder.parent.name for folder in sorted(models_root().glob("*/config.yaml"))]
     near = difflib.get_close_matches(model, known, n=1)
     hint = f"did you mean {near[0]!r}? " if near else ""
     return ModelError(

@@ -48,6 +48,7 @@ def draw_result(
         2, 3, figsize=(15, 5 * sum(heights) / raw.shape[2] + 1.2), height_ratios=heights,
         squeeze=False, layout="constrained",
     )  # fmt: skip
+    truth = _like(truth, labels)
     colours = _colours(int(max(labels.max(), truth.max())))
     for row, (axis, position) in enumerate(cuts):
         image, found, expected = (np.take(a, position, axis) for a in (raw, labels, truth))
@@ -64,12 +65,34 @@ def draw_result(
             panel.set_xticks([])
             panel.set_yticks([])
         axes[row, 0].set_ylabel(("slice across z", "slice across y")[row])
+    equal = "bit for bit" if difference == 0 else f"within {difference:.0e}"
     figure.suptitle(
-        f"{recipe.network}: stitched from tiles, equal to one pass over the whole volume within "
-        f"{difference:.0e}"
+        f"{recipe.network}: stitched from tiles, equal to one pass over the whole volume {equal}"
     )
     figure.savefig(path, dpi=90)
     pyplot.close(figure)
+
+
+def _like(truth: NDArray[Any], labels: NDArray[Any]) -> NDArray[np.int64]:
+    """The truth with the ids of the instances that cover most of each object, for like colours.
+
+    An instance lends its id once, to the object that it covers most of; others get new ids.
+    """
+    objects, index = np.unique(truth, return_inverse=True)
+    width = int(labels.max()) + 1
+    pairs = index.reshape(-1).astype(np.int64) * width + labels.reshape(-1)
+    found, overlap = np.unique(pairs, return_counts=True)
+    ids = np.arange(len(objects), dtype=np.int64) + width
+    ids[objects == 0] = 0
+    taken = {0}
+    named = {int(place) for place in np.flatnonzero(objects == 0)}
+    for at in np.argsort(-overlap, kind="stable"):
+        place, label = divmod(int(found[at]), width)
+        if place not in named and label not in taken:
+            ids[place] = label
+            named.add(place)
+            taken.add(label)
+    return ids[index].reshape(truth.shape)
 
 
 def _overlay(labels: NDArray[Any], colours: NDArray[np.floating]) -> NDArray[np.floating]:

@@ -13,6 +13,7 @@ import yaml
 from stitchsafe.engine import Events, Silent
 from stitchsafe.errors import InputError, ModelError, StoreError
 from stitchsafe.geometry import analyse
+from stitchsafe.networks import models_root
 from stitchsafe.nn import UNet
 from stitchsafe.training._config import TrainingConfig, load_training
 from stitchsafe.training._examples import open_examples
@@ -22,7 +23,6 @@ from stitchsafe.training._window import fit_window
 
 __all__ = ["TrainingResult", "train"]
 
-_PACKAGE = Path(__file__).resolve().parent.parent
 _BUILT_IN = {"disks": "disks-2d"}
 _RUN_FILES = (
     "train.yaml",
@@ -170,8 +170,7 @@ def _resolve(config: str | Path | TrainingConfig) -> tuple[TrainingConfig, Path]
 
 
 def _bundled(name: str) -> Path:
-    installed = _PACKAGE / "_models"
-    root = installed if installed.is_dir() else _PACKAGE.parent / "models"
+    root = models_root()
     path = root / _BUILT_IN.get(name, name) / "train.yaml"
     if path.is_file():
         return path
