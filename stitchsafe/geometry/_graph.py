@@ -72,12 +72,15 @@ class Graph:
         Bytes of parameters and buffers.
     breaks
         All that breaks locality or was not analysed.
+    constants
+        Numbers that constants were made of on the way.
     """
 
     nodes: tuple[Node, ...]
     outputs: tuple[int, ...]
     parameters_bytes: int
     breaks: tuple[Break, ...]
+    constants: tuple[str, ...] = ()
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -152,13 +155,22 @@ class Graph:
 
     @property
     def program(self) -> str:
-        """Digest of operators and constants without sizes: equal for two sizes, or not the same."""
-        text = [
-            repr((n.kind, n.op, n.layer, n.inputs, n.shape[1:2], n.constants))
-            + ("" if n.kind in ("pad", "crop") else repr([s.taps for s in n.steps]))
-            for n in self.nodes
-        ]
-        return hashlib.sha256("\n".join(text).encode()).hexdigest()
+        """Digest of operators and constants without sizes: equal for two sizes, or not the same.
+
+        Crops are left out, as torch makes mere aliases of those that cut nothing off; where they
+        cut is the lattice map's to say.
+        """
+        place: list[int] = []
+        text: list[str] = []
+        for n in self.nodes:
+            if (n.kind == "crop" or n.op == "aten.alias.default") and len(n.inputs) == 1:
+                place.append(place[n.inputs[0]])
+                continue
+            place.append(len(text))
+            inputs = tuple(place[i] for i in n.inputs)
+            taps = "" if n.kind == "pad" else repr([s.taps for s in n.steps])
+            text.append(repr((n.kind, n.op, n.layer, inputs, n.shape[1:2], n.constants)) + taps)
+        return hashlib.sha256("\n".join([*text, *self.constants]).encode()).hexdigest()
 
     @property
     def periods(self) -> tuple[int, ...]:

@@ -11,6 +11,7 @@ decided once for the whole volume.
 
 from __future__ import annotations
 
+import logging
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -22,6 +23,7 @@ from torch import nn
 from torch._subclasses.fake_tensor import (
     DataDependentOutputException,
     DynamicOutputShapeException,
+    FakeTensor,
     FakeTensorMode,
 )
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -38,6 +40,15 @@ __all__ = ["trace"]
 _UNIFORM = {
     "zeros", "ones", "full", "empty", "scalar_tensor", "zeros_like", "ones_like", "full_like",
     "empty_like", "new_zeros", "new_ones", "new_full", "new_empty",
+}  # fmt: skip
+# How many arguments of these say what shape the constant has, before those that say what it holds.
+_SHAPED = dict.fromkeys(("zeros", "ones", "full", "empty"), 1) | {
+    name: 2 if name.startswith("new_") else 1
+    for name in _UNIFORM
+    if name.startswith("new_") or name.endswith("_like")
+}
+_KEEPS_UNIFORM = {
+    "clone", "expand", "slice", "view", "_unsafe_view", "_to_copy", "detach", "alias", "lift_fresh",
 }  # fmt: skip
 _WRITES_ANYWHERE = "write with plain operators that return new tensors"
 
@@ -68,6 +79,7 @@ def trace(
     SizeRefusal
         If the network does not run at this size.
     """
+    logging.getLogger("torch._subclasses.fake_tensor").addFilter(_quiet)
     first = next((p for p in module.parameters() if p.is_floating_point()), None)
     device = "cpu" if first is None else first.device
     dtype = dtype or (torch.float32 if first is None else first.dtype)
@@ -97,6 +109,7 @@ def trace(
         outputs,
         sum(t.numel() * t.element_size() for t in stored),
         tuple(dict.fromkeys(recorder.breaks)),
+        tuple(recorder.constants),
     )
 
 
@@ -120,6 +133,15 @@ def _prepared(module: nn.Module, recorder: _Recorder) -> Iterator[None]:
         for hook in hooks:
             hook.remove()
         for each, state in held:
+            if _changed(each.__dict__, state):
+                recorder.breaks.append(
+                    Break(
+                        type(each).__name__, "forward",
+                        "changes its own attributes while it runs, so that a result may depend on "
+                        "what ran before: not analysed",
+                        "keep what a pass leaves behind out of the module",
+                    )
+                )  # fmt: skip
             for key, value in state.items():
                 now = each.__dict__.get(key)
                 if type(value) is dict and isinstance(now, dict):
@@ -133,6 +155,29 @@ def _prepared(module: nn.Module, recorder: _Recorder) -> Iterator[None]:
             each.training = mode
 
 
+def _quiet(record: logging.LogRecord) -> bool:
+    """Sizes that a network refuses are an answer here, and no error to be logged."""
+    del record
+    return False
+
+
+def _changed(now: dict[str, Any], before: dict[str, Any]) -> bool:
+    """Whether a module's attributes are other objects than before."""
+    if now.keys() != before.keys():
+        return True
+    for key, value in before.items():
+        if key == "training":
+            continue
+        if isinstance(value, dict) and isinstance(now[key], dict):
+            if now[key].keys() != value.keys() or any(
+                now[key][k] is not v for k, v in value.items()
+            ):
+                return True
+        elif now[key] is not value:
+            return True
+    return False
+
+
 class _Recorder(TorchDispatchMode):  # type: ignore[misc, no-untyped-call, unused-ignore]
     """Writes one node per call that depends on the input."""
 
@@ -142,6 +187,8 @@ class _Recorder(TorchDispatchMode):  # type: ignore[misc, no-untyped-call, unuse
         self.breaks: list[Break] = []
         self._values: Any = WeakIdKeyDictionary()
         self._uniform: Any = WeakIdKeyDictionary()
+        self._doubtful: Any = WeakIdKeyDictionary()
+        self.constants: list[str] = []
         self._written: set[int] = set()
         self._storages: dict[int, int] = {}
         self._owners: dict[int, list[int]] = {}
@@ -261,12 +308,37 @@ class _Recorder(TorchDispatchMode):  # type: ignore[misc, no-untyped-call, unuse
         if not derived and func._schema.is_mutable and given:
             self._written.add(given[0].untyped_storage()._cdata)
         if not derived or name in _UNIFORM:
-            if name in _UNIFORM or (given and all(t in self._uniform for t in given)):
-                for tensor in results:
-                    self._uniform[tensor] = True
+            self._note_constant(func, name, args, kwargs, given, results)
             return output
         self._record(func, name, args, kwargs, given, derived, results)
         return output
+
+    def _note_constant(
+        self, func: Any, name: str, args: Any, kwargs: Any, given: Any, results: Any
+    ) -> None:
+        """Follow which constants are the same everywhere, and by which numbers they are made.
+
+        The numbers go into the program, since they may have been computed from the input's size.
+        What is summed or folded out of such a constant may follow the size as well: it is doubtful.
+        """
+        filled, pointwise = name in _UNIFORM, torch.Tag.pointwise in func.tags
+        kept = pointwise or name in _KEEPS_UNIFORM
+        for tensor in results:
+            if filled or (kept and given and all(t in self._uniform for t in given)):
+                self._uniform[tensor] = True
+            elif any(t in self._doubtful for t in given) or (
+                not kept and any(t in self._uniform for t in given)
+            ):
+                self._doubtful[tensor] = True
+        if name == "lift_fresh" and args[0].numel() == 1 and not isinstance(args[0], FakeTensor):
+            self.constants.append(repr(("tensor", args[0].tolist())))
+        elif filled or pointwise:
+            numbers = [
+                v
+                for v in tree_leaves((args[_SHAPED.get(name, 0) :], kwargs))
+                if isinstance(v, (int, float))
+            ]
+            self.constants.append(repr((name, numbers)))
 
     def _record(
         self,
@@ -293,6 +365,8 @@ class _Recorder(TorchDispatchMode):  # type: ignore[misc, no-untyped-call, unuse
                 step = Step("pointwise" if error.keeps_shape else "broken")
         scalars = [v for v in tree_leaves((args, kwargs)) if isinstance(v, (int, float))]
         plain = step.kind == "pointwise" and name not in ("slice", "view", "expand", "permute")
+        if name == "constant_pad_nd":  # how much it pads may follow the size, but not with what
+            plain, scalars = True, list(args[2:])
         transient = sum(t.numel() * t.element_size() for t in results[1:]) if "pool" in name else 0
         for place, tensor in enumerate(results):
             self.add(
@@ -349,6 +423,12 @@ class _Recorder(TorchDispatchMode):  # type: ignore[misc, no-untyped-call, unuse
                 raise Breaking(
                     "a constant that varies over space is tied to the input's origin",
                     "use constants that are the same for every voxel",
+                )
+            elif tensor in self._doubtful:
+                raise Breaking(
+                    "a constant is summed or folded from one of the input's size, so it may differ "
+                    "from tile to tile",
+                    "use constants that do not follow the size of the input",
                 )
         if func._schema.is_mutable:
             self._check_write(call, given)

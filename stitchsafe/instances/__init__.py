@@ -4,7 +4,7 @@
 
     fields of a window --segment_window--> WindowSegments --WindowRecord.of_segments--> WindowRecord
     records            --SegmentTable.of_records--> table
-    records            --neighbours, find_contacts--> contacts
+    records            --stream_contacts--> contacts
     table, contacts    --merge_segments--> Merge       --relabel--> final labels
                                                        --instance_table--> InstanceTable
 
@@ -12,7 +12,7 @@ Each step is a pure function; results depend on the voxels and on the settings, 
 in which windows were computed.
 """
 
-from stitchsafe.instances._evidence import Contacts, find_contacts, neighbours, touching
+from stitchsafe.instances._evidence import Contacts, stream_contacts, touching
 from stitchsafe.instances._growth import grow_segments
 from stitchsafe.instances._meanshift import (
     Modes,
@@ -62,7 +62,6 @@ __all__ = [
     "connected_parts",
     "exact_mean_shift",
     "final_labels",
-    "find_contacts",
     "find_modes",
     "grow_segments",
     "instance_table",
@@ -71,11 +70,11 @@ __all__ = [
     "merge_segments",
     "merge_windows",
     "nearest_mode",
-    "neighbours",
     "relabel",
     "relabel_cells",
     "segment_window",
     "smallest_dtype",
+    "stream_contacts",
     "to_units",
     "touching",
 ]

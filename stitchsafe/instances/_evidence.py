@@ -8,14 +8,14 @@ voxel at the same place of the other.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from stitchsafe.instances._records import SegmentTable, WindowRecord
 
-__all__ = ["Contacts", "find_contacts", "neighbours", "touching"]
+__all__ = ["Contacts", "stream_contacts", "touching"]
 
 Int64 = NDArray[np.int64]
 
@@ -83,32 +83,34 @@ def touching(high: NDArray[np.uint32], low: NDArray[np.uint32]) -> tuple[Int64, 
     return np.stack([pairs // base, pairs % base], axis=1), voxels.astype(np.int64)
 
 
-def neighbours(
-    records: Iterable[WindowRecord],
-) -> Iterator[tuple[WindowRecord, WindowRecord, int]]:
-    """Each pair of windows that share a face, and its axis; the first ends where the second begins.
+def stream_contacts(records: Iterable[WindowRecord]) -> Iterator[tuple[WindowRecord, Contacts]]:
+    """Each window without its planes, with its contacts to the windows before it.
+
+    Planes are held only until the window on their other side has come: memory grows with the
+    cross-section of the volume, not with the volume.
+
+    Parameters
+    ----------
+    records
+        In raster order of their windows.
 
     Raises
     ------
     ValueError
         If cross-sections of two windows at one face differ: they are not on one grid.
     """
-    by_offset = {record.region.offset: record for record in records}
-    for offset in sorted(by_offset):
-        record = by_offset[offset]
+    waiting: dict[tuple[int, tuple[int, ...]], tuple[int, NDArray[np.uint32]]] = {}
+    for record in records:
+        offset, end = record.region.offset, record.region.end
+        found = []
         for axis in range(record.region.ndim):
-            beyond = (*offset[:axis], record.region.end[axis], *offset[axis + 1 :])
-            other = by_offset.get(beyond)
-            if other is not None and other is not record:
-                if record.high[axis].shape != other.low[axis].shape:
-                    raise ValueError(
-                        f"windows {record.region} and {other.region} are not on one grid"
-                    )
-                yield record, other, axis
-
-
-def find_contacts(first: WindowRecord, second: WindowRecord, axis: int) -> Contacts:
-    """Contacts over the face where `first` ends and `second` begins along `axis`."""
-    labels, voxels = touching(first.high[axis], second.low[axis])
-    keys = np.asarray([[first.key, second.key]], np.int64)
-    return Contacts(np.repeat(keys, len(labels), axis=0), labels, voxels)
+            before = waiting.pop((axis, offset), None)
+            if before is not None:
+                key, plane = before
+                labels, voxels = touching(plane, record.low[axis])
+                keys = np.asarray([[key, record.key]], np.int64)
+                found.append(Contacts(np.repeat(keys, len(labels), axis=0), labels, voxels))
+            if end[axis] < record.volume_shape[axis]:
+                beyond = (*offset[:axis], end[axis], *offset[axis + 1 :])
+                waiting[axis, beyond] = record.key, record.high[axis]
+        yield replace(record, low=(), high=()), Contacts.concatenate(found)

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from stitchsafe.coordinates import CellGrid, Roi
 from stitchsafe.engine import CellIndex, CellRecord, Fields, checksum, load_arrays, save_arrays
-from stitchsafe.instances._evidence import Contacts, find_contacts, neighbours
+from stitchsafe.instances._evidence import Contacts, stream_contacts
 from stitchsafe.instances._merge import FinalIds, Merge, merge_segments
 from stitchsafe.instances._records import SegmentTable, WindowRecord
 from stitchsafe.instances._relabel import relabel
@@ -71,13 +71,13 @@ def load_records(place: Callable[[CellIndex], Path], cells: CellGrid) -> Iterato
 def merge_windows(
     records: Iterable[WindowRecord], settings: LabelSettings
 ) -> tuple[SegmentTable, Merge]:
-    """Unite the segments of all windows."""
-    known = list(records)
+    """Unite the segments of all windows, which come in raster order."""
+    known, contacts = [], []
+    for record, found in stream_contacts(records):
+        known.append(record)
+        contacts.append(found)
     table = SegmentTable.of_records(known)
-    contacts = Contacts.concatenate(
-        find_contacts(first, second, axis) for first, second, axis in neighbours(known)
-    )
-    return table, merge_segments(table, contacts, settings=settings)
+    return table, merge_segments(table, Contacts.concatenate(contacts), settings=settings)
 
 
 def final_labels(

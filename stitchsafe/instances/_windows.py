@@ -58,6 +58,12 @@ def segment_window(fields: Fields, *, settings: LabelSettings) -> WindowSegments
     cores = labels
     if settings.growth_threshold is not None and foreground is not None:
         labels, cores, first, of_segment = _grow(labels, of_segment, foreground, settings)
+    lost = _lost(labels, cores, len(first), settings.min_size)
+    if lost.any():
+        kept = np.flatnonzero(~lost)
+        new = np.zeros(len(lost) + 1, np.uint32)
+        new[kept + 1] = np.arange(1, len(kept) + 1)
+        labels, cores, first, of_segment = new[labels], new[cores], first[kept], of_segment[kept]
     return WindowSegments(
         labels=labels,
         cores=cores,
@@ -66,6 +72,23 @@ def segment_window(fields: Fields, *, settings: LabelSettings) -> WindowSegments
         voxels=np.bincount(labels.reshape(-1), minlength=len(first) + 1)[1:].astype(np.int64),
         first=np.stack(np.unravel_index(first, labels.shape), axis=1).astype(np.int64),
     )
+
+
+def _lost(
+    labels: NDArray[np.uint32], cores: NDArray[np.uint32], count: int, min_size: int
+) -> NDArray[np.bool_]:
+    """Which segments are below the minimum size and can never reach it.
+
+    Only contact over a face of the window makes a segment part of something larger, so dropping
+    the others here changes no result, and keeps noise out of the table of all segments.
+    """
+    sizes = np.bincount(labels.reshape(-1), minlength=count + 1)
+    reaches = np.zeros(count + 1, bool)
+    for axis in range(cores.ndim):
+        for at in (0, -1):
+            reaches[cores.take(at, axis=axis)] = True
+    result: NDArray[np.bool_] = (sizes < min_size)[1:] & ~reaches[1:]
+    return result
 
 
 def connected_parts(

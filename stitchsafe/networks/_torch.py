@@ -65,8 +65,9 @@ class TorchNetwork:
 
     @cached_property
     def fingerprint(self) -> str:
-        """Digest of architecture, activations and weights."""
+        """Digest of architecture, operators with their constants, activations and weights."""
         digest = hashlib.sha256(str(self.module).encode())
+        digest.update(self.geometry.program.encode())
         digest.update(repr([o.activation for o in self._declared]).encode())
         for key, tensor in sorted(self._state()):
             array = tensor.detach().cpu().contiguous().numpy()

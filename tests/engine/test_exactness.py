@@ -171,6 +171,38 @@ def test_a_larger_halo_off_the_lattice_is_refused_and_would_be_wrong():
     assert np.abs(found - stitched(exact)[:, 8:-8, 8:-8]).max() > 1e-3
 
 
+@pytest.mark.parametrize("size", [(31, 43), (32, 44), (17, 9)])
+@pytest.mark.parametrize(
+    "pool",
+    [
+        torch.nn.MaxPool2d(2, ceil_mode=True),
+        torch.nn.AvgPool2d(3, 2, 1, ceil_mode=True),
+        torch.nn.Conv2d(2, 2, 3, 2, 1, padding_mode="reflect"),
+    ],
+)
+def test_a_padded_network_gives_its_own_pass_at_any_size_that_it_takes(pool, size):
+    """No extension, no border rule: just the module on the array, odd sizes too."""
+
+    class Network(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.pool = torch.nn.Conv2d(1, 2, 3, padding=1), pool
+            self.last = torch.nn.Conv2d(4, 2, 3, padding=2, dilation=2)
+
+        def forward(self, x):
+            skip = self.first(x).relu()
+            up = torch.nn.functional.interpolate(self.pool(skip), scale_factor=2)
+            return self.last(torch.cat([skip, up[..., : skip.shape[2], : skip.shape[3]]], 1))
+
+    torch.manual_seed(0)
+    module = Network().double().eval()
+    volume = np.random.default_rng(0).normal(size=(1, *size))
+    with torch.no_grad():
+        expected = module(torch.from_numpy(volume)[None])[0].numpy()
+    found = stitched(field_maker(module, volume, (8, 8)))
+    assert relative_error(found, expected) <= 1e-12
+
+
 def test_blocks_do_not_reach_the_arithmetic():
     """Bytes, not tolerances: block shapes and the ROI change nothing."""
     torch.manual_seed(0)

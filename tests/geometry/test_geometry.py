@@ -6,6 +6,7 @@ import json
 
 import pytest
 import torch
+import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
@@ -203,3 +204,98 @@ def test_axes_with_different_factors_need_no_size_in_common():
     found = analyse(network, ndim=2, channels=1)
     assert found.verdict == "safe"
     assert found.period == (3, 6)
+
+
+class Wrapped(nn.Module):
+    """A function between two convolutions."""
+
+    def __init__(self, function) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(1, 2, 3, padding=1)
+        self.last = nn.Conv2d(2, 1, 3, padding=1)
+        self.function = function
+
+    def forward(self, x):
+        return self.last(self.function(self.first(x)))
+
+
+class Counting(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.calls = nn.Conv2d(1, 1, 3), 0
+
+    def forward(self, x):
+        self.calls += 1
+        return self.conv(x) * self.calls
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda x: x + torch.ones_like(x).cumsum(3),
+        lambda x: x + torch.sin(torch.ones_like(x[:, :1]).cumsum(2)),
+        lambda x: x * torch.ones_like(x).sum((2, 3), keepdim=True),
+        lambda x: x / F.avg_pool2d(torch.ones_like(x), 7, 1, padding=3),
+        lambda x: x + F.conv2d(torch.ones_like(x), torch.ones(2, 2, 3, 3), padding=1),
+        lambda x: x * torch.full((1, 1, 1, 1), float(x.shape[2])),
+        lambda x: x * torch.tensor(float(x.shape[2])),
+        lambda x: x + torch.full_like(x, x.shape[3]),
+        lambda x: x * x.new_full((1, 1, 1, 1), x.shape[2]),
+        lambda x: x + torch.scalar_tensor(x.shape[3]),
+        lambda x: x + F.pad(torch.zeros_like(x), (1, 1, 1, 1), value=1.0)[..., 1:-1, :-2],
+    ],
+)
+def test_constants_made_by_the_inputs_size_or_position_are_never_safe(function):
+    assert analyse(Wrapped(function), ndim=2, channels=1).verdict == "unsafe"
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda x: x + torch.ones_like(x) * 2,
+        lambda x: x * torch.full((1, 1, 1, 1), 3.0),
+        lambda x: torch.cat([x, torch.zeros_like(x)], 1)[:, :2],
+    ],
+)
+def test_constants_that_are_the_same_for_every_size_are_safe(function):
+    assert analyse(Wrapped(function), ndim=2, channels=1).verdict == "safe"
+
+
+def test_a_module_that_changes_itself_is_not_safe():
+    found = analyse(Counting(), ndim=2, channels=1)
+    assert found.verdict == "unsafe"
+    assert "changes its own attributes" in found.breaks[0].reason
+
+
+class Halving(nn.Module):
+    """Pools and comes back, cut to the size of what came in."""
+
+    def __init__(self, pool) -> None:
+        super().__init__()
+        self.first, self.pool = nn.Conv2d(1, 2, 3, padding=1), pool
+        self.last = nn.Conv2d(4, 1, 3, padding=1)
+
+    def forward(self, x):
+        skip = self.first(x).relu()
+        up = F.interpolate(self.pool(skip), scale_factor=2)
+        return self.last(torch.cat([skip, up[..., : skip.shape[2], : skip.shape[3]]], 1))
+
+
+@pytest.mark.parametrize(
+    "pool",
+    [
+        nn.MaxPool2d(2, ceil_mode=True),
+        nn.AvgPool2d(2, ceil_mode=True),
+        nn.MaxPool2d(3, 2, 1),
+        nn.Conv2d(2, 2, 3, 2, 1),
+    ],
+)
+def test_networks_that_take_odd_sizes_are_said_to(pool):
+    axis = analyse(Halving(pool), ndim=2, channels=1).axes[0]
+    assert (axis.period, axis.input_step) == (2, 1)
+
+
+def test_networks_that_differ_in_an_operator_or_a_constant_differ_in_program():
+    functions = [torch.relu, torch.sigmoid, lambda x: x + 1, lambda x: x + 2]
+    programs = {analyse(Wrapped(f), ndim=2, channels=1).program for f in functions}
+    assert len(programs) == len(functions)

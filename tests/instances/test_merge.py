@@ -22,13 +22,12 @@ from stitchsafe.instances import (
     WindowRecord,
     WindowSegments,
     connected_parts,
-    find_contacts,
     instance_table,
     merge_segments,
-    neighbours,
     relabel,
     segment_window,
     smallest_dtype,
+    stream_contacts,
     touching,
 )
 
@@ -54,7 +53,8 @@ def run(
         provisional[cell] = got.labels
         records.append(WindowRecord.of_segments(got, cell, shape))
     table = SegmentTable.of_records(records)
-    pairs = [find_contacts(a, b, axis) for a, b, axis in neighbours(records)]
+    ordered = sorted(records, key=lambda record: record.key)
+    pairs = [found for _, found in stream_contacts(ordered)]
     if order is not None:
         order.shuffle(pairs)
     merge = merge_segments(table, Contacts.concatenate(pairs), settings=how)
@@ -89,7 +89,7 @@ def chain(modes: Sequence[Sequence[float]], heights: Sequence[Sequence[int]]) ->
 def merged(records: Sequence[WindowRecord], **values: Any) -> tuple[SegmentTable, Merge]:
     how = LabelSettings(window=(4, 4), **{"bandwidth": 1.0} | values)
     table = SegmentTable.of_records(records)
-    contacts = Contacts.concatenate(find_contacts(*pair) for pair in neighbours(records))
+    contacts = Contacts.concatenate(found for _, found in stream_contacts(records))
     return table, merge_segments(table, contacts, settings=how)
 
 
@@ -351,8 +351,8 @@ def test_windows_off_the_grid_are_refused() -> None:
         SegmentTable.of_records([first, second, first])
     (short,) = chain([[0.0]], [[4]])
     moved = WindowRecord(**{**vars(short), "region": Roi((0, 4), (4, 4))})
-    with pytest.raises(ValueError, match="one grid"):
-        list(neighbours([first, moved]))
+    with pytest.raises(ValueError, match="do not face each other"):
+        list(stream_contacts([first, moved]))
 
 
 def test_tables_of_other_windows_are_refused() -> None:

@@ -241,3 +241,29 @@ def test_segments_that_met_by_growing_do_not_unite_across_windows() -> None:
         for c in (0, 8)
     ]
     assert merge_windows(records, settings)[1].count == 1
+
+
+@given(st.integers(0, 2**16), st.integers(2, 12))
+@settings(deadline=None, max_examples=30)
+def test_what_can_never_be_large_enough_is_dropped_early_and_changes_nothing(
+    seed: int, min_size: int
+) -> None:
+    foreground = np.random.default_rng(seed).random((1, 24, 24)).astype(np.float32)
+    outcomes = []
+    for least in (0, min_size):
+        rule = LabelSettings(
+            window=(12, 12), source="foreground", foreground_threshold=0.6, min_size=least
+        )
+        records = []
+        for corner in np.ndindex(2, 2):
+            region = Roi((corner[0] * 12, corner[1] * 12), (12, 12))
+            part = {"foreground": foreground[(slice(None), *region.slices)]}
+            segments = segment_window(part, settings=rule)
+            records.append(WindowRecord.of_segments(segments, region, (24, 24)))
+        outcomes.append((sum(r.count for r in records), merge_windows(records, rule)[1]))
+    (all_segments, everything), (fewer, found) = outcomes
+    sizes = ndimage.label(foreground[0] >= 0.6)[0]
+    expected = np.bincount(sizes.ravel())[1:]
+    assert everything.count == len(expected)
+    assert found.count == (expected >= min_size).sum()
+    assert fewer < all_segments
