@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
 from stitchsafe.errors import ModelError, PlanError
 from stitchsafe.geometry import (
@@ -59,7 +60,7 @@ class TorchNetwork:
         if config is not None:
             self.ndim, self.channels = len(config.input.axes), config.input.channels
         else:
-            self.ndim, self.channels = _first_convolution(self.module, self.name)
+            self.ndim, self.channels = _input_of(self.module, self.name)
         self._runtime: Runtime | None = None
         self._ready: nn.Module | None = None
 
@@ -140,7 +141,7 @@ class TorchNetwork:
             memory_format=self._memory_format,
         )
         result = self._ready(tensor)
-        tensors: Sequence[Tensor] = [result] if isinstance(result, Tensor) else list(result)
+        tensors = [leaf for leaf in tree_leaves(result) if isinstance(leaf, Tensor)]
         return tuple(
             _activate(t, declared).cpu().numpy()
             for t, declared in zip(tensors, self._declared, strict=True)
@@ -170,12 +171,27 @@ def _activate(tensor: Tensor, declared: OutputConfig) -> Tensor:
     return tensor
 
 
-def _first_convolution(module: nn.Module, name: str) -> tuple[int, int]:
-    for part in module.modules():
-        ndim = _CONVOLUTIONS.get(type(part))
-        if ndim is not None and isinstance(part.in_channels, int):
-            return ndim, part.in_channels
-    raise ModelError(
-        f"{name} holds no 2-D or 3-D convolution to read its axes and channels from; wrap it in "
-        "stitchsafe.networks.TorchNetwork with a ModelConfig that states them"
+def _input_of(module: nn.Module, name: str) -> tuple[int, int]:
+    """Spatial axes and channels of a bare module's input, from its convolutions."""
+    found = dict.fromkeys(
+        (ndim, part.in_channels)
+        for part in module.modules()
+        for kind, ndim in _CONVOLUTIONS.items()
+        if isinstance(part, kind) and isinstance(part.in_channels, int) and part.in_channels
     )
+    if not found:
+        raise ModelError(
+            f"{name} holds no 2-D or 3-D convolution to read its axes and channels from; wrap it "
+            "in stitchsafe.networks.TorchNetwork with a ModelConfig that states them"
+        )
+    # Modules come in the order of their registration, which need not be that of their calls.
+    fitting = (sizes for sizes in found if _takes_channels(module, *sizes))
+    return next(fitting, next(iter(found)))
+
+
+def _takes_channels(module: nn.Module, ndim: int, channels: int) -> bool:
+    try:
+        trace(module, (64,) * ndim, channels)
+    except SizeRefusal as error:
+        return "channels" not in str(error) and "dimensions" not in str(error)
+    return True

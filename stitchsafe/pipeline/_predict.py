@@ -27,7 +27,7 @@ from stitchsafe.engine import (
     return_freed_memory,
     save_json,
 )
-from stitchsafe.errors import InterruptedRunError
+from stitchsafe.errors import InputError, InterruptedRunError
 from stitchsafe.pipeline._consensus import Consensus, decide, load_consensus
 from stitchsafe.pipeline._inputs import (
     Inputs,
@@ -213,7 +213,15 @@ def _carry_out(job: _Job, settings: Settings, events: Events) -> Prediction:
             _begin(store, plan, inputs, consensus, settings)
         save_json(store.private / "schedule.json", plan.schedule.to_json())
         maker = FieldMaker(plan.recipe, plan.grid, inputs.network, volume, consensus.intensity)
-        progress = run_stages(store, plan, maker, inputs, settings, ledger, events)
+        try:
+            progress = run_stages(store, plan, maker, inputs, settings, ledger, events)
+        except InputError:
+            # Found in the fields only, as a bandwidth that they exceed: nothing must remain of it.
+            if not job.resumes and not ledger.finished("predict"):
+                store.clear()
+            raise
+        if progress.blocks_resumed == progress.blocks_total:
+            events.say("all blocks were done before; stitchsafe verify checks that they are whole")
         seconds = time.monotonic() - began
         _save_provenance(store, seconds)
     return Prediction(store.path, plan, progress, seconds, _peak_memory())

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from numbers import Integral
 from typing import Any, Literal, TypedDict, get_args
 
 from stitchsafe.coordinates import Roi
@@ -126,15 +128,26 @@ class Settings:
             If a value is none of its option's.
         """
         given = dict(options)
+        for name in given.keys() - {field.name for field in fields(cls)}:
+            near = difflib.get_close_matches(name, [field.name for field in fields(cls)], n=1)
+            hint = f"did you mean {near[0]!r}?" if near else "see stitchsafe.pipeline.Settings"
+            raise InputError(f"there is no option {name!r}; {hint}")
         save = given.get("save", ("labels",))
         given["save"] = (save,) if isinstance(save, str) else tuple(save)  # type: ignore[arg-type]
         for name in ("tile_shape", "block_shape", "voxel_size"):
             value = given.get(name)
+            if isinstance(value, str) and name != "voxel_size":
+                raise InputError(f"{name} cannot be {value!r}; give one number per axis")
             if value is not None and not isinstance(value, str):
                 given[name] = tuple(value)  # type: ignore[arg-type]
         roi = given.get("roi")
         if roi is not None and not isinstance(roi, Roi):
-            given["roi"] = tuple((begin, end) for begin, end in roi)  # type: ignore[attr-defined]
+            try:
+                given["roi"] = tuple((begin, end) for begin, end in roi)  # type: ignore[attr-defined]
+            except TypeError as error:
+                raise InputError(
+                    f"roi cannot be {roi!r}; give a Roi, or (begin, end) per axis"
+                ) from error
         settings = cls(**given)  # type: ignore[arg-type]
         settings._check()
         return settings
@@ -160,12 +173,17 @@ class Settings:
                 f"save cannot be {','.join(self.save) or 'nothing'}; it takes any of "
                 f"{', '.join(get_args(Saved))}"
             )
+        for name in ("threads", "max_memory", "min_size", "level", "channel", "time", "seed"):
+            value = getattr(self, name)
+            if value is not None and (not isinstance(value, Integral) or value < 0):
+                raise InputError(f"{name} cannot be {value!r}; give a whole number, not negative")
+        threshold = self.foreground_threshold
+        if threshold is not None and not 0 <= threshold <= 1:
+            raise InputError(f"foreground_threshold cannot be {threshold}; give 0 to 1")
         for name in ("bandwidth", "threads", "max_memory"):
             value = getattr(self, name)
             if value is not None and not value > 0:
                 raise InputError(f"{name} cannot be {value}; give a positive number")
-        if self.min_size is not None and self.min_size < 0:
-            raise InputError(f"min_size cannot be {self.min_size}; give a number of voxels")
 
     @property
     def makes_labels(self) -> bool:

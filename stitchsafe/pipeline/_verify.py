@@ -267,7 +267,20 @@ def _check_arrays(
                     corrupt += _damaged_arrays(stage, cell, record)
                     corrupt += _changed_input(volume, cell, record)
             events.advance()
+    missing += _missing_metadata(store, recipe)
     return tuple(missing), tuple(corrupt)
+
+
+def _missing_metadata(store: ResultStore, recipe: Recipe) -> Iterator[str]:
+    """Groups of the result that no reader would find."""
+    groups = [store.path]
+    if recipe.labels is not None:
+        groups += [store.labels.parent, store.labels]
+    if recipe.save_fields:
+        groups += [store.path / "fields", *(store.field(name) for name, _ in recipe.outputs)]
+    for group in groups:
+        if not (group / "zarr.json").is_file() and not (group / ".zgroup").is_file():
+            yield f"the metadata of the group {group}"
 
 
 def _damaged_files(stage: Written, index: CellIndex, record: CellRecord) -> Iterator[str]:
@@ -326,6 +339,6 @@ def _label_mismatches(store: ResultStore, recipe: Recipe, cell: Roi, fields: dic
     try:
         expected = final_labels_of(store, recipe, cell, fields)
         found = ArrayStore.open(store.labels / "0").read(cell)
-    except (IntegrityError, ValueError, OSError):
+    except (IntegrityError, StoreError, ValueError, OSError):
         return cell.size
     return int((found != expected).sum())

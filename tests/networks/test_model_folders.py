@@ -193,3 +193,33 @@ def test_every_bundled_model_loads_and_its_geometry_file_is_what_a_trace_gives(r
         assert json.loads(json.dumps(network.geometry.to_json())) == stored
         assert network.geometry.verdict == "safe"
         assert (repository / "models" / name / "card.md").is_file()
+
+
+def test_a_bare_modules_input_is_found_whatever_the_order_of_its_parts():
+    class HeadFirst(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.head = torch.nn.Conv2d(6, 1, 1)
+            self.body = torch.nn.utils.parametrizations.weight_norm(torch.nn.Conv2d(2, 6, 3))
+
+        def forward(self, x):
+            return {"score": self.head(self.body(x))}
+
+    network = TorchNetwork(HeadFirst())
+    assert (network.ndim, network.channels) == (2, 2)
+    (score,) = network.run(np.zeros((1, 2, 9, 9), np.float32))
+    assert score.shape == (1, 1, 7, 7)
+
+
+def test_networks_that_differ_only_in_their_code_differ_in_fingerprint():
+    class Activated(torch.nn.Module):
+        def __init__(self, function) -> None:
+            super().__init__()
+            torch.manual_seed(0)
+            self.conv, self.function = torch.nn.Conv2d(1, 1, 3), function
+
+        def forward(self, x):
+            return self.function(self.conv(x))
+
+    functions = [torch.relu, torch.sigmoid, lambda x: x + 1, lambda x: x + 2]
+    assert len({TorchNetwork(Activated(f)).fingerprint for f in functions}) == 4

@@ -178,3 +178,36 @@ def test_what_is_taken_instead_of_what_was_asked_for_is_said(image: np.ndarray, 
     heard = Heard()
     stitchsafe.plan(image, module, save="fields", events=heard, tile_shape=(128, 16), **OPTIONS)
     assert any("128 x 16" in line and "48 x 16" in line for line in heard.lines), heard.lines
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"max_memory": "8GB"}, "max_memory cannot be '8GB'"),
+        ({"tile_shape": "8,8"}, "tile_shape cannot be '8,8'"),
+        ({"roi": (slice(0, 4), slice(0, 4))}, "roi cannot be"),
+        ({"seed": -1}, "seed cannot be -1"),
+        ({"foreground_threshold": 5.0}, "foreground_threshold cannot be 5.0"),
+        ({"tile_shap": (8, 8)}, "there is no option 'tile_shap'; did you mean 'tile_shape'"),
+    ],
+)
+def test_a_wrong_option_is_one_clear_line(options, words):
+    module = stitchsafe.UNet(ndim=2, levels=1, base_channels=2)
+    with pytest.raises(InputError, match=words):
+        stitchsafe.predict(np.zeros((20, 20), np.float32), model=module, save="fields", **options)
+
+
+def test_what_only_the_fields_can_refuse_leaves_nothing_behind(tmp_path):
+    module = stitchsafe.UNet(ndim=2, levels=1, base_channels=2)
+    for parameter in module.parameters():
+        parameter.data.mul_(100)
+    np.save(tmp_path / "image.npy", np.random.default_rng(0).normal(size=(20, 20)))
+    with pytest.raises(InputError, match="bandwidth"):
+        stitchsafe.predict(
+            tmp_path / "image.npy",
+            module,
+            tmp_path / "out.zarr",
+            labels_from="embeddings",
+            bandwidth=1e-6,
+        )
+    assert not (tmp_path / "out.zarr").exists()
