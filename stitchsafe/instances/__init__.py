@@ -6,7 +6,7 @@
     records            --SegmentTable.of_records--> table
     records            --stream_contacts--> contacts
     table, contacts    --merge_segments--> Merge       --relabel--> final labels
-                                                       --instance_table--> InstanceTable
+    records, Merge     --instance_table--> InstanceTable
 
 Each step is a pure function; results depend on the voxels and on the settings, never on the order
 in which windows were computed.

@@ -84,7 +84,7 @@ def touching(high: NDArray[np.uint32], low: NDArray[np.uint32]) -> tuple[Int64, 
 
 
 def stream_contacts(records: Iterable[WindowRecord]) -> Iterator[tuple[WindowRecord, Contacts]]:
-    """Each window without its planes, with its contacts to the windows before it.
+    """Each window with its contacts to the windows before it, stripped to what merging needs.
 
     Planes are held only until the window on their other side has come: memory grows with the
     cross-section of the volume, not with the volume.
@@ -113,4 +113,6 @@ def stream_contacts(records: Iterable[WindowRecord]) -> Iterator[tuple[WindowRec
             if end[axis] < record.volume_shape[axis]:
                 beyond = (*offset[:axis], end[axis], *offset[axis + 1 :])
                 waiting[axis, beyond] = record.key, record.high[axis]
-        yield replace(record, low=(), high=()), Contacts.concatenate(found)
+        none = np.zeros((0, record.region.ndim), np.int64)
+        slim = replace(record, low=(), high=(), sums=none, box_begin=none, box_end=none)
+        yield slim, Contacts.concatenate(found)

@@ -2,9 +2,9 @@
 
 A :class:`WindowSegments` is what segmenting one window yields. A :class:`WindowRecord` is what
 later stages need of it when its labels have been written and forgotten: its segments' columns and
-the planes of labels on its faces. A :class:`SegmentTable` holds the columns of all windows, in the
-canonical order: windows by their first voxel in raster order over the volume, segments by theirs in
-the window. Nothing depends on the order in which windows were computed.
+the planes of labels on its faces. A :class:`SegmentTable` holds what merging needs of all windows,
+in the canonical order: windows by their first voxel in raster order over the volume, segments by
+theirs in the window. Nothing depends on the order in which windows were computed.
 """
 
 from __future__ import annotations
@@ -22,7 +22,8 @@ __all__ = ["SegmentTable", "WindowRecord", "WindowSegments"]
 
 Int64 = NDArray[np.int64]
 
-_COLUMNS = ("modes", "clusters", "voxels", "first", "sums", "box_begin", "box_end")
+_MERGED = ("modes", "clusters", "voxels", "first")
+_COLUMNS = (*_MERGED, "sums", "box_begin", "box_end")
 
 
 @dataclass(frozen=True)
@@ -151,7 +152,7 @@ class WindowRecord:
 
 @dataclass(frozen=True)
 class SegmentTable:
-    """The segments of all windows as columns; rows in canonical order.
+    """The segments of all windows as columns, as far as merging needs; rows in canonical order.
 
     Parameters
     ----------
@@ -163,7 +164,7 @@ class SegmentTable:
         int64 ``(windows + 1,)``: local label ``k`` of window ``w`` is row ``starts[w] + k - 1``.
     windows
         int64 ``(rows,)``: index of each row's window in `window_keys`.
-    modes, clusters, voxels, first, sums, box_begin, box_end
+    modes, clusters, voxels, first
         As in :class:`WindowRecord`, one row per segment.
     """
 
@@ -175,9 +176,6 @@ class SegmentTable:
     clusters: NDArray[np.int32]
     voxels: Int64
     first: Int64
-    sums: Int64
-    box_begin: Int64
-    box_end: Int64
 
     @classmethod
     def of_records(cls, records: Iterable[WindowRecord]) -> SegmentTable:
@@ -200,25 +198,12 @@ class SegmentTable:
             window_keys=keys,
             starts=np.concatenate([[0], np.cumsum(counts)]).astype(np.int64),
             windows=np.repeat(np.arange(len(ordered), dtype=np.int64), counts),
-            **{name: np.concatenate([getattr(r, name) for r in ordered]) for name in _COLUMNS},
+            **{name: np.concatenate([getattr(r, name) for r in ordered]) for name in _MERGED},
         )
 
     @property
     def rows(self) -> int:
         return len(self.voxels)
-
-    def window_index(self, key: int) -> int:
-        """Position of a window in `window_keys`.
-
-        Raises
-        ------
-        KeyError
-            If the table has no such window.
-        """
-        index = int(np.searchsorted(self.window_keys, key))
-        if index == len(self.window_keys) or self.window_keys[index] != key:
-            raise KeyError(f"no window with the key {key}")
-        return index
 
 
 def _plane(labels: NDArray[np.uint32], axis: int, at: int) -> NDArray[np.uint32]:

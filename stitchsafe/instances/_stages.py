@@ -68,16 +68,14 @@ def load_records(place: Callable[[CellIndex], Path], cells: CellGrid) -> Iterato
         yield WindowRecord.from_arrays(load_arrays(place(cells.index(cell))))
 
 
-def merge_windows(
-    records: Iterable[WindowRecord], settings: LabelSettings
-) -> tuple[SegmentTable, Merge]:
+def merge_windows(records: Iterable[WindowRecord], settings: LabelSettings) -> Merge:
     """Unite the segments of all windows, which come in raster order."""
     known, contacts = [], []
     for record, found in stream_contacts(records):
         known.append(record)
         contacts.append(found)
     table = SegmentTable.of_records(known)
-    return table, merge_segments(table, Contacts.concatenate(contacts), settings=settings)
+    return merge_segments(table, Contacts.concatenate(contacts), settings=settings)
 
 
 def final_labels(

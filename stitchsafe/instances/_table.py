@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +11,7 @@ from numpy.typing import NDArray
 
 from stitchsafe.coordinates import Roi
 from stitchsafe.instances._merge import Merge
-from stitchsafe.instances._records import SegmentTable
+from stitchsafe.instances._records import WindowRecord
 
 __all__ = ["InstanceTable", "instance_table"]
 
@@ -54,29 +55,36 @@ class InstanceTable:
         return flat | {"touches_border": self.touches_border}
 
 
-def instance_table(table: SegmentTable, merge: Merge, region: Roi | None = None) -> InstanceTable:
-    """Add up segments to instances.
+def instance_table(
+    records: Iterable[WindowRecord], merge: Merge, region: Roi | None = None
+) -> InstanceTable:
+    """Add up segments to instances, window by window.
 
     Parameters
     ----------
-    table, merge
-        Segments and their final ids.
+    records
+        The windows that were merged, in any order.
+    merge
+        What became of their segments.
     region
         What was segmented; the whole volume where None.
     """
-    region = Roi.whole(table.volume_shape) if region is None else region
-    rows = np.flatnonzero(merge.ids)
-    at = merge.ids[rows].astype(np.int64) - 1
-    ndim = table.sums.shape[1]
     voxels = np.zeros(merge.count, np.int64)
-    np.add.at(voxels, at, table.voxels[rows])
-    sums = np.zeros((merge.count, ndim), np.int64)
-    begin = np.full((merge.count, ndim), np.iinfo(np.int64).max)
-    end = np.zeros((merge.count, ndim), np.int64)
-    for axis in range(ndim):
-        np.add.at(sums[:, axis], at, table.sums[rows, axis])
-        np.minimum.at(begin[:, axis], at, table.box_begin[rows, axis])
-        np.maximum.at(end[:, axis], at, table.box_end[rows, axis])
+    sums = begin = end = np.zeros((merge.count, 0), np.int64)
+    for record in records:
+        if not sums.shape[1]:
+            region = Roi.whole(record.volume_shape) if region is None else region
+            sums = np.zeros((merge.count, region.ndim), np.int64)
+            begin = np.full_like(sums, np.iinfo(np.int64).max)
+            end = np.zeros_like(sums)
+        ids = merge.final.lookup(record.key)[1:]
+        kept = np.flatnonzero(ids)
+        at = ids[kept].astype(np.int64) - 1
+        np.add.at(voxels, at, record.voxels[kept])
+        np.add.at(sums, at, record.sums[kept])
+        np.minimum.at(begin, at, record.box_begin[kept])
+        np.maximum.at(end, at, record.box_end[kept])
+    assert region is not None, "a merge has at least one window"
     reaches = (begin <= region.offset) | (end >= region.end)
     return InstanceTable(
         ids=np.arange(1, merge.count + 1, dtype=np.int64),

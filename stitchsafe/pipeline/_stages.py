@@ -250,11 +250,12 @@ class _Run:
         store, recipe, axes = self.store, self.recipe, self.volume.axes
         assert recipe.labels is not None
         labels = LabelSettings.from_json(recipe.labels)
-        table, merge = merge_windows(load_records(store.evidence, recipe.cells), labels)
+        merge = merge_windows(load_records(store.evidence, recipe.cells), labels)
         arrays = {**merge.final.to_arrays(), **merge.evidence.to_arrays()}
         checksums = {"merges": save_arrays(store.merges_file, arrays)}
         if "table" in self.settings.save:
-            columns = instance_table(table, merge, recipe.roi).columns(axes)
+            records = load_records(store.evidence, recipe.cells)
+            columns = instance_table(records, merge, recipe.roi).columns(axes)
             checksums["table"] = save_bytes(store.table_file, _csv(columns, self.volume))
         return {
             "checksums": checksums,
