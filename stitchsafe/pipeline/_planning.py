@@ -166,6 +166,16 @@ def _say_what_is_taken(
         fits = all(t == a or a >= e for t, a, e in zip(taken, asked, short, strict=True))
         reason = "the volume is no larger" if fits else "what the memory allows"
         events.say(f"{name}: {_shape(asked)} asked for, {_shape(taken)} taken, {reason}")
+    extended = tuple(end - begin for begin, end in (axis.domain for axis in drafted.grid.axes))
+    if any(
+        axis.geometry.padded and size != axis.extent
+        for axis, size in zip(drafted.grid.axes, extended, strict=True)
+    ):
+        events.say(
+            f"volume: extended from {_shape(short)} to {_shape(extended)} by the border rule "
+            f"{recipe.border}, since the network takes no pass of that size; the whole is the pass "
+            "over what is extended"
+        )
 
 
 def _shape(shape: Sequence[int]) -> str:

@@ -165,16 +165,26 @@ def test_answers_have_the_keys_that_others_rely_on(tmp_path: Path, image: np.nda
     assert made.to_json()["blocks_done"] == plan.blocks
 
 
+class Heard:
+    """Events that remembers what it was told."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def stage(self, name: str, total: int, unit: str) -> None: ...
+    def advance(self, count: int = 1) -> None: ...
+    def say(self, message: str) -> None:
+        self.lines.append(message)
+
+
+def test_a_volume_that_is_extended_is_said_to_be() -> None:
+    module = UNet(ndim=2, levels=1, base_channels=2, padding="same", heads={"classes": 2})
+    heard = Heard()
+    stitchsafe.plan(np.zeros((21, 30), np.float32), module, save="fields", events=heard, **OPTIONS)
+    assert any("extended from 21 x 30 to 22 x 30" in line for line in heard.lines), heard.lines
+
+
 def test_what_is_taken_instead_of_what_was_asked_for_is_said(image: np.ndarray, module) -> None:
-    class Heard:
-        def __init__(self) -> None:
-            self.lines: list[str] = []
-
-        def stage(self, name: str, total: int, unit: str) -> None: ...
-        def advance(self, count: int = 1) -> None: ...
-        def say(self, message: str) -> None:
-            self.lines.append(message)
-
     heard = Heard()
     stitchsafe.plan(image, module, save="fields", events=heard, tile_shape=(128, 16), **OPTIONS)
     assert any("128 x 16" in line and "48 x 16" in line for line in heard.lines), heard.lines
