@@ -8,12 +8,15 @@ from stitchsafe.geometry._tracer import trace
 from stitchsafe.geometry._types import (
     AxisGeometry,
     Break,
+    InputGeometry,
     NetworkGeometry,
+    OutputAxis,
     OutputGeometry,
     Verdict,
 )
 
 __all__ = [
-    "AxisGeometry", "AxisMap", "Break", "Graph", "LatticeMismatch", "NetworkGeometry", "Node",
-    "OutputGeometry", "SizeRefusal", "Verdict", "agrees", "analyse", "trace",
+    "AxisGeometry", "AxisMap", "Break", "Graph", "InputGeometry", "LatticeMismatch",
+    "NetworkGeometry", "Node", "OutputAxis", "OutputGeometry", "SizeRefusal", "Verdict", "agrees",
+    "analyse", "trace",
 ]  # fmt: skip

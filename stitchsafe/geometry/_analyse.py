@@ -15,17 +15,25 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 
 from torch import nn
 
 from stitchsafe.errors import PlanError
-from stitchsafe.geometry._axis import AxisMap, LatticeMismatch, join
+from stitchsafe.geometry._axis import AxisMap, LatticeMismatch
 from stitchsafe.geometry._graph import Graph
 from stitchsafe.geometry._operators import SizeRefusal
 from stitchsafe.geometry._tracer import trace
-from stitchsafe.geometry._types import AxisGeometry, Break, NetworkGeometry, OutputGeometry, Verdict
+from stitchsafe.geometry._types import (
+    AxisGeometry,
+    Break,
+    InputGeometry,
+    NetworkGeometry,
+    OutputAxis,
+    OutputGeometry,
+    Verdict,
+)
 
 __all__ = ["agrees", "analyse"]
 
@@ -36,34 +44,83 @@ MOST_COMBINATIONS = 1024
 
 @dataclass(frozen=True)
 class _Fact:
-    """One axis of one trace: the joined map of all outputs."""
+    """One axis of one trace: the maps of all outputs."""
 
-    map: AxisMap
+    maps: tuple[AxisMap, ...]
     input_size: int
     program: str
 
     @property
-    def shrinkage(self) -> Fraction:
-        return self.input_size - self.map.size / self.map.rate
+    def period(self) -> int:
+        return math.lcm(*(each.period for each in self.maps))
 
     @property
-    def offset(self) -> int:
-        return math.floor(self.shrinkage / 2)
+    def lattice(self) -> tuple[object, ...]:
+        """What must be the same for every size."""
+        return tuple(
+            (each.period, each.support, shrinkage)
+            for each, shrinkage in zip(self.maps, self.shrinkages, strict=True)
+        )
 
     @property
     def key(self) -> tuple[object, ...]:
-        return self.map.period, self.map.support, self.shrinkage, self.program
+        return self.lattice, self.program
+
+    @property
+    def shrinkages(self) -> tuple[Fraction, ...]:
+        return tuple(self.input_size - each.size / each.rate for each in self.maps)
+
+    @property
+    def offset(self) -> int:
+        """The first voxel that all outputs answer for."""
+        return max(math.floor(each / 2) for each in self.shrinkages)
+
+    @property
+    def offsets(self) -> tuple[int, ...]:
+        """Where each output begins, whole elements before `offset`."""
+        found = []
+        for each, shrinkage in zip(self.maps, self.shrinkages, strict=True):
+            lead = self.offset - math.floor(shrinkage / 2)
+            while (lead * each.rate).denominator > 1:
+                lead += 1
+            found.append(self.offset - lead)
+        return tuple(found)
+
+    @property
+    def starts(self) -> tuple[int, ...]:
+        return tuple(
+            int((self.offset - own) * each.rate)
+            for own, each in zip(self.offsets, self.maps, strict=True)
+        )
+
+    @property
+    def shrinkage(self) -> int:
+        """Input size less the voxels that all outputs answer for."""
+        pairs = zip(self.shrinkages, self.offsets, strict=True)
+        return self.offset + max(math.ceil(shrinkage - own) for shrinkage, own in pairs)
+
+    @property
+    def contexts(self) -> tuple[tuple[int, int], ...]:
+        """Margins around whole periods that supports and touched ends of each output ask for."""
+        return tuple(
+            self._context(each.extend(self.period), start)
+            for each, start in zip(self.maps, self.starts, strict=True)
+        )
 
     @property
     def context(self) -> tuple[int, int]:
-        """Margins around whole periods of output that supports and touched ends ask for."""
-        n, period, offset = len(self.map.support), self.map.period, self.offset
-        before = offset - (-(-self.map.before // n) * -period) - period + 1
-        after = self.input_size - offset - (self.map.clean // n) * period - period + 1
-        for own in self.map.support:
-            if own is not None:
-                before = max(before, offset - own[0])
-                after = max(after, own[1] - (offset + period - 1))
+        return max(c[0] for c in self.contexts), max(c[1] for c in self.contexts)
+
+    def _context(self, own: AxisMap, start: int) -> tuple[int, int]:
+        n, period, offset = len(own.support), own.period, self.offset
+        touched, clean = -((start - own.before) // n), (own.clean - start) // n
+        before = offset + (touched - 1) * period + 1
+        after = self.input_size - offset - (clean + 1) * period + 1
+        for index in range(start, start + n):
+            reach = own.element(index)
+            if reach is not None:
+                before = max(before, offset - reach[0])
+                after = max(after, reach[1] - (offset + period - 1))
         return max(0, before), max(0, after)
 
 
@@ -71,9 +128,11 @@ def _facts(graph: Graph) -> tuple[_Fact, ...] | None:
     outputs = [each for each in graph.facts() if each is not None]
     if not outputs or len(outputs) < len(graph.outputs):
         return None
-    joined = [join(list(rows)) for rows in zip(*outputs, strict=True)]
     program = graph.program
-    return tuple(_Fact(m, s, program) for m, s in zip(joined, graph.shape, strict=True))
+    return tuple(
+        _Fact(maps, size, program)
+        for maps, size in zip(zip(*outputs, strict=True), graph.shape, strict=True)
+    )
 
 
 class _Search:
@@ -119,23 +178,29 @@ def analyse(module: nn.Module, *, ndim: int, channels: int) -> NetworkGeometry:
     base = _first_size(search, ndim)
     graph = search.graph
     if graph is None:
-        return _unsafe((_refused(module, search.message),), ())
+        return _unsafe((_refused(module, search.message),), (), ())
+    inputs = (InputGeometry("input", channels, "bc" + "zyx"[-ndim:]),)
     outputs = tuple(
-        OutputGeometry(str(place), graph.nodes[index].shape[1])
+        OutputGeometry(str(place), graph.nodes[index].shape[1], "bc" + "zyx"[-ndim:])
         for place, index in enumerate(graph.outputs)
     )
     if base is None:
         breaks = graph.breaks or (_refused(module, search.message),)
-        return _unsafe(breaks, outputs)
+        return _unsafe(breaks, inputs, outputs)
     solved = _solve(search, base)
     if solved is None:
-        return _unsafe((*graph.breaks, _refused(module, "no two sizes agree")), outputs)
-    axes, program = solved
+        return _unsafe((*graph.breaks, _refused(module, "no two sizes agree")), inputs, outputs)
+    solutions, program = solved
+    axes = tuple(axis for axis, _ in solutions)
+    outputs = tuple(
+        replace(output, axes=tuple(own[place] for _, own in solutions))
+        for place, output in enumerate(outputs)
+    )
     consensus = tuple((n.layer, n.consensus) for n in graph.nodes if n.consensus)
     verdict: Verdict = "safe with consensus" if consensus else "safe"
     if graph.breaks:
         verdict = "unsafe"
-    return NetworkGeometry(axes, verdict, graph.breaks, outputs, consensus, program)
+    return NetworkGeometry(axes, verdict, graph.breaks, inputs, outputs, consensus, program)
 
 
 def _refused(module: nn.Module, message: str) -> Break:
@@ -147,8 +212,12 @@ def _refused(module: nn.Module, message: str) -> Break:
     )
 
 
-def _unsafe(breaks: tuple[Break, ...], outputs: tuple[OutputGeometry, ...]) -> NetworkGeometry:
-    return NetworkGeometry((), "unsafe", breaks, outputs)
+def _unsafe(
+    breaks: tuple[Break, ...],
+    inputs: tuple[InputGeometry, ...],
+    outputs: tuple[OutputGeometry, ...],
+) -> NetworkGeometry:
+    return NetworkGeometry((), "unsafe", breaks, inputs, outputs)
 
 
 def _first_size(search: _Search, ndim: int) -> tuple[int, ...] | None:
@@ -178,10 +247,13 @@ def _offsets(ndim: int) -> Iterator[tuple[int, ...]]:
                 yield offsets
 
 
-def _solve(search: _Search, base: tuple[int, ...]) -> tuple[tuple[AxisGeometry, ...], str] | None:
+_Solution = tuple[AxisGeometry, tuple[OutputAxis, ...]]
+
+
+def _solve(search: _Search, base: tuple[int, ...]) -> tuple[tuple[_Solution, ...], str] | None:
     first = search.at(base)
     assert first is not None
-    periods = [fact.map.period for fact in first]
+    periods = [fact.period for fact in first]
     residues: list[dict[int, _Fact]] = [{} for _ in base]
     for r in range(min(max(periods), MOST_RESIDUES)):
         together = tuple(b + r % p for b, p in zip(base, periods, strict=True))
@@ -219,12 +291,12 @@ def _choose(found: dict[int, _Fact], period: int) -> tuple[list[_Fact], int, int
         classes.setdefault(fact.key, {})[residue] = fact
     best: tuple[tuple[int, ...], tuple[list[_Fact], int, int]] | None = None
     for members in classes.values():
-        lossy = any(fact.map.lossy for fact in members.values())
+        lossy = any(each.lossy for fact in members.values() for each in fact.maps)
         for step in (d for d in range(1, period + 1) if period % d == 0):
             starts = [r for r in range(step) if all(k in members for k in range(r, period, step))]
             if starts:
                 facts = [members[k] for k in range(starts[0], period, step)]
-                same = facts[0].shrinkage == 0
+                same = not any(facts[0].shrinkages)
                 rank = (lossy, not same, step, starts[0])
                 if best is None or rank < best[0]:
                     best = (rank, (facts, starts[0], step))
@@ -264,22 +336,37 @@ def _smallest(
     return shape
 
 
-def _axis(facts: list[_Fact], step: int, least: int) -> AxisGeometry:
+def _axis(facts: list[_Fact], step: int, least: int) -> _Solution:
     fact = facts[0]
-    contexts = [each.context for each in facts]
-    reach = [own[1] - own[0] + 1 for own in fact.map.support if own is not None]
-    return AxisGeometry(
-        period=fact.map.period,
-        context=(max(c[0] for c in contexts), max(c[1] for c in contexts)),
-        receptive_field=max(reach, default=0),
+    own = tuple(
+        OutputAxis(
+            scale=each.rate,
+            offset=offset,
+            start=start,
+            shrinkage=shrinkage,
+            context=_widest([other.contexts[place] for other in facts]),
+            receptive_field=max((hi - lo + 1 for lo, hi in filter(None, each.support)), default=0),
+            support=each.support,
+        )
+        for place, (each, offset, start, shrinkage) in enumerate(
+            zip(fact.maps, fact.offsets, fact.starts, fact.shrinkages, strict=True)
+        )
+    )
+    axis = AxisGeometry(
+        period=fact.period,
+        context=_widest([output.context for output in own]),
+        receptive_field=max(output.receptive_field for output in own),
         input_min=least,
         input_step=step,
         output_offset=fact.offset,
-        output_scale=fact.map.rate,
-        padded=fact.map.padded,
         shrinkage=fact.shrinkage,
-        support=fact.map.support,
+        padded=any(each.padded for each in fact.maps),
     )
+    return axis, own
+
+
+def _widest(contexts: list[tuple[int, int]]) -> tuple[int, int]:
+    return max(before for before, _ in contexts), max(after for _, after in contexts)
 
 
 def agrees(geometry: NetworkGeometry, graph: Graph, *, whole: bool = False) -> None:
@@ -310,9 +397,11 @@ def agrees(geometry: NetworkGeometry, graph: Graph, *, whole: bool = False) -> N
     if graph.program != geometry.program:
         raise PlanError(f"{where} makes the network run other operators; {advice}")
     for number, (fact, axis) in enumerate(zip(facts, geometry.axes, strict=True)):
-        same = (fact.map.period, fact.map.support, fact.shrinkage) == (
-            axis.period, axis.support, axis.shrinkage,
-        )  # fmt: skip
+        promised = [output.axes[number] for output in geometry.outputs]
+        same = len(promised) == len(fact.maps) and all(
+            (own.scale, own.support, own.shrinkage) == (each.rate, each.support, shrinkage)
+            for own, each, shrinkage in zip(promised, fact.maps, fact.shrinkages, strict=True)
+        )
         if not same:
             raise PlanError(
                 f"{where} has another lattice map along axis {number} than the network's "
@@ -321,7 +410,7 @@ def agrees(geometry: NetworkGeometry, graph: Graph, *, whole: bool = False) -> N
         if whole:
             continue
         short = [c > known for c, known in zip(fact.context, axis.context, strict=True)]
-        if any(short) or fact.map.mixed:
+        if any(short) or any(each.mixed for each in fact.maps):
             raise PlanError(
                 f"{where} is too small along axis {number}: it needs the context {fact.context}, "
                 f"not {axis.context}, or its padding meets a tile's cut; choose a larger tile"

@@ -1,12 +1,13 @@
 """What is known of a network once it has been analysed: plain, frozen, and storable as JSON.
 
-One :class:`AxisGeometry` per spatial axis. With scale ``s`` (output voxels per input voxel) and
-output offset ``o``, output voxel ``i`` stands for the input voxels from ``o + i/s`` up to, not
-including, ``o + (i + 1)/s``; for ``s = 1`` that is the one voxel ``o + i``. The context
-is the margin around one whole period of output on the lattice, which is what tiles are made of::
+One :class:`AxisGeometry` per spatial axis says what tiles must look like; one
+:class:`OutputAxis` per output and axis says where that output's elements lie. An input that begins
+at the voxel ``b`` answers for voxels from ``b + output_offset`` on; there output ``k`` has its
+element `start`, and every voxel has `scale` elements. The context is the margin around one whole
+period of voxels on the lattice, which is what tiles are made of::
 
-    input   |<- context before ->|  one period of output  |<- context after ->|
-            ^ least lo            ^ o                                          ^ greatest hi
+    input   |<- context before ->|  one period of voxels  |<- context after ->|
+            ^ least lo            ^ output_offset                              ^ greatest hi
 """
 
 from __future__ import annotations
@@ -18,7 +19,15 @@ from typing import Any, Literal
 
 from stitchsafe.errors import ModelError, PlanError, UnsafeNetworkError
 
-__all__ = ["AxisGeometry", "Break", "NetworkGeometry", "OutputGeometry", "Verdict"]
+__all__ = [
+    "AxisGeometry",
+    "Break",
+    "InputGeometry",
+    "NetworkGeometry",
+    "OutputAxis",
+    "OutputGeometry",
+    "Verdict",
+]
 
 Verdict = Literal["safe", "safe with consensus", "unsafe"]
 
@@ -49,41 +58,111 @@ class Break:
 
 
 @dataclass(frozen=True, slots=True)
-class OutputGeometry:
-    """One output of the network."""
+class InputGeometry:
+    """One input of the network.
+
+    Parameters
+    ----------
+    name
+        As the network calls it.
+    channels
+        How many it takes.
+    layout
+        Its axes in order: ``b`` batch, ``c`` channels, and those of space, such as ``bczyx``.
+    """
 
     name: str
     channels: int
+    layout: str
+
+
+@dataclass(frozen=True, slots=True)
+class OutputAxis:
+    """One spatial axis of one output; lengths in input voxels, `start` in its own elements.
+
+    Parameters
+    ----------
+    scale
+        Elements per input voxel.
+    offset
+        From the input's origin to the output's origin: half of what the network takes off, rounded
+        down; the same for every valid size, 0 for same-padded networks.
+    start
+        Element at which the input's voxel ``output_offset`` of the :class:`AxisGeometry` lies; 0
+        where all outputs begin alike.
+    shrinkage
+        ``input size - output size / scale``, the same for every valid size.
+    context
+        Margin (before, after) that this output needs around whole periods of voxels.
+    receptive_field
+        Size of the largest region that one element depends on.
+    support
+        For each phase, in order, the input voxels (first, last) that an element depends on,
+        relative to the input's origin; None for a phase that depends on nothing.
+    """
+
+    scale: Fraction
+    offset: int
+    start: int
+    shrinkage: Fraction
+    context: tuple[int, int]
+    receptive_field: int
+    support: tuple[tuple[int, int] | None, ...]
+
+    def size(self, input_size: int) -> int:
+        """Elements that a pass over an input of this (valid) size gives."""
+        return int((input_size - self.shrinkage) * self.scale)
+
+
+@dataclass(frozen=True, slots=True)
+class OutputGeometry:
+    """One output of the network.
+
+    Parameters
+    ----------
+    name
+        As the network calls it; its position where it says nothing.
+    channels
+        How many it has; 1 where its tensor has no such axis.
+    layout
+        The axes of its tensor in order, as for :class:`InputGeometry`.
+    axes
+        One per spatial axis; empty where nothing could be derived.
+    """
+
+    name: str
+    channels: int
+    layout: str = ""
+    axes: tuple[OutputAxis, ...] = ()
+
+    @property
+    def scale(self) -> tuple[Fraction, ...]:
+        """Elements per input voxel, per axis."""
+        return tuple(axis.scale for axis in self.axes)
 
 
 @dataclass(frozen=True, slots=True)
 class AxisGeometry:
-    """What a network needs and guarantees along one spatial axis; lengths in input voxels.
+    """What a network needs along one spatial axis, for all its outputs; lengths in input voxels.
 
     Parameters
     ----------
     period
-        Shift of the input under which the output is shifted and otherwise the same.
+        Shift of the input under which all outputs are shifted and otherwise the same.
     context
-        Margin (before, after) that the network needs around output of whole periods on its
-        lattice, maximum over phases.
+        Margin (before, after) that the network needs around whole periods of voxels on its
+        lattice, maximum over phases and outputs.
     receptive_field
-        Size of the largest region that one output voxel depends on.
+        Size of the largest region that one element of any output depends on.
     input_min, input_step
-        Valid input sizes are ``input_min + k * input_step``.
+        Valid input sizes are ``input_min + k * input_step``; a step of 0 means just that one.
     output_offset
-        From the input's origin to the output's origin: half of what the network takes off, rounded
-        down; the same for every valid size, 0 for same-padded networks.
-    output_scale
-        Output voxels per input voxel.
+        From the input's origin to the first voxel that all outputs answer for.
+    shrinkage
+        Input size less the voxels that all outputs answer for, the same for every valid size.
     padded
         Whether some layer pads along this axis, so that tiles must be clipped at the volume's
         border instead of reaching over it.
-    shrinkage
-        ``input size - output size / output_scale``, the same for every valid size.
-    support
-        For each output phase, in order, the input voxels (first, last) that it depends on,
-        relative to the input's origin; None for a phase that depends on nothing.
     """
 
     period: int
@@ -92,31 +171,33 @@ class AxisGeometry:
     input_min: int
     input_step: int
     output_offset: int
-    output_scale: Fraction
+    shrinkage: int
     padded: bool
-    shrinkage: Fraction
-    support: tuple[tuple[int, int] | None, ...]
 
     @property
     def input_phase(self) -> int:
         """Where inputs begin, modulo the period, if outputs begin at multiples of the period."""
         return -self.output_offset % self.period
 
+    def takes(self, input_size: int) -> bool:
+        """Whether the network takes an input of this size."""
+        excess = input_size - self.input_min
+        return excess == 0 or (excess > 0 < self.input_step and excess % self.input_step == 0)
+
     def output_size(self, input_size: int) -> int:
-        """Size of the output for a valid size of the input.
+        """Voxels that a pass over a valid size of the input answers for.
 
         Raises
         ------
         PlanError
             If `input_size` is not ``input_min + k * input_step``.
         """
-        excess = input_size - self.input_min
-        if excess < 0 or excess % self.input_step:
+        if not self.takes(input_size):
             raise PlanError(
                 f"an input of {input_size} voxels does not fit the network, which takes "
                 f"{self.input_min} + k·{self.input_step}; choose one of these sizes"
             )
-        return int((input_size - self.shrinkage) * self.output_scale)
+        return input_size - self.shrinkage
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,8 +216,8 @@ class NetworkGeometry:
         "unsafe".
     breaks
         Why it is unsafe; empty otherwise.
-    outputs
-        The network's outputs in order.
+    inputs, outputs
+        The network's, in order.
     consensus
         (layer, what must be decided once for the whole volume).
     program
@@ -146,6 +227,7 @@ class NetworkGeometry:
     axes: tuple[AxisGeometry, ...]
     verdict: Verdict
     breaks: tuple[Break, ...]
+    inputs: tuple[InputGeometry, ...]
     outputs: tuple[OutputGeometry, ...]
     consensus: tuple[tuple[str, str], ...] = ()
     program: str = ""
@@ -171,10 +253,6 @@ class NetworkGeometry:
         return tuple(axis.output_offset for axis in self.axes)
 
     @property
-    def output_scale(self) -> tuple[Fraction, ...]:
-        return tuple(axis.output_scale for axis in self.axes)
-
-    @property
     def input_phase(self) -> tuple[int, ...]:
         return tuple(axis.input_phase for axis in self.axes)
 
@@ -187,7 +265,7 @@ class NetworkGeometry:
         return tuple(axis.input_step for axis in self.axes)
 
     def output_shape(self, input_shape: tuple[int, ...]) -> tuple[int, ...]:
-        """Spatial shape of the output for a valid spatial shape of the input."""
+        """The voxels that a pass over a valid spatial shape of the input answers for."""
         return tuple(
             axis.output_size(size) for axis, size in zip(self.axes, input_shape, strict=True)
         )
@@ -208,9 +286,9 @@ class NetworkGeometry:
     def to_json(self) -> dict[str, Any]:
         """The geometry as plain data for :func:`json.dump`, read back by :meth:`from_json`."""
         data = asdict(self)
-        for axis in data["axes"]:
-            axis["output_scale"] = str(axis["output_scale"])
-            axis["shrinkage"] = str(axis["shrinkage"])
+        for output in data["outputs"]:
+            for axis in output["axes"]:
+                axis["scale"], axis["shrinkage"] = str(axis["scale"]), str(axis["shrinkage"])
         plain: dict[str, Any] = json.loads(json.dumps({"format": FORMAT, **data}))
         return plain
 
@@ -233,7 +311,13 @@ class NetworkGeometry:
                 axes=tuple(_axis_from_json(axis) for axis in data["axes"]),
                 verdict=verdict,
                 breaks=tuple(Break(**each) for each in data["breaks"]),
-                outputs=tuple(OutputGeometry(**each) for each in data["outputs"]),
+                inputs=tuple(InputGeometry(**each) for each in data["inputs"]),
+                outputs=tuple(
+                    OutputGeometry(
+                        **{**each, "axes": tuple(_output_axis_from_json(a) for a in each["axes"])}
+                    )
+                    for each in data["outputs"]
+                ),
                 consensus=tuple((layer, what) for layer, what in data["consensus"]),
                 program=str(data["program"]),
             )
@@ -245,13 +329,17 @@ class NetworkGeometry:
 
 def _axis_from_json(data: dict[str, Any]) -> AxisGeometry:
     before, after = data["context"]
-    support = tuple(None if each is None else (each[0], each[1]) for each in data["support"])
-    return AxisGeometry(
+    return AxisGeometry(**{**data, "context": (before, after)})
+
+
+def _output_axis_from_json(data: dict[str, Any]) -> OutputAxis:
+    before, after = data["context"]
+    return OutputAxis(
         **{
             **data,
             "context": (before, after),
-            "output_scale": Fraction(data["output_scale"]),
+            "scale": Fraction(data["scale"]),
             "shrinkage": Fraction(data["shrinkage"]),
-            "support": support,
+            "support": tuple(None if s is None else (s[0], s[1]) for s in data["support"]),
         }
     )

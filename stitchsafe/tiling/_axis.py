@@ -73,11 +73,6 @@ class AxisTiling:
         net, (before, after) = self.geometry, self.halo
         if self.extent < 1:
             raise PlanError(f"an axis of {self.extent} voxels holds nothing to predict")
-        if net.output_scale != 1:
-            raise PlanError(
-                f"the network's output has {net.output_scale} voxels per input voxel, and only "
-                "outputs on the input's grid are stitched; predict the layer before the resampling"
-            )
         if self.tile < 1 or self.tile % net.period:
             raise PlanError(
                 f"a tile of {self.tile} voxels is not a multiple of the network's period "
@@ -119,9 +114,8 @@ class AxisTiling:
     def domain(self) -> tuple[int, int]:
         """Input of the whole pass: the volume, extended by the border rule."""
         net = self.geometry
-        shrink = net.input_min - net.output_size(net.input_min)
         begin = -net.output_offset
-        return begin, begin + _next_valid(net, self.extent + shrink)
+        return begin, begin + _next_valid(net, self.extent + net.shrinkage)
 
     def span(self, start: int) -> Span:
         """The tile whose output starts at `start`."""

@@ -80,6 +80,13 @@ class TileGrid:
                 f"a network of {len(geometry.axes)} spatial axes cannot tile a volume of shape "
                 f"{tuple(extent)} by {tuple(tile_shape)}"
             )
+        for output in geometry.outputs:
+            if any(scale != 1 for scale in output.scale):
+                raise PlanError(
+                    f"output {output.name!r} has {' x '.join(map(str, output.scale))} elements per "
+                    "input voxel, and only outputs on the input's grid are stitched; predict the "
+                    "layer before the resampling"
+                )
         if halo is None:
             return cls(
                 tuple(map(AxisTiling.least, geometry.axes, extent, tile_shape)),
