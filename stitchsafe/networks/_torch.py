@@ -23,6 +23,7 @@ from stitchsafe.geometry import (
     trace,
 )
 from stitchsafe.networks._config import ModelConfig, OutputConfig
+from stitchsafe.networks._pointwise import apply_after
 from stitchsafe.networks._protocol import Output, Runtime
 
 __all__ = ["TorchNetwork"]
@@ -66,10 +67,14 @@ class TorchNetwork:
 
     @cached_property
     def fingerprint(self) -> str:
-        """Digest of architecture, operators with their constants, activations and weights."""
+        """Digest of architecture, operators with their constants, what follows, and weights."""
         digest = hashlib.sha256(str(self.module).encode())
         digest.update(self.geometry.program.encode())
         digest.update(repr([o.activation for o in self._declared]).encode())
+        for output in self._declared:
+            digest.update(
+                "".join(step.model_dump_json() for step in output.postprocessing).encode()
+            )
         for key, tensor in sorted(self._state()):
             array = tensor.detach().cpu().contiguous().numpy()
             digest.update(f"{key} {array.dtype} {array.shape}".encode())
@@ -143,7 +148,7 @@ class TorchNetwork:
         result = self._ready(tensor)
         tensors = [leaf for leaf in tree_leaves(result) if isinstance(leaf, Tensor)]
         return tuple(
-            _activate(t, declared).cpu().numpy()
+            apply_after(declared.postprocessing, _activate(t, declared).cpu().numpy())
             for t, declared in zip(tensors, self._declared, strict=True)
         )
 

@@ -231,6 +231,10 @@ def _refuse_missing_fields(labels: LabelSettings, network: Network) -> None:
 
 def _normalization(config: ModelConfig | None, settings: Settings) -> Normalization:
     declared = config.input if config else None
+    if declared and declared.tensors and settings.normalize is None:
+        return Normalization(
+            "steps", tensors=tuple(each.model_dump(mode="json") for each in declared.tensors)
+        )
     kind = settings.normalize or (declared.normalize if declared else "none")
     return Normalization(kind, declared.percentiles if declared else (1.0, 99.0))
 

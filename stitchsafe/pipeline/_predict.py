@@ -249,7 +249,7 @@ def _begin(
         "source": volume.path,
         "opened": settings.opened(),
         "form": settings.form(),
-        "model": inputs.model,
+        **inputs.origin.to_json(),
         "axes": volume.axes,
         "voxel_size": None if volume.voxel_size is None else volume.voxel_size.to_json(),
     }
