@@ -1,7 +1,6 @@
-"""A module with several inputs or tensors of another order, as one that takes and gives one order.
+"""A module whose tensors have another order of axes, as one with the order that is used here.
 
-What goes in is one tensor (batch, channels, *space), whose channels are those of all inputs, one
-after the other; what comes out is one tensor of that order per output.
+Inputs and outputs then are (batch, channels, *space), one tensor for each.
 """
 
 from __future__ import annotations
@@ -14,32 +13,23 @@ from torch.utils._pytree import tree_leaves
 __all__ = ["adapted"]
 
 
-def adapted(
-    module: nn.Module, inputs: Sequence[tuple[int, str]], outputs: Sequence[str]
-) -> nn.Module:
-    """The module itself where it is of that form, else wrapped.
+def adapted(module: nn.Module, inputs: Sequence[str], outputs: Sequence[str]) -> nn.Module:
+    """The module itself where it has that order, else wrapped.
 
     Parameters
     ----------
-    inputs
-        Channels and layout of each, such as ``(3, "bcyx")``.
-    outputs
-        Layout of each.
+    inputs, outputs
+        Layout of each, such as ``bcyx``.
     """
-    space = "".join(sorted((c for c in inputs[0][1] if c in "zyx"), reverse=True))
-    plain = f"bc{space}"
-    if len(inputs) == 1 and all(layout == plain for layout in (inputs[0][1], *outputs)):
+    plain = "bc" + "".join(sorted((c for c in inputs[0] if c in "zyx"), reverse=True))
+    if all(layout == plain for layout in (*inputs, *outputs)):
         return module
     return _Adapted(module, tuple(inputs), tuple(outputs), plain)
 
 
 class _Adapted(nn.Module):
     def __init__(
-        self,
-        network: nn.Module,
-        inputs: tuple[tuple[int, str], ...],
-        outputs: tuple[str, ...],
-        plain: str,
+        self, network: nn.Module, inputs: tuple[str, ...], outputs: tuple[str, ...], plain: str
     ) -> None:
         super().__init__()
         self.network = network
@@ -48,12 +38,8 @@ class _Adapted(nn.Module):
     def extra_repr(self) -> str:
         return f"inputs={self._inputs}, outputs={self._outputs}"
 
-    def forward(self, volume: Tensor) -> tuple[Tensor, ...]:
-        given, begin = [], 0
-        for channels, layout in self._inputs:
-            part = volume[:, begin : begin + channels]
-            given.append(self._to(part, layout))
-            begin += channels
+    def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
+        given = [self._to(t, layout) for t, layout in zip(tensors, self._inputs, strict=True)]
         found = [t for t in tree_leaves(self.network(*given)) if isinstance(t, Tensor)]
         if len(found) != len(self._outputs):
             raise ValueError(f"{len(self._outputs)} outputs are described, and {len(found)} given")

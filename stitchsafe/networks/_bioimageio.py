@@ -77,7 +77,7 @@ def load_package(package: Package, *, trust: bool) -> Network:
         )
     module = adapted(
         _module(package, weights["pytorch_state_dict"]),
-        [(tensor.channels, tensor.layout) for tensor in description.inputs],
+        [tensor.layout for tensor in description.inputs],
         [tensor.layout for tensor in description.outputs],
     )
     return _agreeing(TorchNetwork(module, config=config), package.origin)

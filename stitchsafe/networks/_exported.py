@@ -9,8 +9,6 @@ from typing import Any
 import torch
 
 from stitchsafe.errors import ModelError
-from stitchsafe.networks._adapted import adapted
-from stitchsafe.networks._config import InputConfig, ModelConfig, OutputConfig
 from stitchsafe.networks._torch import TorchNetwork
 
 __all__ = ["load_exported"]
@@ -51,21 +49,8 @@ def load_exported(path: Path) -> TorchNetwork:
             f"{path} was exported for inputs of {' x '.join(map(str, first.shape[2:]))} alone; "
             "export it again with dynamic_shapes for its axes of space"
         )
-    layout = f"bc{space}"
     channels = [int(value.shape[1]) for value in inputs if value is not None]
-    names = ["output"] if len(outputs) == 1 else [f"output{k}" for k in range(len(outputs))]
-    config = ModelConfig(
-        format="stitchsafe-model/1",
-        name=path.stem,
-        input=InputConfig.model_validate({"axes": space, "channels": sum(channels)}),
-        outputs=tuple(
-            OutputConfig(name=name, channels=int(value.shape[1]))
-            for name, value in zip(names, outputs, strict=True)
-            if value is not None
-        ),
-    )
-    wrapped = adapted(module, [(c, layout) for c in channels], [layout] * len(outputs))
-    return TorchNetwork(wrapped, config=config)
+    return TorchNetwork(module, name=path.stem, ndim=len(space), channels=channels)
 
 
 def _is_image(value: Any) -> bool:

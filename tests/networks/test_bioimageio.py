@@ -74,9 +74,7 @@ def test_a_package_whose_source_is_absent_says_so(packages: Path, name: str) -> 
 
 
 @pytest.mark.parametrize("name", ["fixed_shape", "diff_output_shape", "multi_tensor"])
-def test_a_network_gives_the_packages_own_output(
-    packages: Path, tmp_path: Path, name: str
-) -> None:
+def test_a_network_gives_the_packages_own_output(packages: Path, tmp_path: Path, name: str) -> None:
     folder = with_source(packages, name, tmp_path / name)
     network = load_network(folder, trust=True)
     assert network.config is not None
