@@ -149,6 +149,8 @@ def _file(path: Path, trust: bool) -> Network:
                 "--trust-model if you trust who made it, or export it as ONNX"
             )
         return load_exported(path)
+    if path.suffix.lower() == ".pt2":
+        raise ModelError(f"{path} is no program of torch.export, or is damaged; export it again")
     if any(name.endswith("constants.pkl") for name in names):
         raise ModelError(
             f"{path} is TorchScript, whose layers cannot be analysed; export the network as ONNX, "

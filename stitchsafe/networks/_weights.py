@@ -81,9 +81,10 @@ def read_weights(path: Path) -> dict[str, Tensor]:
 def _unpickle(path: Path) -> Any:
     _refuse_what_swells(path)
     try:
-        with warnings.catch_warnings():
+        # Opened here: given a path, torch would look at its name.
+        with path.open("rb") as file, warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            return torch.load(path, map_location="cpu", weights_only=True)
+            return torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise ModelError(
             f"{path} is a pickle of more than weights, which runs code when it is loaded, and was "
