@@ -92,11 +92,22 @@ def load_network(
     if not isinstance(model, str | Path):
         _refuse_options(model.name, weights, arguments)
         return model
+    try:
+        return _named(str(model), weights, arguments, trust)
+    except OSError as error:
+        raise ModelError(
+            f"{model} cannot be read ({error.strerror or error}); check path and permissions"
+        ) from error
+
+
+def _named(
+    model: str, weights: str | Path | None, arguments: Mapping[str, Any] | None, trust: bool
+) -> Network:
     path = Path(model)
-    bundled = models_root() / str(model)
+    bundled = models_root() / model
     named = path.parent == Path() and (bundled / "config.yaml").is_file()
     if path.exists() or named:
-        _refuse_options(str(model), weights, arguments)
+        _refuse_options(model, weights, arguments)
     if path.is_dir():
         described = describes([each.name for each in path.iterdir()])
         if described and not (path / "config.yaml").is_file():
@@ -106,12 +117,12 @@ def load_network(
         return _file(path, trust)
     if named:
         return load_folder(bundled)
-    if is_factory(str(model)):
-        module = build_from(str(model), arguments)
+    if is_factory(model):
+        module = build_from(model, arguments)
         if weights is not None:
             load_weights(module, Path(weights))
-        return TorchNetwork(module, name=str(model))
-    raise _unknown(str(model))
+        return TorchNetwork(module, name=model)
+    raise _unknown(model)
 
 
 def _refuse_options(

@@ -47,7 +47,7 @@ def plan(
     volume
         A path, an array, or an opened volume.
     model
-        A name in ``models/``, a model folder, or a module; by default the one that fits.
+        As for `predict`; by default the bundled one that fits.
     events
         Told what is assumed.
     **options

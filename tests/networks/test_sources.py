@@ -209,3 +209,4 @@ def test_files_of_other_kinds_are_named(tmp_path: Path) -> None:
     refused("--weights FILE", tmp_path / "w.pth")
     (tmp_path / "empty").mkdir()
     refused(r"has no config\.yaml", tmp_path / "empty")
+    refused("cannot be read", "x" * 5000)

@@ -13,7 +13,7 @@ from model_files import package, small_package
 from safetensors.torch import save_file
 
 import stitchsafe
-from stitchsafe.errors import IntegrityError, ModelError, StoreError
+from stitchsafe.errors import IntegrityError, ModelError, StoreError, VoxelSizeError
 from stitchsafe.nn import UNet
 from stitchsafe.pipeline._origin import Origin
 
@@ -147,3 +147,14 @@ def test_a_halo_that_is_declared_too_small_is_named(here: Path) -> None:
     content["outputs"][0]["axes"][2]["halo"] = content["outputs"][0]["axes"][3]["halo"] = 16
     folder = small_package(here / "enough", **content)
     assert stitchsafe.check(folder, trust_model=True).warnings == ()
+
+
+def test_the_voxel_size_of_a_description_binds(here: Path) -> None:
+    content = package()
+    for axis in content["inputs"][0]["axes"][2:]:
+        axis |= {"scale": 0.5, "unit": "micrometer"}
+    folder = small_package(here / "package", **content)
+    options: dict[str, Any] = {"save": "fields", "trust_model": True}
+    with pytest.raises(VoxelSizeError, match=r"0\.5"):
+        stitchsafe.plan("image.npy", folder, voxel_size="0.25,0.25um", **options)
+    assert stitchsafe.plan("image.npy", folder, voxel_size="500,500nm", **options).tiles
