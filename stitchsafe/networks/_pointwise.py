@@ -87,7 +87,10 @@ def apply_after(
             field = softmax(field, axis=1)
             continue
         maps = pointwise(step, field.shape[1])
-        field = np.stack([m.apply(field[:, c]) for c, m in enumerate(maps)], axis=1)
+        made = np.empty_like(field)
+        for channel, each in enumerate(maps):
+            made[:, channel] = each.apply(field[:, channel])
+        field = made
     return field
 
 

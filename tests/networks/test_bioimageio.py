@@ -420,3 +420,29 @@ def test_the_other_implementation_reads_the_same(packages: Path) -> None:
             assert [s.id for s in (*mine.preprocessing, *mine.postprocessing)] == [
                 str(s.id) for s in steps
             ]
+
+
+def test_steps_after_are_those_of_numpy() -> None:
+    from stitchsafe.networks import OutputConfig
+    from stitchsafe.networks._pointwise import apply_after
+
+    field = np.random.default_rng(0).normal(size=(1, 2, 7, 9)).astype(np.float32)
+    powers = np.exp(field.astype(float))
+    soft = powers / powers.sum(axis=1, keepdims=True)
+    column = np.array([2.0, -1.0]).reshape(2, 1, 1)
+    cases: list[tuple[list[dict[str, Any]], np.ndarray]] = [
+        ([{"kind": "softmax"}], soft),
+        ([{"kind": "linear", "gain": [2, -1], "offset": [0.5]}], field * column + 0.5),
+        ([{"kind": "clip", "low": -0.5}], field.clip(-0.5)),
+        ([{"kind": "softmax"}, {"kind": "binarize", "threshold": [0.4]}], soft > 0.4),
+        ([{"kind": "linear", "gain": [9]}, {"kind": "integer", "dtype": "int8"}],
+         (field * 9).astype("int8")),
+    ]  # fmt: skip
+    for steps, expected in cases:
+        config = OutputConfig(name="a", channels=2, postprocessing=steps)
+        found = apply_after(config.postprocessing, field)
+        assert found.dtype == np.float32
+        np.testing.assert_allclose(found, expected, atol=1e-5)
+    for bad in ("zscore", "percentiles", "clip_percentiles"):
+        with pytest.raises(ValueError, match="postprocessing"):
+            OutputConfig(name="a", channels=2, postprocessing=[{"kind": bad}])
