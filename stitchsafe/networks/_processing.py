@@ -23,6 +23,12 @@ from stitchsafe.networks._steps import (
 
 __all__ = ["steps_after", "steps_before"]
 
+_KNOWN = frozenset(
+    {
+        "binarize", "clip", "ensure_dtype", "fixed_zero_mean_unit_variance", "scale_linear",
+        "scale_mean_variance", "scale_range", "sigmoid", "softmax", "zero_mean_unit_variance",
+    }
+)  # fmt: skip
 Numbers = float | tuple[float, ...]
 
 
@@ -74,18 +80,15 @@ def steps_after(tensor: Tensor, origin: object) -> tuple[tuple[After, ...], str 
     """
     found: list[After] = []
     for place, each in enumerate(tensor.postprocessing):
-        reason = "is none that is known here"
+        reason = "takes statistics of the whole output, which no tile knows"
         try:
             step = _step(each, tensor, origin)
-        except _UnknownStepError:
-            step = None
+        except _UndoneStepError as error:
+            step, reason = None, error.reason
         else:
-            reason = "takes statistics of the whole output, which no tile knows"
-        if step is None and each.id == "ensure_dtype":
-            continue
+            if step is None:
+                continue
         if step is None or isinstance(step, Zscore | Percentiles | ClipPercentiles):
-            if each.id == "scale_mean_variance":
-                reason = "takes statistics of the whole output, which no tile knows"
             names = ", ".join(later.id for later in tensor.postprocessing[place:])
             return tuple(found), (
                 f"the field {tensor.id!r} is given without the description's {names}: {each.id} "
@@ -95,12 +98,21 @@ def steps_after(tensor: Tensor, origin: object) -> tuple[tuple[After, ...], str 
     return tuple(found), None
 
 
-class _UnknownStepError(ModelError):
-    """A step by a name that is not known."""
+class _UndoneStepError(ModelError):
+    """A step that is sound, and not done here: refused before the network, left out after it."""
+
+    def __init__(self, each: Processing, tensor: Tensor, origin: object, reason: str) -> None:
+        super().__init__(
+            f"{origin}: {each.id!r} of the tensor {tensor.id!r} {reason}; scale the volume "
+            "beforehand, and leave the step out of the description"
+        )
+        self.reason = reason
 
 
 def _step(each: Processing, tensor: Tensor, origin: object) -> Before | Softmax | None:
     """The step; None for one that changes nothing here."""
+    if each.id not in _KNOWN:
+        raise _UndoneStepError(each, tensor, origin, "is no processing step that is known here")
     try:
         given = _Given.model_validate(each.kwargs)
         return _made(each, given, tensor, origin)
@@ -128,9 +140,8 @@ def _made(
         return Zscore(together=_together(each, given, tensor, origin), eps=given.eps)
     if name == "scale_range":
         if given.reference_tensor not in (None, tensor.id):
-            raise _refused(
-                each, tensor, origin, f"takes the percentiles of {given.reference_tensor!r}"
-            )
+            reason = f"takes the percentiles of {given.reference_tensor!r}, another tensor"
+            raise _UndoneStepError(each, tensor, origin, reason)
         return Percentiles(
             low=_or(given.min_percentile, 0.0),
             high=_or(given.max_percentile, 100.0),
@@ -156,10 +167,9 @@ def _made(
         if given.dtype.startswith(("float", "double")):
             return None
         return Integer.model_validate({"dtype": given.dtype})
-    raise _UnknownStepError(
-        f"{origin}: {name!r} of the tensor {tensor.id!r} is no processing step that is known here; "
-        "scale the volume beforehand, and leave the step out of the description"
-    )
+    assert name == "scale_mean_variance"
+    reason = "takes statistics of the whole output, which no tile knows"
+    raise _UndoneStepError(each, tensor, origin, reason)
 
 
 def _clip(

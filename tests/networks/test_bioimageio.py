@@ -298,15 +298,35 @@ def test_a_step_that_cannot_be_done_is_refused_by_name(
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("name", ["scale_range", "zero_mean_unit_variance", "scale_mean_variance"])
-def test_statistics_of_an_output_are_left_out_aloud(tmp_path: Path, name: str) -> None:
-    content = with_step({"id": name}, "outputs")
-    content["outputs"][0]["postprocessing"] = [{"id": "sigmoid"}, {"id": name}, {"id": "sigmoid"}]
+@pytest.mark.parametrize(
+    ("step", "saying"),
+    [
+        ({"id": "scale_range"}, "statistics of the whole output"),
+        ({"id": "zero_mean_unit_variance"}, "statistics of the whole output"),
+        ({"id": "clip", "kwargs": {"max_percentile": 99}}, "statistics of the whole output"),
+        (
+            {"id": "scale_mean_variance", "kwargs": {"reference_tensor": "raw"}},
+            "statistics of the whole output",
+        ),
+        (
+            {"id": "scale_range", "kwargs": {"reference_tensor": "raw"}},
+            "percentiles of 'raw', another tensor",
+        ),
+        ({"id": "stardist_postprocessing", "kwargs": {"n_rays": 32}}, "no processing step that is"),
+        ({"id": "custom", "callable": "f", "source": "f.py"}, "no processing step that is known"),
+    ],
+)
+def test_what_needs_the_whole_output_is_left_out_aloud(
+    tmp_path: Path, step: dict[str, Any], saying: str
+) -> None:
+    name = step["id"]
+    content = with_step(step, "outputs")
+    content["outputs"][0]["postprocessing"] = [{"id": "sigmoid"}, step, {"id": "sigmoid"}]
     config = described(tmp_path, content)
     assert [step.kind for step in config.outputs[0].postprocessing] == ["sigmoid"]
     (note,) = config.notes
     assert f"without the description's {name}, sigmoid" in note
-    assert "statistics of the whole output" in note
+    assert saying in note
 
 
 @pytest.mark.parametrize(

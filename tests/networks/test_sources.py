@@ -145,6 +145,7 @@ def test_the_current_folder_is_not_searched(
         f"import pathlib\npathlib.Path({str(tmp_path / 'ran')!r}).mkdir()\n"
     )
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path_importer_cache", {})
     monkeypatch.setattr(sys, "path", [p for p in sys.path if p not in ("", str(tmp_path))])
     refused("the current folder is not searched by itself", "lying_here:make")
     assert not (tmp_path / "ran").exists()
