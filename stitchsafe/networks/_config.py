@@ -7,10 +7,11 @@ mistake that is ignored changes results in silence.
 from __future__ import annotations
 
 import difflib
+import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from stitchsafe.errors import ModelError
 from stitchsafe.networks import _steps
@@ -31,6 +32,7 @@ __all__ = [
 ]
 
 _STEPS = ("Zscore", "Percentiles", "ClipPercentiles", "Linear", "Clip", "Binarize", "Integer")
+_PLAIN = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}")
 Positive = Annotated[int, Field(gt=0)]
 
 
@@ -88,10 +90,20 @@ class InputConfig(_Strict):
 class OutputConfig(_Strict):
     """One output of the network; its name is that of a folder, too."""
 
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}$")]
+    name: str
     channels: Positive
     activation: Literal["none", "sigmoid", "softmax"] = "none"
     postprocessing: tuple[After, ...] = ()
+
+    @field_validator("name")
+    @classmethod
+    def _could_be_a_folder(cls, name: str) -> str:
+        if not _PLAIN.fullmatch(name):
+            raise ValueError(
+                f"the output {name!r} is kept in a folder of its name; use letters, digits and _-. "
+                "in it, and begin with a letter, digit or _"
+            )
+        return name
 
     @model_validator(mode="after")
     def _numbers_for_its_channels(self) -> OutputConfig:
@@ -175,7 +187,7 @@ def first_problem(error: ValidationError, known: list[str]) -> str:
         near = difflib.get_close_matches(str(problem["loc"][-1]), known, n=1)
         hint = f"; did you mean {near[0]!r}?" if near else ""
         return f"unknown key {place!r}{hint}"
-    return f"{place}: {' '.join(problem['msg'].split())}"
+    return f"{place}: {' '.join(problem['msg'].removeprefix('Value error, ').split())}"
 
 
 def _fit(steps: tuple[Before | After, ...], channels: int, name: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -111,3 +112,22 @@ def test_arguments_are_python_literals_or_words(text: str, value: object) -> Non
 def test_arguments_of_other_forms_are_refused(texts: list[str], saying: str) -> None:
     with pytest.raises(InputError, match=saying):
         parse_arguments(texts)
+
+
+def test_hostile_packages_are_one_line_and_code_2(run: Run, place: Path) -> None:
+    folder = small_package(place / "package")
+    description = (folder / "bioimageio.yaml").read_text()
+    with zipfile.ZipFile(place / "out.zip", "w") as archive:
+        archive.writestr("bioimageio.yaml", description)
+        archive.writestr("../../evil.py", "x")
+    check = ("check", "--trust-model")
+    refused(run, place, *check, "out.zip", saying="outside its folder")
+    for old, new, saying in (
+        ("name: small", f"name: !!python/object/apply:os.mkdir ['{place}/ran']", "as YAML"),
+        ("source: weights.pt", "source: http://127.0.0.1:9/weights.pt", "outside the package"),
+        ("id: probability", "id: ../../probability", "the output '../../probability'"),
+    ):
+        assert old in description
+        (folder / "bioimageio.yaml").write_text(description.replace(old, new))
+        refused(run, place, *check, "package", saying=saying)
+    assert not (place / "ran").exists()

@@ -348,7 +348,7 @@ def test_other_axes_are_refused(tmp_path: Path, axis: dict[str, Any], saying: st
 def test_an_output_cannot_be_named_out_of_the_store(tmp_path: Path, name: str) -> None:
     content = package()
     content["outputs"][0]["id"] = name
-    with pytest.raises(ModelError, match="name"):
+    with pytest.raises(ModelError, match="kept in a folder of its name"):
         described(tmp_path, content)
 
 
