@@ -10,6 +10,7 @@ from stitchsafe.networks._config import (
     load_config,
 )
 from stitchsafe.networks._folder import build_module, load_folder, save_folder
+from stitchsafe.networks._onnx import OnnxNetwork, load_onnx
 from stitchsafe.networks._protocol import Network, Output, Runtime
 from stitchsafe.networks._resolve import bundled_models, load_network, models_root
 from stitchsafe.networks._torch import TorchNetwork
@@ -20,6 +21,7 @@ __all__ = [
     "ModelConfig",
     "Network",
     "NetworkConfig",
+    "OnnxNetwork",
     "Output",
     "OutputConfig",
     "Runtime",
@@ -30,6 +32,7 @@ __all__ = [
     "load_config",
     "load_folder",
     "load_network",
+    "load_onnx",
     "models_root",
     "save_folder",
 ]

@@ -15,6 +15,7 @@ from torch import nn
 from stitchsafe.errors import ModelError
 from stitchsafe.networks._config import ModelConfig, load_config
 from stitchsafe.networks._folder import load_folder
+from stitchsafe.networks._onnx import ONNX_SUFFIXES, load_onnx
 from stitchsafe.networks._protocol import Network
 from stitchsafe.networks._torch import TorchNetwork
 
@@ -42,7 +43,8 @@ def load_network(model: str | Path | nn.Module | Network) -> Network:
     Parameters
     ----------
     model
-        A name in ``models/``, a model folder, a `torch.nn.Module`, or a network already loaded.
+        A name in ``models/``, a model folder, an ONNX file, a `torch.nn.Module`, or a network
+        already loaded.
 
     Raises
     ------
@@ -56,6 +58,8 @@ def load_network(model: str | Path | nn.Module | Network) -> Network:
     path = Path(model)
     if path.is_dir():
         return load_folder(path)
+    if path.is_file() and path.suffix.lower() in ONNX_SUFFIXES:
+        return load_onnx(path)
     if path.is_file():
         raise _not_a_folder(path)
     bundled = models_root() / str(model)

@@ -92,6 +92,10 @@ class TorchNetwork:
                 return str(tensor.dtype).removeprefix("torch.")
         return "float32"
 
+    @property
+    def build(self) -> str:
+        return f"torch {torch.__version__}"
+
     @cached_property
     def parameter_bytes(self) -> int:
         return sum(t.numel() * t.element_size() for _, t in self._state())

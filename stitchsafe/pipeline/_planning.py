@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from typing import Any, Unpack
 
 import numpy as np
-import torch
 
 from stitchsafe.coordinates import Roi, ceil_to, floor_to
 from stitchsafe.engine import Events, Silent
@@ -119,7 +118,7 @@ def draft_plan(
             precision=precision,
             layout="channels_last",
             threads=threads,
-            torch=torch.__version__,
+            build=network.build,
             processor=processor_name(),
             seed=settings.seed,
         )

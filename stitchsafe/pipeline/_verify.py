@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from stitchsafe.coordinates import Roi
@@ -161,10 +160,10 @@ def verify(
     grid = grid_of(recipe, network.geometry)
     maker = FieldMaker(recipe, grid, network, source, consensus.intensity)
     chosen = _spread(store, cells)
-    same_machine = _is_this_machine(recipe)
+    same_machine = _is_this_machine(recipe, network)
     if not same_machine:
         events.say(
-            f"the result was made with torch {recipe.torch} on {recipe.processor}, unlike here: "
+            f"the result was made with {recipe.build} on {recipe.processor}, unlike here: "
             "recorded voxels are compared to rounding, not bit for bit"
         )
     events.stage("verify", len(chosen), "cells")
@@ -241,9 +240,9 @@ def _recorded(
         return None
 
 
-def _is_this_machine(recipe: Recipe) -> bool:
+def _is_this_machine(recipe: Recipe, network: Network) -> bool:
     """Whether the bits of the recipe can be expected of this machine."""
-    return recipe.torch == torch.__version__ and recipe.processor == processor_name()
+    return recipe.build == network.build and recipe.processor == processor_name()
 
 
 def _check_arrays(

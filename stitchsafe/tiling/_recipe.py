@@ -59,8 +59,8 @@ class Recipe:
         How the volume is extended, scaled, and what becomes of NaN.
     device, precision, layout, threads
         How a forward pass is carried out.
-    torch, processor
-        The build and the machine, since kernels differ.
+    build, processor
+        The library that runs the network with its version, and the machine, since kernels differ.
     exact
         Whether stitching is exact for this network.
     """
@@ -82,7 +82,7 @@ class Recipe:
     precision: str
     layout: str
     threads: int
-    torch: str
+    build: str
     processor: str
     seed: int
     exact: bool = True

@@ -56,7 +56,7 @@ def field_maker(
         tile_shape=grid.tile_shape, halo=grid.halo, cell_shape=grid.tile_shape,
         outputs=tuple((o.name, o.channels) for o in network.outputs), save_fields=True,
         labels=None, border=border, normalization=Normalization(), nan="refuse", device="cpu",
-        precision=precision, layout="channels_last", threads=1, torch="", processor="", seed=0,
+        precision=precision, layout="channels_last", threads=1, build="", processor="", seed=0,
     )  # fmt: skip
     channels = data.shape[0]
     intensity = Intensity((0.0,) * channels, (1.0,) * channels, precision)
