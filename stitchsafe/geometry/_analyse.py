@@ -160,7 +160,11 @@ def _replace(shape: tuple[int, ...], axis: int, size: int) -> tuple[int, ...]:
 
 
 def analyse(
-    run: Callable[[tuple[int, ...]], Graph], *, ndim: int, name: str = "network"
+    run: Callable[[tuple[int, ...]], Graph],
+    *,
+    ndim: int,
+    name: str = "network",
+    fixed: tuple[int, ...] | None = None,
 ) -> NetworkGeometry:
     """The geometry of a network and the verdict whether its tiles can be stitched exactly.
 
@@ -173,9 +177,14 @@ def analyse(
         Number of spatial axes.
     name
         Of the network, for what concerns all of it.
+    fixed
+        The only shape that the network takes, where there is just one.
     """
     search = _Search(run)
-    base = _first_size(search, ndim)
+    if fixed is None:
+        base = _first_size(search, ndim)
+    else:
+        base = fixed if search.at(fixed) is not None else None
     graph = search.graph
     if graph is None:
         return _unsafe((_refused(name, search.message),), (), ())
@@ -184,7 +193,7 @@ def analyse(
     if base is None:
         breaks = graph.breaks or (_refused(name, search.message),)
         return _unsafe(breaks, inputs, outputs)
-    solved = _solve(search, base)
+    solved = _solve(search, base) if fixed is None else _solve_fixed(search, fixed)
     if solved is None:
         return _unsafe((*graph.breaks, _refused(name, "no two sizes agree")), inputs, outputs)
     solutions, program = solved
@@ -279,6 +288,14 @@ def _solve(search: _Search, base: tuple[int, ...]) -> tuple[tuple[_Solution, ...
     )
     final = search.at(smallest)
     return None if final is None else (axes, final[0].program)
+
+
+def _solve_fixed(search: _Search, shape: tuple[int, ...]) -> tuple[tuple[_Solution, ...], str]:
+    """The map of the one size that there is; its lattice holds from tile to tile of that size."""
+    facts = search.at(shape)
+    assert facts is not None
+    axes = tuple(_axis([fact], 0, size) for fact, size in zip(facts, shape, strict=True))
+    return axes, facts[0].program
 
 
 def _choose(found: dict[int, _Fact], period: int) -> tuple[list[_Fact], int, int] | None:

@@ -13,7 +13,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stitchsafe.errors import ModelError, PlanError
-from stitchsafe.geometry import Graph, NetworkGeometry
+from stitchsafe.geometry import (
+    Graph,
+    InputGeometry,
+    LatticeMismatch,
+    NetworkGeometry,
+    OnnxProgram,
+    SizeRefusal,
+    analyse,
+    trace_onnx,
+)
 from stitchsafe.networks._config import ModelConfig
 from stitchsafe.networks._onnx_file import OnnxFile, read_onnx
 from stitchsafe.networks._onnx_layout import OnnxTensor, inputs_of, outputs_of
@@ -186,11 +195,43 @@ class OnnxNetwork:
         )
 
     @cached_property
+    def _program(self) -> OnnxProgram:
+        inputs = [
+            InputGeometry(each.name, each.channels or 1, each.layout) for each in self._inputs
+        ]
+        return OnnxProgram(self._file.model, inputs, self._file.path.parent)
+
+    @cached_property
     def geometry(self) -> NetworkGeometry:
-        raise NotImplementedError
+        stated = [size for size in self.fixed if size is not None]
+        return analyse(
+            lambda shape: trace_onnx(self._program, self._admitted(shape)),
+            ndim=self.ndim,
+            name=self.name,
+            fixed=tuple(stated) if len(stated) == self.ndim else None,
+        )
+
+    def _admitted(self, shape: Sequence[int]) -> tuple[int, ...]:
+        for own, size in zip(self.fixed, shape, strict=True):
+            if own not in (None, size):
+                raise SizeRefusal(f"the graph states an input of {own} voxels, not {size}")
+        return tuple(shape)
 
     def trace(self, shape: Sequence[int]) -> Graph:
-        raise NotImplementedError
+        """The graph at one spatial input size.
+
+        Raises
+        ------
+        PlanError
+            If the network does not take that size.
+        """
+        try:
+            return trace_onnx(self._program, self._admitted(shape))
+        except (SizeRefusal, LatticeMismatch) as error:
+            raise PlanError(
+                f"{self.name} does not take an input of {tuple(shape)} voxels: {error}; give "
+                "another --tile-shape"
+            ) from error
 
     def prepare(self, runtime: Runtime) -> None:
         """Open a session on the device of `runtime`.
