@@ -88,13 +88,13 @@ class OnnxProgram:
         return {v.name: v.type.tensor_type.elem_type for v in self.model.graph.input}
 
     @cached_property
-    def nodes(self) -> list[NodeProto]:
-        """Those that an output depends on."""
+    def nodes(self) -> list[tuple[NodeProto, list[str]]]:
+        """Those that an output depends on, and the names that they read."""
         wanted = {value.name for value in self.model.graph.output}
         live = []
         for node in reversed(self.model.graph.node):
             if wanted.intersection(node.output):
-                live.append(node)
+                live.append((node, sorted(_read(node))))
                 wanted |= _read(node)
         return live[::-1]
 
@@ -102,8 +102,8 @@ class OnnxProgram:
     def last(self) -> dict[str, int]:
         """Number of the node that reads a tensor last; outputs are not in it."""
         found: dict[str, int] = {}
-        for number, node in enumerate(self.nodes):
-            for name in _read(node):
+        for number, (_, names) in enumerate(self.nodes):
+            for name in names:
                 found[name] = number
         for value in self.model.graph.output:
             found.pop(value.name, None)
@@ -113,7 +113,7 @@ class OnnxProgram:
     def wanted(self) -> set[str]:
         """Tensors that anything reads."""
         names = {value.name for value in self.model.graph.output}
-        return names.union(*(_read(node) for node in self.nodes))
+        return names.union(*(names for _, names in self.nodes))
 
     def types(
         self, node: NodeProto, given: Mapping[str, Operand | None], elements: Mapping[str, int]
@@ -220,10 +220,10 @@ class _Walk:
             self._hold(each.name, value, self.elements[each.name], None)
             ports.append(port)
         deaths: dict[int, int | None] = {}
-        for number, node in enumerate(program.nodes):
+        for number, (node, names) in enumerate(program.nodes):
             flow.at(node.op_type, node.name or node.output[0])
-            self._step(number, node)
-            for name in _read(node):
+            self._step(number, node, names)
+            for name in names:
                 if program.last.get(name) == number and name in self._roots:
                     deaths[self._roots[name]] = len(flow.nodes)
         for value in program.model.graph.output:
@@ -258,8 +258,7 @@ class _Walk:
 
     # nodes
 
-    def _step(self, number: int, node: NodeProto) -> None:
-        names = sorted(_read(node))
+    def _step(self, number: int, node: NodeProto, names: Sequence[str]) -> None:
         given = {name: self.held.get(name) for name in names}
         derived = [each for each in given.values() if isinstance(each, Value)]
         if node.op_type in ("Shape", "Size") and derived:
@@ -317,6 +316,10 @@ class _Walk:
         try:
             found = self.program.fold(number, node, held)
         except Exception as error:
+            if self.flow.breaks:  # behind a break, shapes may be wrong
+                for name in _made(node):
+                    self._hold(name, Unplaced(()), 1, None)
+                return
             raise Breaking(
                 f"a constant could not be computed ({_line(error)}): not analysed", _ANALYSED
             ) from error

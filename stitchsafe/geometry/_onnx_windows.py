@@ -47,7 +47,10 @@ def _windows(call: Call, kernel: list[int]) -> dict[int, AxisStep]:
         size, out = value.shape[2 + axis], call.shape[2 + axis]
         before = pads[axis] if automatic == "NOTSET" else 0
         if automatic in ("SAME_UPPER", "SAME_LOWER"):
-            total = max(0, (out - 1) * s + (k - 1) * d + 1 - size)
+            total = (out - 1) * s + (k - 1) * d + 1 - size
+            if total < 0 and call.node.op_type != "Conv":
+                raise SizeRefusal(f"padding {size} elements alike leaves a rest of {-total}")
+            total = max(0, total)
             before = total // 2 if automatic == "SAME_UPPER" else total - total // 2
         steps[2 + axis] = strided(size, out, k, s, before, d)
     return steps
@@ -62,6 +65,11 @@ def transposed_convolution(call: Call) -> Value:
     pads, extra = call.ints("pads", 2 * n, 0), call.ints("output_padding", n, 0)
     automatic = call.attribute("auto_pad", "NOTSET")
     derived = call.attribute("output_shape") or automatic in ("SAME_UPPER", "SAME_LOWER")
+    if any(e >= s for e, s in zip(extra, strides, strict=True)):
+        raise Breaking(
+            f"onnxruntime takes no output_padding of {max(extra)} with strides {strides}",
+            "take less than the stride",
+        )
     steps = {}
     for axis, (k, s, d) in enumerate(zip(kernel, strides, dilations, strict=True)):
         size, out = value.shape[2 + axis], call.shape[2 + axis]
@@ -186,6 +194,15 @@ def _nearest(
     place, rounded = _PLACES[how], _ROUNDINGS[rounding]
     picks = [rounded(place(o, factor)) for o in range(factor.numerator)]
     true = np.add.outer(np.arange(-(-out // factor.numerator)) * factor.denominator, picks)
+    edge = _HALF if rounding.startswith("round") else Fraction(0)
+    if factor.denominator & (factor.denominator - 1) and any(
+        (place(o, factor) + edge).denominator == 1 for o in range(factor.numerator)
+    ):
+        raise Breaking(
+            f"nearest resizing by {factor} with {how} coordinates and {rounding} picks by rounding "
+            "errors",
+            "use half_pixel coordinates with round_prefer_floor, or a power of two",
+        )
     held = np.float32(out / size if scale is None else scale)
     if not np.array_equal(true.ravel()[:out], _in_float32(out, held, how, rounding)):
         raise SizeRefusal(f"a resize from {size} to {out} elements rounds its places")
@@ -261,6 +278,8 @@ def pad(call: Call) -> Value:
         depth = depths[mode]
         if depth is not None and min(before, after) < 0:
             raise Breaking(f"{mode} padding with negative sizes is not analysed", "slice instead")
+        if mode == "reflect" and max(before, after) >= value.shape[d]:
+            raise SizeRefusal(f"{value.shape[d]} elements cannot be reflected {before}, {after}")
         steps[d] = padding(value.shape[d], call.shape[d], before, after, depth)
     return call.flow.local("pad", value, steps, call.shape)
 
