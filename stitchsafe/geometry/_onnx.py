@@ -289,9 +289,7 @@ class _Walk:
             return
         self._analyse(node, given, derived, types)
 
-    def _types(
-        self, node: NodeProto, given: Mapping[str, Operand | None]
-    ) -> dict[str, TypeProto]:
+    def _types(self, node: NodeProto, given: Mapping[str, Operand | None]) -> dict[str, TypeProto]:
         try:
             return self.program.types(node, given, self.elements)
         except SizeRefusal:

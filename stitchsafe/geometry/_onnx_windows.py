@@ -160,7 +160,8 @@ def _factor(size: int, out: int, scale: float | None) -> Fraction:
             asked.denominator,
         ):
             raise Breaking(
-                f"it resizes by {scale:g}, which is no whole factor", "use a whole factor, such as 2"
+                f"it resizes by {scale:g}, which is no whole factor",
+                "use a whole factor, such as 2",
             )
         if size * asked != out:
             raise SizeRefusal(f"a resize of {size} elements by {asked} leaves a rest")
