@@ -72,6 +72,7 @@ def exported(module: nn.Module, path: Path, shape: tuple[int, ...], *, opset: in
         # The exporter that follows TorchScript says that another one is to be preferred.
         warnings.simplefilter("ignore", DeprecationWarning)
         warnings.filterwarnings("ignore", category=UserWarning, module="torch.onnx")
+        warnings.simplefilter("ignore", torch.jit.TracerWarning)
         torch.onnx.export(
             module.eval(),
             (torch.zeros(1, *shape[1:]),),

@@ -18,6 +18,6 @@ from stitchsafe.geometry._windows import SizeRefusal
 
 __all__ = [
     "AxisGeometry", "AxisMap", "Break", "Graph", "InputGeometry", "LatticeMismatch",
-    "NetworkGeometry", "Node", "OnnxProgram", "OutputAxis", "OutputGeometry", "Port", "SizeRefusal", "Verdict",
-    "agrees", "analyse", "analyse_module", "trace", "trace_onnx",
+    "NetworkGeometry", "Node", "OnnxProgram", "OutputAxis", "OutputGeometry", "Port",
+    "SizeRefusal", "Verdict", "agrees", "analyse", "analyse_module", "trace", "trace_onnx",
 ]  # fmt: skip

@@ -139,7 +139,7 @@ class OnnxProgram:
             for name, each in held.items()
         }
         data = {
-            name: numpy_helper.from_array(np.ascontiguousarray(each.array))
+            name: numpy_helper.from_array(np.asarray(each.array, order="C"))
             for name, each in held.items()
             if isinstance(each, Known) and math.prod(each.shape) <= _READ
         }
@@ -373,6 +373,8 @@ class _Walk:
             raise Breaking(f"not analysed ({_line(error)})", _ANALYSED) from error
         made: Sequence[Operand | None] = found if isinstance(found, list) else [found]
         for name, each, shape in zip(node.output, made, call.shapes, strict=False):
+            if shape is not None and 0 in shape:
+                raise SizeRefusal(f"nothing is left at {name!r}")
             if isinstance(each, Value) and each.shape != shape:
                 raise Breaking(
                     f"not analysed: {name!r} has the shape {each.shape} or {shape}", _ANALYSED

@@ -231,7 +231,8 @@ def _in_float32(out: int, scale: np.float32, how: str, rounding: str) -> NDArray
         picked = np.floor(x + half)
     else:
         picked = np.ceil(x - half)
-    return picked.astype(np.int64)
+    whole: NDArray[np.int64] = picked.astype(np.int64)
+    return whole
 
 
 def _linear(size: int, out: int, factor: Fraction, how: str) -> AxisStep:

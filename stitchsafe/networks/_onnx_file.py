@@ -42,7 +42,8 @@ class OnnxFile:
     model
         Its content.
     source
-        What onnxruntime loads: the path, or the bytes of a member of an archive.
+        What onnxruntime loads: the bytes that were read, so that nothing changes in between, or the
+        path where weights lie in further files.
     digest
         SHA-256 of the model and of all weights in further files.
     """
@@ -100,7 +101,7 @@ def read_onnx(path: Path) -> OnnxFile:
             f"{path} is not a valid ONNX model ({_line(error)}); export it again with an opset up "
             f"to {onnx.defs.onnx_opset_version()}"
         ) from error
-    return OnnxFile(path, model, content if zipped else str(path), digest.hexdigest())
+    return OnnxFile(path, model, str(path) if external else content, digest.hexdigest())
 
 
 def _bytes(path: Path) -> bytes:

@@ -1,0 +1,233 @@
+"""ONNX graphs and torch modules have one geometry; what breaks locality is named; real models."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import hypothesis.strategies as st
+import numpy as np
+import onnx
+import pytest
+import torch
+from hypothesis import HealthCheck, assume, given, settings
+from hypothesis.strategies import DrawFn
+from onnx import helper
+from onnx_exactness import tiles_differ_by
+from onnx_graphs import constant, exported, model, saved, smoothing, value
+from torch import nn
+from torch.nn import functional as F
+
+from stitchsafe.geometry import NetworkGeometry, analyse_module
+from stitchsafe.networks import OnnxNetwork, load_onnx
+
+pytest.importorskip("onnxruntime", reason="onnxruntime comes with the extra onnx")
+
+
+# random graphs of local operators
+
+
+class Softmax(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.softmax(x, dim=1)
+
+
+class ChannelsLast(nn.Module):
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.norm, self.linear = nn.LayerNorm(channels), nn.Linear(channels, channels)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return F.gelu(self.linear(self.norm(x.permute(0, 2, 3, 1)))).permute(0, 3, 1, 2)
+
+
+class Skip(nn.Module):
+    """Down, something, up, and joined with what was before: sum or concatenation."""
+
+    def __init__(self, inner: nn.Module, factor: int, way: str, joins: str) -> None:
+        super().__init__()
+        self.inner, self.factor, self.way, self.joins = inner, factor, way, joins
+        self.up = nn.ConvTranspose2d(4, 4, factor, factor)
+        self.last = nn.Conv2d(8 if joins == "cat" else 4, 4, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        low = self.inner(F.max_pool2d(x, self.factor))
+        if self.way == "learnt":
+            up = self.up(low)
+        elif self.way == "linear":
+            up = F.interpolate(low, scale_factor=2.0, mode="bilinear", align_corners=False)
+        else:
+            up = F.interpolate(low, size=x.shape[2:])
+        return self.last(torch.cat([x, up], 1) if self.joins == "cat" else x + up)
+
+
+def _conv(draw: DrawFn) -> nn.Module:
+    k = draw(st.tuples(st.integers(1, 4), st.integers(1, 3)))
+    return nn.Conv2d(
+        4, 4, k,
+        stride=draw(st.sampled_from([(1, 1), (1, 1), (2, 1), (2, 2)])),
+        padding=draw(st.sampled_from([(0, 0), (1, 1), (k[0] // 2, k[1] // 2)])),
+        dilation=draw(st.sampled_from([1, 1, 2])),
+        groups=draw(st.sampled_from([1, 2, 4])),
+        padding_mode=draw(st.sampled_from(["zeros", "reflect", "replicate"])),
+    )  # fmt: skip
+
+
+def _transposed(draw: DrawFn) -> nn.Module:
+    s = draw(st.integers(1, 2))
+    k = draw(st.integers(s, 3))
+    return nn.ConvTranspose2d(
+        4, 4, k, s, padding=draw(st.integers(0, 1)),
+        output_padding=draw(st.integers(0, s - 1)), groups=draw(st.sampled_from([1, 2])),
+    )  # fmt: skip
+
+
+def _pool(draw: DrawFn) -> nn.Module:
+    k = draw(st.integers(2, 3))
+    how: dict[str, Any] = {
+        "stride": draw(st.sampled_from([1, 2])), "padding": draw(st.integers(0, k // 2)),
+        "ceil_mode": draw(st.booleans()),
+    }  # fmt: skip
+    if draw(st.booleans()):
+        return nn.AvgPool2d(k, count_include_pad=draw(st.booleans()), **how)
+    return nn.MaxPool2d(k, **how)
+
+
+def _plain(draw: DrawFn) -> nn.Module:
+    return draw(
+        st.sampled_from(
+            [
+                nn.PReLU(4), nn.Hardswish(), nn.ELU(), nn.BatchNorm2d(4), Softmax(),
+                ChannelsLast(4), nn.Upsample(scale_factor=2), nn.ReflectionPad2d((2, 0, 1, 2)),
+                nn.Sequential(nn.Conv2d(4, 16, 1), nn.PixelShuffle(2)),
+                nn.Sequential(nn.PixelUnshuffle(2), nn.Conv2d(16, 4, 1)),
+            ]
+        )
+    )  # fmt: skip
+
+
+@st.composite
+def modules(draw: DrawFn) -> nn.Module:
+    """A chain of local operators, some of them with a path beside a lower resolution."""
+    makers: list[Callable[[DrawFn], nn.Module]] = [_conv, _conv, _transposed, _pool, _plain, _plain]
+    parts = [draw(st.sampled_from(makers))(draw) for _ in range(draw(st.integers(1, 3)))]
+    if draw(st.booleans()):
+        inner: nn.Module = nn.Conv2d(4, 4, 3, padding=1)
+        if draw(st.booleans()):
+            inner = nn.Sequential(inner, Skip(nn.Conv2d(4, 4, 3, padding=1), 2, "learnt", "cat"))
+        way = draw(st.sampled_from(["learnt", "nearest", "linear"]))
+        factor = 2 if way == "linear" else draw(st.integers(2, 3))
+        skip = Skip(inner, factor, way, draw(st.sampled_from(["cat", "sum"])))
+        parts.insert(draw(st.integers(0, len(parts))), skip)
+    return nn.Sequential(nn.Conv2d(1, 4, 1), *parts)
+
+
+def prepared(module: nn.Module) -> nn.Module:
+    """With generic positive weights, so that nothing cancels."""
+    torch.manual_seed(0)
+    for parameter in module.parameters():
+        nn.init.uniform_(parameter, 0.05, 0.5)
+    return module.eval()
+
+
+def both(module: nn.Module) -> tuple[NetworkGeometry, OnnxNetwork]:
+    """The geometry of a module by the torch tracer, and the module as an ONNX network."""
+    known = analyse_module(module, ndim=2, channels=1)
+    sizes = [a.input_min + -(-48 // a.input_step) * a.input_step for a in known.axes] or [48, 48]
+    with tempfile.TemporaryDirectory() as folder:
+        return known, load_onnx(exported(module, Path(folder) / "m.onnx", (1, 1, *sizes)))
+
+
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(module=modules())
+def test_both_tracers_agree_and_tiles_equal_the_whole(module: nn.Module) -> None:
+    known, network = both(prepared(module))
+    # A random graph may join sizes that fit each other nowhere.
+    assume(known.verdict == "safe" and max(known.period) <= 12)
+    found = network.geometry
+    assert found.verdict == "safe"
+    for one, other in zip(found.axes, known.axes, strict=True):
+        # Of one element, torch's tracer does not tell whether it is an axis or a channel.
+        assert one.input_min <= other.input_min
+        assert replace(one, input_min=other.input_min) == other
+    assert [each.axes for each in found.outputs] == [each.axes for each in known.outputs]
+    assert tiles_differ_by(network, periods=3) < 1e-5
+
+
+class Calls(nn.Module):
+    """A function as a module."""
+
+    def __init__(self, function: Callable[[torch.Tensor], torch.Tensor]) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.function(x)
+
+
+class SqueezeExcite(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = nn.Sequential(
+            nn.AdaptiveAvgPool2d(1), nn.Conv2d(4, 2, 1), nn.ReLU(), nn.Conv2d(2, 4, 1), nn.Sigmoid()
+        )
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x * self.scale(x)
+
+
+def _attention(x: torch.Tensor) -> torch.Tensor:
+    tokens = x.flatten(2).transpose(1, 2)
+    scores = torch.softmax(tokens @ tokens.transpose(1, 2), -1)
+    return (scores @ tokens).transpose(1, 2).reshape(x.shape)
+
+
+def _grid(x: torch.Tensor) -> torch.Tensor:
+    places = x[:, :2].permute(0, 2, 3, 1)
+    return F.grid_sample(x, places, align_corners=False)
+
+
+def _ramp(x: torch.Tensor) -> torch.Tensor:
+    return x + torch.arange(x.shape[-1]).to(x.dtype)
+
+
+BREAKING: dict[str, tuple[nn.Module, str, str]] = {
+    "instance norm": (nn.InstanceNorm2d(4), "InstanceNormalization", "instance normalisation"),
+    "group norm": (nn.GroupNorm(2, 4), "InstanceNormalization", "instance normalisation"),
+    "squeeze-excite": (SqueezeExcite(), "GlobalAveragePool", "global pooling"),
+    "mean": (Calls(lambda x: x - x.mean((2, 3), keepdim=True)), "ReduceMean", "global pooling"),
+    "maximum": (Calls(lambda x: x / x.amax(3, keepdim=True)), "ReduceMax", "reduction over space"),
+    "softmax": (Calls(lambda x: torch.softmax(x, -1)), "Softmax", "softmax"),
+    "attention": (Calls(_attention), "MatMul", "attention over space"),
+    "flip": (Calls(lambda x: x.flip(2)), "Slice", "flip"),
+    "align_corners": (
+        Calls(lambda x: F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=True)),
+        "Resize", "align_corners",
+    ),
+    "cubic": (
+        Calls(lambda x: F.interpolate(x, scale_factor=2, mode="bicubic", align_corners=False)),
+        "Resize", "cubic",
+    ),
+    "sampled": (Calls(_grid), "GridSample", "samples"),
+    "rows": (Calls(lambda x: torch.cumsum(x, 2)), "CumSum", "whole of space"),
+    "ramp": (Calls(_ramp), "Add", "varies over space"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("inner", "op", "reason"), BREAKING.values(), ids=BREAKING)
+def test_what_breaks_is_named_by_both(inner: nn.Module, op: str, reason: str) -> None:
+    module = nn.Sequential(
+        nn.Conv2d(1, 4, 3, padding=1), nn.MaxPool2d(2), inner, nn.Conv2d(4, 1, 3)
+    )
+    known, network = both(prepared(module))
+    found = network.geometry
+    assert (known.verdict, found.verdict) == ("unsafe", "unsafe")
+    assert known.breaks[0].layer.startswith("2")
+    assert found.breaks[0].op == op
+    assert reason in found.breaks[0].reason
+    assert found.breaks[0].layer.startswith("/2")
+    # What comes after a layer that keeps its place is not blamed.
+    assert all(each.layer.startswith("/2") for each in found.breaks)
