@@ -25,6 +25,7 @@ from stitchsafe.geometry._flow import Breaking, Flow, Value
 from stitchsafe.geometry._graph import Graph
 from stitchsafe.geometry._onnx_call import ALIASES, SIZED, Call, Known, Operand, Unplaced, cost
 from stitchsafe.geometry._onnx_ops import HANDLERS, RANDOM, REDUCTIONS, UNSAFE
+from stitchsafe.geometry._onnx_windows import without_idle_windows
 from stitchsafe.geometry._types import InputGeometry
 from stitchsafe.geometry._windows import SizeRefusal
 
@@ -144,10 +145,14 @@ class OnnxProgram:
             if isinstance(each, Known) and math.prod(each.shape) <= _READ
         }
         try:
-            return infer_node_outputs(
+            found = infer_node_outputs(
                 schema, node, types, data,
                 opset_imports=list(self.model.opset_import), ir_version=self.model.ir_version,
             )  # fmt: skip
+            first = held.get(node.input[0]) if node.input else None
+            if first is not None:
+                without_idle_windows(node, first.shape, found)
+            return found
         except InferenceError as error:
             raise SizeRefusal(" ".join(str(error).split())[:200]) from error
         except (ValueError, RuntimeError, TypeError):

@@ -8,8 +8,9 @@ the two differ at this size, the size is refused.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from fractions import Fraction
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,7 +21,13 @@ from stitchsafe.geometry._graph import AxisStep
 from stitchsafe.geometry._onnx_call import Call, Known
 from stitchsafe.geometry._windows import SizeRefusal, padding, strided, transposed
 
-__all__ = ["convolution", "pad", "pool", "resize", "slices", "split", "transposed_convolution"]
+if TYPE_CHECKING:
+    from onnx import NodeProto, TypeProto
+
+__all__ = [
+    "convolution", "pad", "pool", "resize", "slices", "split", "transposed_convolution",
+    "without_idle_windows",
+]  # fmt: skip
 
 _FIXED = "use operators whose settings do not follow the size of the input"
 
@@ -35,6 +42,29 @@ def convolution(call: Call) -> Value:
 def pool(call: Call) -> Value:
     kernel = [int(k) for k in call.attribute("kernel_shape")]
     return call.flow.local("pool", call.only, _windows(call, kernel), call.shape)
+
+
+def without_idle_windows(
+    node: NodeProto, given: Sequence[int], found: Mapping[str, TypeProto]
+) -> None:
+    """Take from a pooling's sizes the window of ``ceil_mode`` that would read padding alone.
+
+    onnxruntime leaves it out in all operator sets, and onnx's inference in the newest only.
+    """
+    settings = {a.name: a for a in node.attribute}
+    rounded = settings.get("ceil_mode")
+    if rounded is None or not rounded.i or "kernel_shape" not in settings:
+        return
+    n = len(settings["kernel_shape"].ints)
+    strides = list(settings["strides"].ints) if "strides" in settings else [1] * n
+    pads = list(settings["pads"].ints) if "pads" in settings else [0] * n
+    for name in node.output:
+        if name in found:
+            for dim, size, stride, before in zip(
+                found[name].tensor_type.shape.dim[2:], given[2:], strides, pads, strict=False
+            ):
+                if dim.dim_value and (dim.dim_value - 1) * stride >= size + before:
+                    dim.dim_value -= 1
 
 
 def _windows(call: Call, kernel: list[int]) -> dict[int, AxisStep]:

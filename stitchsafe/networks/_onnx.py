@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -91,7 +92,7 @@ class OnnxNetwork:
         self.name, self.config = name, config
         self._file = file
         self._inputs = inputs_of(file.model, name, axes)
-        self._results = outputs_of(file.model, name, self._inputs[0], axes)
+        self._stated = outputs_of(file.model, name, axes)
         self.ndim = self._inputs[0].ndim
         self.channels = sum(each.channels or 1 for each in self._inputs)
         self._check()
@@ -114,10 +115,10 @@ class OnnxNetwork:
                 f"channels, and its graph takes {self.ndim} and {self.channels}; correct the "
                 "configuration"
             )
-        if len(self.config.outputs) != len(self._results):
+        if len(self.config.outputs) != len(self._stated):
             raise ModelError(
                 f"the configuration of {self.name!r} declares {len(self.config.outputs)} outputs, "
-                f"and its graph has {len(self._results)}; correct the configuration"
+                f"and its graph has {len(self._stated)}; correct the configuration"
             )
 
     @cached_property
@@ -143,7 +144,7 @@ class OnnxNetwork:
     @cached_property
     def fingerprint(self) -> str:
         """Digest of graph, weights, layouts, activations, and how sessions are opened."""
-        layouts = [(each.name, each.layout) for each in (*self._inputs, *self._results)]
+        layouts = [(each.name, each.layout) for each in (*self._inputs, *self._stated)]
         text = repr((self._file.digest, layouts, self._activations, OPTIONS))
         return hashlib.sha256(text.encode()).hexdigest()
 
@@ -158,19 +159,31 @@ class OnnxNetwork:
             return tuple(Output(each.name, each.channels) for each in self.config.outputs)
         count = len(self._results)
         return tuple(
-            Output(_plain(each.name, place, count), self._channels(place))
+            Output(_plain(each.name, place, count), each.channels or 1)
             for place, each in enumerate(self._results)
         )
+
+    @cached_property
+    def _results(self) -> tuple[OnnxTensor, ...]:
+        """What it returns, its layouts stated, or found by the tracer, or else the input's."""
+        known = {each.name: each for each in self.geometry.outputs}
+        like = self._inputs[0].layout
+        found = []
+        for each in self._stated:
+            traced = known.get(each.name)
+            guess = like if len(like) == len(each.sizes) else ""
+            layout = each.layout or (traced.layout if traced else guess)
+            channels = each.sizes[layout.index("c")] if "c" in layout else 1
+            if channels is None and traced is not None:
+                channels = traced.channels
+            found.append(replace(each, layout=layout, channels=channels))
+        return tuple(found)
 
     @property
     def _activations(self) -> list[str]:
         if self.config is not None:
             return [each.activation for each in self.config.outputs]
-        return ["none"] * len(self._results)
-
-    def _channels(self, place: int) -> int:
-        stated = self._results[place].channels
-        return stated or self.geometry.outputs[place].channels
+        return ["none"] * len(self._stated)
 
     @cached_property
     def precision(self) -> str:
@@ -283,9 +296,8 @@ class OnnxNetwork:
                 f"the output {own.name!r} of {self.name} has {array.ndim} axes and is no image; "
                 "state its axes, or take a network whose outputs are images"
             )
-        if "b" in own.layout:
-            array = array[tuple(0 if letter == "b" else slice(None) for letter in own.layout)]
-        letters = own.layout.replace("b", "")
+        array = array[tuple(0 if letter in "b1" else slice(None) for letter in own.layout)]
+        letters = own.layout.replace("b", "").replace("1", "")
         if "c" not in letters:
             array, letters = array[np.newaxis], "c" + letters
         order = [letters.index(letter) for letter in "czyx" if letter in letters]

@@ -46,7 +46,7 @@ class OnnxTensor:
     sizes
         Per axis, the size that the graph states, or None.
     layout
-        Letters of its axes, such as ``bcyx``; empty for an output that could not be told.
+        Letters of its axes, such as ``bcyx``; empty for an output until it is known.
     channels
         How many it has, or None where the graph does not say.
     """
@@ -88,18 +88,16 @@ def inputs_of(
 
 
 def outputs_of(
-    model: ModelProto, name: str, like: OnnxTensor, axes: str | Mapping[str, str] | None
+    model: ModelProto, name: str, axes: str | Mapping[str, str] | None
 ) -> tuple[OnnxTensor, ...]:
-    """What the network returns, in order; axes that nobody stated are taken to be the input's."""
+    """What the network returns, in order; with the layouts that were stated."""
     found = []
     for value in model.graph.output:
         dtype, sizes = _described(value, name)
-        layout = _stated(axes if isinstance(axes, Mapping) else None, value.name)
-        if layout is not None:
+        layout = axes.get(value.name, "") if isinstance(axes, Mapping) else ""
+        if layout:
             _check_layout(name, value.name, layout, len(sizes))
-        else:
-            layout = like.layout if len(sizes) == len(like.layout) else ""
-        found.append(OnnxTensor(value.name, dtype, sizes, layout, _channels(layout, sizes)))
+        found.append(OnnxTensor(value.name, dtype, sizes, layout, None))
     return tuple(found)
 
 

@@ -21,6 +21,7 @@ from onnx_graphs import constant, exported, model, saved, smoothing, value
 from torch import nn
 from torch.nn import functional as F
 
+from stitchsafe.errors import PlanError
 from stitchsafe.geometry import NetworkGeometry, analyse_module
 from stitchsafe.networks import OnnxNetwork, load_onnx
 
@@ -231,3 +232,172 @@ def test_what_breaks_is_named_by_both(inner: nn.Module, op: str, reason: str) ->
     assert found.breaks[0].layer.startswith("/2")
     # What comes after a layer that keeps its place is not blamed.
     assert all(each.layer.startswith("/2") for each in found.breaks)
+
+
+# graphs of their own
+
+
+def named(folder: Path, nodes: list[onnx.NodeProto], **options: Any) -> list[tuple[str, str, str]]:
+    """Layer, operator and reason of what breaks a graph."""
+    network = load_onnx(saved(folder, model(nodes, **options)))
+    assert network.geometry.verdict == "unsafe"
+    return [(b.layer, b.op, b.reason) for b in network.geometry.breaks]
+
+
+def node(op: str, *inputs: str, out: str = "y", **attributes: Any) -> onnx.NodeProto:
+    return helper.make_node(op, list(inputs), out.split(), name=f"the {op}", **attributes)
+
+
+def _branch(name: str) -> onnx.GraphProto:
+    inner = [helper.make_node("Relu", ["x"], [name])]
+    return helper.make_graph(inner, name, [], [value(name, None)])
+
+
+GRAPHS: dict[str, tuple[list[onnx.NodeProto], str]] = {
+    "wrap": ([node("Pad", "x", "pads", mode="wrap")], "circular"),
+    "global max": ([node("GlobalMaxPool", "x", out="a"), node("Add", "x", "a")], "global pooling"),
+    "batch norm in training": (
+        [node("BatchNormalization", "x", *["one"] * 4, out="y m v", training_mode=1)],
+        "batch normalisation in training mode",
+    ),
+    "softmax of old sets over all that follows": (
+        [node("Softmax", "x", axis=3)], "softmax mixes",
+    ),
+    "normalised": ([node("MeanVarianceNormalization", "x")], "mean and variance"),
+    "spatial layer norm": (
+        [node("LayerNormalization", "x", "row", axis=-1)], "layer normalisation",
+    ),
+    "places of the maxima": (
+        [node("MaxPool", "x", out="a b", kernel_shape=[2, 2], strides=[2, 2]),
+         node("Cast", "b", to=onnx.TensorProto.FLOAT)], "tells places",
+    ),
+    "random": ([node("RandomNormalLike", "x", out="a"), node("Add", "x", "a")], "not analysed"),
+    "if": (
+        [node("ReduceMax", "x", out="a", keepdims=0), node("Greater", "a", "zero", out="b"),
+         node("If", "b", then_branch=_branch("p"), else_branch=_branch("q"))],
+        "global pooling",
+    ),
+    "top over space": ([node("TopK", "x", "ones", out="y z", axis=2)], "whole of space"),
+    "one row": ([node("Gather", "x", "rows", axis=2, out="a"), node("Add", "x", "a")],
+                "a part of space is spread"),
+    "product over space": ([node("MatMul", "x", "many")], "mixes the whole input"),
+    "scatter": ([node("ScatterND", "x", "where", "what")], "not analysed"),
+    "upside down": ([node("Transpose", "x", perm=[0, 1, 3, 2], out="a"), node("Add", "a", "x")],
+                    "lie over space in different ways"),
+    "resize by 1.5": ([node("Resize", "x", "", "scales", mode="nearest")], "no whole factor"),
+    "a crop of the middle": ([node("Resize", "x", "roi", "twice", mode="linear",
+                                   coordinate_transformation_mode="tf_crop_and_resize")],
+                             "tf_crop_and_resize"),
+    "a value as a setting": (
+        [node("ReduceMax", "x", out="a"), node("Clip", "x", "", "a")], "global pooling",
+    ),
+}  # fmt: skip
+CONSTANTS = [
+    constant("pads", [0, 0, 1, 1, 0, 0, 1, 1], np.int64), constant("one", [1]),
+    constant("zero", 0), constant("ones", [1], np.int64), constant("row", np.ones(64)),
+    constant("rows", [3], np.int64), constant("many", np.ones((64, 64))),
+    constant("where", [[0, 0, 1, 1]], np.int64), constant("what", [5]),
+    constant("scales", [1, 1, 1.5, 1.5]), constant("twice", [1, 1, 2, 2]),
+    constant("roi", [0, 0, 0, 0, 1, 1, 1, 1]),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("nodes", "reason"), GRAPHS.values(), ids=GRAPHS)
+def test_graphs_that_break_locality(
+    tmp_path: Path, nodes: list[onnx.NodeProto], reason: str
+) -> None:
+    used = {name for each in nodes for name in each.input}
+    weights = [each for each in CONSTANTS if each.name in used]
+    fixed = used & {"row", "many"}
+    options: dict[str, Any] = {"inputs": [value("x", [1, 1, 64, 64])]} if fixed else {}
+    found = named(tmp_path, nodes, weights=weights, opset=19, **options)
+    assert any(reason in each for _, _, each in found), found
+    assert found[0][0].startswith("the ")
+
+
+def test_softmax_of_old_operator_sets_takes_all_that_follows(tmp_path: Path) -> None:
+    """Over channels and space before opset 13, over channels alone since."""
+    nodes = [node("Softmax", "x", axis=1)]
+    assert "softmax" in named(tmp_path, nodes, opset=12, channels=3)[0][2]
+    network = load_onnx(saved(tmp_path, model(nodes, opset=13, channels=3)))
+    assert network.geometry.verdict == "safe"
+
+
+def test_a_constant_that_follows_the_size_is_found_out(tmp_path: Path) -> None:
+    """The image divided by its own length: uniform at each size, and another one at the next."""
+    nodes = [
+        node("Shape", "x", out="s", start=2, end=3),
+        node("Cast", "s", out="c", to=onnx.TensorProto.FLOAT),
+        node("Div", "x", "c"),
+    ]
+    assert "no two sizes agree" in named(tmp_path, nodes)[0][2]
+    same = [*nodes[:2], node("Sub", "c", "c", out="d"), node("Add", "x", "d")]
+    assert load_onnx(saved(tmp_path, model(same))).geometry.verdict == "safe"
+
+
+def test_local_functions_are_followed(tmp_path: Path) -> None:
+    """A function that smooths, and one that normalises."""
+    smooth = [helper.make_node("Conv", ["a", "b"], ["c"], name="inner", pads=[1] * 4)]
+    rough = [helper.make_node("InstanceNormalization", ["a", "b", "b"], ["c"], name="inner")]
+    for inner, verdict in ((smooth, "safe"), (rough, "unsafe")):
+        opsets = [helper.make_opsetid("", 18)]
+        function = helper.make_function("own", "Layer", ["a", "b"], ["c"], inner, opsets)
+        content = model(
+            [helper.make_node("Layer", ["x", "weight"], ["y"], domain="own", name="outer")],
+            weights=[smoothing() if verdict == "safe" else constant("weight", [1])],
+            domains={"own": 1},
+        )
+        content.functions.append(function)
+        found = load_onnx(saved(tmp_path, content)).geometry
+        assert found.verdict == verdict
+        if verdict == "unsafe":
+            assert "inner" in found.breaks[0].layer
+
+
+def test_what_no_output_depends_on_is_not_blamed(tmp_path: Path) -> None:
+    nodes = [node("GlobalMaxPool", "x", out="unused"), node("Relu", "x")]
+    assert load_onnx(saved(tmp_path, model(nodes))).geometry.verdict == "safe"
+
+
+def test_layouts_of_outputs_are_found(tmp_path: Path) -> None:
+    nodes = [
+        helper.make_node("Conv", ["x", "weight"], ["a"], pads=[1] * 4),
+        helper.make_node("Transpose", ["a"], ["last"], perm=[0, 2, 3, 1]),
+        helper.make_node("ArgMax", ["a"], ["index"], axis=1, keepdims=0),
+    ]
+    outputs = [value("last", [None] * 4), value("index", [None] * 3, onnx.TensorProto.INT64)]
+    content = model(nodes, outputs=outputs, channels=2, weights=[smoothing(channels=2)])
+    network = load_onnx(saved(tmp_path, content))
+    assert [(o.name, o.channels, o.layout) for o in network.geometry.outputs] == [
+        ("last", 2, "byxc"), ("index", 1, "byx"),
+    ]  # fmt: skip
+    assert [(o.name, o.channels) for o in network.outputs] == [("last", 2), ("index", 1)]
+    last, index = network.run(np.random.default_rng(0).normal(size=(1, 2, 9, 8)).astype("f4"))
+    assert (last.shape, index.shape) == ((1, 2, 9, 8), (1, 1, 9, 8))
+    np.testing.assert_array_equal(last.argmax(1), index[:, 0])
+
+
+def test_a_fixed_shape_is_kept(tmp_path: Path) -> None:
+    content = model(
+        [helper.make_node("Conv", ["x", "weight"], ["y"], pads=[1] * 4)],
+        inputs=[value("x", [1, 1, 40, 48])], weights=[smoothing()],
+    )  # fmt: skip
+    network = load_onnx(saved(tmp_path, content))
+    sizes = [(a.input_min, a.input_step) for a in network.geometry.axes]
+    assert sizes == [(40, 0), (48, 0)]
+    assert network.geometry.verdict == "safe"
+    with pytest.raises(PlanError, match="states an input of 40 voxels, not 32"):
+        network.trace((32, 48))
+
+
+def test_cost_and_memory_of_a_pass(tmp_path: Path) -> None:
+    nodes = [
+        helper.make_node("Conv", ["x", "weight"], ["a"], pads=[1] * 4),
+        helper.make_node("Relu", ["a"], ["b"]),
+        helper.make_node("Add", ["a", "b"], ["y"]),
+    ]
+    network = load_onnx(saved(tmp_path, model(nodes, weights=[smoothing()])))
+    graph = network.trace((10, 20))
+    assert graph.flops() == 2 * 9 * 200
+    assert graph.activation_bytes(4) == 3 * 200 * 4
+    assert graph.parameters_bytes == network.parameter_bytes == 36

@@ -78,6 +78,23 @@ def test_windows(tmp_path: Path, nodes: Nodes, weights: list[onnx.TensorProto]) 
     assert tiles_differ_by(network(tmp_path, nodes, weights, opset=19)) < 1e-6
 
 
+@pytest.mark.parametrize("op", ["MaxPool", "AveragePool", "LpPool"])
+@pytest.mark.parametrize("opset", [11, 18, 22])
+def test_sizes_behind_rounded_up_pooling_are_the_runtimes(
+    tmp_path: Path, op: str, opset: int
+) -> None:
+    """onnx's own inference counts a window over padding alone, which onnxruntime leaves out."""
+    if op == "LpPool" and opset < 18:
+        pytest.skip("has no ceil_mode yet")
+    for k, s, pads in ((2, 2, (1, 1)), (3, 3, (1, 0)), (2, 3, (0, 1)), (4, 3, (1, 2))):
+        how = {"kernel_shape": [k, 1], "strides": [s, 1], "pads": [pads[0], 0, pads[1], 0]}
+        found = network(tmp_path, [node(op, "x", ceil_mode=1, **how)], opset=opset)
+        for size in range(5, 14):
+            (port,) = (graph := found.trace((size, 1))).outputs
+            expected = found.run(np.ones((1, 1, size, 1), np.float32))[0].shape
+            assert graph.nodes[port.node].shape == expected
+
+
 def test_a_transposed_convolution_with_a_stated_output(tmp_path: Path) -> None:
     """Its pads follow from the output that is asked for, which only one size fits."""
     nodes = [node("ConvTranspose", "x", "w", strides=[2, 2], output_shape=[33, 32])]
