@@ -264,6 +264,10 @@ class _Walk:
     # nodes
 
     def _step(self, number: int, node: NodeProto, names: Sequence[str]) -> None:
+        if number in self.program.folded:
+            for name, known in zip(_made(node), self.program.folded[number], strict=True):
+                self.held[name], self.elements[name] = known, known.element
+            return
         given = {name: self.held.get(name) for name in names}
         derived = [each for each in given.values() if isinstance(each, Value)]
         if node.op_type in ("Shape", "Size") and derived:
@@ -271,10 +275,6 @@ class _Walk:
             return
         random = node.op_type in RANDOM
         constant = not derived and not random
-        if constant and number in self.program.folded:
-            for name, known in zip(_made(node), self.program.folded[number], strict=True):
-                self._hold(name, known, known.element, None)
-            return
         try:
             types = self._types(node, given)
             if constant and all(isinstance(each, Known) for each in given.values()):
