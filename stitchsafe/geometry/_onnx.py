@@ -165,6 +165,9 @@ class OnnxProgram:
 
         if node.op_type == "Constant" and node.attribute[0].name == "value":
             return [self.known(node.attribute[0].t)]
+        static = all(each.static for each in given.values() if isinstance(each, Known))
+        if node.op_type == "ConstantOfShape":
+            return [_filled(node, given, static)]
         if number not in self._evaluators:
             graph = helper.make_graph(
                 [node], "folded",
@@ -175,10 +178,19 @@ class OnnxProgram:
             )  # fmt: skip
             self._evaluators[number] = ReferenceEvaluator(graph, opsets=self.opsets)
         feeds = {name: each.array for name, each in given.items() if isinstance(each, Known)}
-        static = all(each.static for each in given.values() if isinstance(each, Known))
         with np.errstate(all="ignore"):
             found = self._evaluators[number].run(None, feeds)
         return [Known.of(np.asarray(array), static=static) for array in found]
+
+
+def _filled(node: NodeProto, given: Mapping[str, Operand], static: bool) -> Known:
+    """One number of some shape, which takes the memory of one."""
+    from onnx.numpy_helper import to_array
+
+    shape = given[node.input[0]]
+    assert isinstance(shape, Known)
+    held = to_array(node.attribute[0].t) if node.attribute else np.zeros(1, np.float32)
+    return Known.of(np.broadcast_to(held.reshape(()), tuple(shape.array)), static=static)
 
 
 def _read(node: NodeProto) -> set[str]:
@@ -310,7 +322,9 @@ class _Walk:
         types: Mapping[str, TypeProto],
     ) -> None:
         held = {name: each for name, each in given.items() if each is not None}
-        sizes = [_shape(each) for each in types.values()]
+        if any(a.HasField("g") or a.graphs for a in node.attribute):
+            raise Breaking(*UNSAFE[node.op_type])  # it may never end
+        sizes = [] if node.op_type == "ConstantOfShape" else [_shape(t) for t in types.values()]
         if any(math.prod(size) > _LARGEST for size in sizes if size is not None):
             raise Breaking(
                 "a constant as large as the input is computed: not analysed",

@@ -16,6 +16,7 @@ import torch
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis.strategies import DrawFn
 from onnx import helper
+from onnx.external_data_helper import set_external_data
 from onnx_exactness import tiles_differ_by
 from onnx_graphs import constant, exported, model, saved, smoothing, value
 from torch import nn
@@ -333,6 +334,59 @@ def test_a_constant_that_follows_the_size_is_found_out(tmp_path: Path) -> None:
     assert "no two sizes agree" in named(tmp_path, nodes)[0][2]
     same = [*nodes[:2], node("Sub", "c", "c", out="d"), node("Add", "x", "d")]
     assert load_onnx(saved(tmp_path, model(same))).geometry.verdict == "safe"
+
+
+def test_constants_in_further_files_are_read(tmp_path: Path) -> None:
+    """A slope that is told channels apart is no matter, and one that tells places apart is."""
+    for shape, verdict in (((4, 1, 1), "safe"), ((1, 1, 64), "unsafe")):
+        content = model(
+            [node("PRelu", "x", "slope")], channels=4,
+            inputs=[value("x", [1, 4, 64, 64])], weights=[constant("slope", np.zeros(shape))],
+        )  # fmt: skip
+        numbers = np.linspace(0, 1, int(np.prod(shape)), dtype=np.float32)
+        (tmp_path / f"{verdict}.bin").write_bytes(numbers.tobytes())
+        set_external_data(content.graph.initializer[0], f"{verdict}.bin")
+        content.graph.initializer[0].ClearField("raw_data")
+        network = load_onnx(saved(tmp_path, content, f"{verdict}.onnx"))
+        assert network.geometry.verdict == verdict
+
+
+def test_loops_of_constants_are_not_run(tmp_path: Path) -> None:
+    """One that would never end is refused, at once."""
+    body = helper.make_graph(
+        [helper.make_node("Identity", ["go"], ["on"]), helper.make_node("Add", ["v", "v"], ["w"])],
+        "body",
+        [value("i", [], onnx.TensorProto.INT64), value("go", [], onnx.TensorProto.BOOL),
+         value("v", [])],
+        [value("on", [], onnx.TensorProto.BOOL), value("w", [])],
+    )  # fmt: skip
+    nodes = [node("Loop", "", "yes", "zero", out="a", body=body), node("Add", "x", "a")]
+    weights = [constant("yes", True, bool), constant("zero", 0)]
+    assert named(tmp_path, nodes, weights=weights)[0][1] == "Loop"
+
+
+def test_three_axes_and_two_inputs(tmp_path: Path) -> None:
+    nodes = [
+        node("Conv", "x", "weight", out="a", pads=[1, 0, 1, 0, 1, 1]),
+        node("MaxPool", "a", out="b", kernel_shape=[1, 2, 2], strides=[1, 2, 2]),
+        node("Resize", "b", "", "scales", out="c", mode="nearest"),
+        node("Slice", "other", "begin", "end", "axes", out="d"),
+        node("Sub", "c", "d"),
+    ]
+    weights = [
+        smoothing(ndim=3), constant("scales", [1, 1, 1, 2, 2]),
+        constant("begin", [0, 0, 0], np.int64), constant("end", [-1, -1, 10**9], np.int64),
+        constant("axes", [2, 3, 4], np.int64),
+    ]  # fmt: skip
+    sizes: list[Any] = [1, 1, "z", "h", "w"]
+    content = model(
+        nodes, weights=weights, ndim=3, inputs=[value("x", sizes), value("other", sizes)]
+    )
+    network = load_onnx(saved(tmp_path, content))
+    assert (network.ndim, network.channels) == (3, 2)
+    assert [i.name for i in network.geometry.inputs] == ["x", "other"]
+    assert network.geometry.period == (1, 2, 2)
+    assert tiles_differ_by(network) < 1e-6
 
 
 def test_local_functions_are_followed(tmp_path: Path) -> None:
