@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 import stitchsafe
-from stitchsafe.cli.options import OutputOptions, accepts_groups
+from stitchsafe.cli.options import MODEL_HELP, ModelOptions, OutputOptions, accepts_groups
 from stitchsafe.cli.parsing import parse_numbers
 from stitchsafe.cli.session import conversation
 
@@ -18,14 +18,15 @@ __all__ = ["check", "evaluate", "verify"]
 def check(
     model: Annotated[
         str,
-        typer.Argument(metavar="MODEL", help="A bundled model's name or a model folder."),
+        typer.Argument(metavar="MODEL", help=f"{MODEL_HELP}."),
     ],
     *,
+    network: ModelOptions,
     output: OutputOptions,
 ) -> None:
     """Tell whether a network can be stitched exactly, and what it needs. Exit code 1: it cannot."""
     with conversation(output) as session:
-        verdict = stitchsafe.check(model)
+        verdict = stitchsafe.check(model, **network.keywords())
         session.answer(verdict, ok=verdict.safe)
 
 
@@ -40,11 +41,14 @@ def verify(
         typer.Option("--model", "-m", metavar="MODEL", help="The model, if it has been moved."),
     ] = None,
     *,
+    network: ModelOptions,
     output: OutputOptions,
 ) -> None:
     """Compare a result with its ledger and with the network. Exit code 1: it does not hold."""
     with conversation(output) as session:
-        verification = stitchsafe.verify(out, volume=volume, model=model, events=session.events)
+        verification = stitchsafe.verify(
+            out, volume=volume, model=model, events=session.events, **network.keywords()
+        )
         session.answer(verification, ok=verification.ok)
 
 

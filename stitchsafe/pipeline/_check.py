@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from stitchsafe.geometry import NetworkGeometry
@@ -70,13 +72,24 @@ class Verdict:
         return "\n".join(lines)
 
 
-def check(model: ModelLike) -> Verdict:
+def check(
+    model: ModelLike,
+    *,
+    weights: str | Path | None = None,
+    arguments: Mapping[str, Any] | None = None,
+    trust_model: bool = False,
+) -> Verdict:
     """Analyse a network.
 
     Parameters
     ----------
     model
-        A name in ``models/``, a model folder, or a `torch.nn.Module`.
+        A name in ``models/``, a model folder, a bioimage.io package, an ONNX file,
+        ``package.module:factory``, or a `torch.nn.Module`.
+    weights, arguments
+        For a factory: a file of weights, and keyword arguments.
+    trust_model
+        Whether code that the model brings along may run.
 
     Returns
     -------
@@ -87,21 +100,46 @@ def check(model: ModelLike) -> Verdict:
     ModelError
         If it cannot be loaded.
     """
-    network = load_network(model)
+    network = load_network(model, weights=weights, arguments=arguments, trust=trust_model)
     return Verdict(network.name, "zyx"[-network.ndim :], network.geometry, _warnings(network))
 
 
 def _warnings(network: Network) -> tuple[str, ...]:
-    """A padded network has only ever seen its training window, border included."""
-    window = network.config.training.get("window") if network.config else None
-    if window is None:
+    if network.config is None:
         return ()
-    return tuple(
-        f"along {letter} the network pads, and its context of {max(axis.context)} voxels exceeds "
-        f"the training window of {size}: it has never seen the inside of a volume; train it with "
-        "valid padding or a larger window"
-        for letter, axis, size in zip(
-            "zyx"[-network.ndim :], network.geometry.axes, window, strict=False
-        )
-        if axis.padded and max(axis.context) > size
-    )
+    return (*network.config.notes, *_of_the_halo(network), *_of_training(network))
+
+
+def _of_the_halo(network: Network) -> Iterator[str]:
+    """A description may declare less than the network needs."""
+    declared = network.config.declared if network.config else None
+    if declared is None or declared.halo is None:
+        return
+    for letter, axis, halo in zip(
+        "zyx"[-network.ndim :], network.geometry.axes, declared.halo, strict=False
+    ):
+        if halo < max(axis.context):
+            yield (
+                f"along {letter} the description declares a halo of {halo}, and the network needs "
+                f"{axis.context[0]} before and {axis.context[1]} after: tiles read what it needs"
+            )
+
+
+def _of_training(network: Network) -> Iterator[str]:
+    """A padded network has only ever seen its training window, border included."""
+    config = network.config
+    window = config.training.get("window") if config else None
+    known_as = "the training window"
+    if window is None and config and config.declared and not any(config.declared.input_step):
+        window, known_as = config.declared.input_min, "the one size that the description takes"
+    if window is None:
+        return
+    for letter, axis, size in zip(
+        "zyx"[-network.ndim :], network.geometry.axes, window, strict=False
+    ):
+        if axis.padded and max(axis.context) > size:
+            yield (
+                f"along {letter} the network pads, and its context of {max(axis.context)} voxels "
+                f"exceeds {known_as}, {size}: it has never seen the inside of a volume; train it "
+                "with valid padding or a larger window"
+            )
