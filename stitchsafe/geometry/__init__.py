@@ -4,6 +4,7 @@ from stitchsafe.geometry._analyse import agrees, analyse
 from stitchsafe.geometry._axis import AxisMap, LatticeMismatch
 from stitchsafe.geometry._graph import Graph, Node
 from stitchsafe.geometry._operators import SizeRefusal
+from stitchsafe.geometry._probe import Probe, probe
 from stitchsafe.geometry._tracer import trace
 from stitchsafe.geometry._types import (
     AxisGeometry,
@@ -17,6 +18,6 @@ from stitchsafe.geometry._types import (
 
 __all__ = [
     "AxisGeometry", "AxisMap", "Break", "Graph", "InputGeometry", "LatticeMismatch",
-    "NetworkGeometry", "Node", "OutputAxis", "OutputGeometry", "SizeRefusal", "Verdict", "agrees",
-    "analyse", "trace",
+    "NetworkGeometry", "Node", "OutputAxis", "OutputGeometry", "Probe", "SizeRefusal", "Verdict",
+    "agrees", "analyse", "probe", "trace",
 ]  # fmt: skip
