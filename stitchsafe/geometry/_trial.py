@@ -99,14 +99,17 @@ class Trial:
         return self.bench.sizes.axis
 
     def measure(self) -> MeasuredAxis | None:
-        """All facts of the axis; None where outputs are not even as large as traced."""
+        """All facts of the axis; None where sizes or offsets are not even as traced."""
+        if not self._whole_elements():
+            return None
         reference = self._reference()
-        if reference is None:
+        offsets = None if reference is None else self._offsets()
+        if reference is None or offsets is None:
             return None
         touched = self._ends(reference)
         period = self._period(reference)
         self._other_sizes(reference)
-        size, offsets = self.bench.sizes.short, self._offsets()
+        size = self.bench.sizes.short
         found = []
         for own, name, offset, support, ends in zip(
             self.bench.outputs, self.names, offsets, self._supports(), touched, strict=True
@@ -138,6 +141,20 @@ class Trial:
             self._contradict(output, f"{fact} measured {measured}, traced {traced}")
 
     # sizes
+
+    def _whole_elements(self) -> bool:
+        """Whether a period is a whole number of each output's elements and own periods."""
+        right = True
+        for own, name in zip(self.bench.outputs, self.names, strict=True):
+            count = self.axis.period * own.scale
+            if count.denominator > 1 or not own.support or count % len(own.support):
+                right = False
+                self._contradict(
+                    name,
+                    f"a period of {self.axis.period} voxels, with {own.scale} elements for each, "
+                    f"is no whole number of its {len(own.support)} phases",
+                )
+        return right
 
     def _sized(self, rows: Rows, size: int) -> bool:
         """Whether the outputs of a pass are as large as traced."""
@@ -178,8 +195,9 @@ class Trial:
             self.bench.axis + 2,
         )
 
-    def _offsets(self) -> list[int]:
-        """Where outputs begin by what they take off, and whether the trace says so."""
+    def _offsets(self) -> list[int] | None:
+        """Where outputs begin by what they take off; None if the trace says otherwise."""
+        before = len(self.contradictions)
         outputs, size = self.bench.outputs, self.bench.sizes.short
         taken = [Fraction(size) - own.size(size) / own.scale for own in outputs]
         joint = max(math.floor(each / 2) for each in taken)
@@ -204,7 +222,7 @@ class Trial:
             self._contradict(
                 "all outputs", f"shrinkage measured {answered}, traced {self.axis.shrinkage}"
             )
-        return found
+        return found if len(self.contradictions) == before else None
 
     # windows
 
