@@ -2,10 +2,9 @@
 
 from stitchsafe.geometry._analyse import agrees, analyse
 from stitchsafe.geometry._axis import AxisMap, LatticeMismatch
-from stitchsafe.geometry._graph import Graph, Node
-from stitchsafe.geometry._operators import SizeRefusal
+from stitchsafe.geometry._graph import Graph, Node, Port
 from stitchsafe.geometry._probe import Probe, probe
-from stitchsafe.geometry._tracer import trace
+from stitchsafe.geometry._torch import analyse_module, trace
 from stitchsafe.geometry._types import (
     AxisGeometry,
     Break,
@@ -15,9 +14,10 @@ from stitchsafe.geometry._types import (
     OutputGeometry,
     Verdict,
 )
+from stitchsafe.geometry._windows import SizeRefusal
 
 __all__ = [
     "AxisGeometry", "AxisMap", "Break", "Graph", "InputGeometry", "LatticeMismatch",
-    "NetworkGeometry", "Node", "OutputAxis", "OutputGeometry", "Probe", "SizeRefusal", "Verdict",
-    "agrees", "analyse", "probe", "trace",
+    "NetworkGeometry", "Node", "OutputAxis", "OutputGeometry", "Port", "Probe", "SizeRefusal",
+    "Verdict", "agrees", "analyse", "analyse_module", "probe", "trace",
 ]  # fmt: skip

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from strategies import factors
 from torch import nn
 
-from stitchsafe.geometry import NetworkGeometry, analyse, probe
+from stitchsafe.geometry import NetworkGeometry, probe
+from stitchsafe.geometry import analyse_module as analyse
 from stitchsafe.networks._positive import positive_weights
 from stitchsafe.nn import UNet
 
