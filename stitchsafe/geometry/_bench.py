@@ -124,8 +124,6 @@ class Bench:
     positive
         Whether its weights are generic and positive, so that no dependence cancels: then nothing
         but a rise over a constant input is used, which no maximum can hide.
-    repeats
-        Random inputs per cut.
     """
 
     def __init__(
@@ -137,7 +135,6 @@ class Bench:
         *,
         dtype: DTypeLike,
         positive: bool,
-        repeats: int,
         seed: int,
     ) -> None:
         self._run = run
@@ -147,7 +144,11 @@ class Bench:
         self._unsteady = True  # until two passes over the same input were the same
         self._dtype = np.dtype(dtype)
         self._rng = np.random.default_rng(seed)
-        self._positive, self._repeats = positive, repeats
+        self._positive = positive
+        # Planes of many voxels try many values at once.
+        voxels = math.prod(self.shape(1)[2:])
+        self._least = 1 if positive else max(1, min(3, 64 // voxels))
+        self._most = max(2, self._least)
         self._stimuli: list[_Stimulus] = []
         self._seen: dict[tuple[bool, int], list[NDArray[np.bool_]]] = {}
 
@@ -200,27 +201,47 @@ class Bench:
 
     # cuts
 
-    def _prepare(self) -> None:
+    def enrich(self) -> bool:
+        """Add an input to cut, and repeat on it the cuts that were made; whether there is one."""
+        if len(self._stimuli) == self._most:
+            return False
+        stimulus = self._stimulus()
+        stimulus.rows = self.rows(stimulus.base)
+        stimulus.noise = self.noise(stimulus.base, stimulus.rows)
+        whole = self.rows(stimulus.changed)
+        if not self._positive:
+            pairs = zip(stimulus.noise, self.noise(stimulus.changed, whole), strict=True)
+            stimulus.noise = [np.maximum(a, b) for a, b in pairs]
+        for before, count in list(self._seen):
+            if count < self.sizes.short:
+                self._cut(before, count, stimulus)
+        self._note(True, self.sizes.short, stimulus, whole)
+        self._note(False, self.sizes.short, stimulus, whole)
+        self._stimuli.append(stimulus)
+        return True
+
+    def _stimulus(self) -> _Stimulus:
         shape = self.shape(self.sizes.short)
-        for place in range(2 if self._positive else self._repeats):
-            if self._positive:
-                base = np.full(shape, place, self._dtype)
-                rise = self._rng.uniform(0.5, 1, shape) * (1 if place else 1000)
-                stimulus = _Stimulus(base, base + rise.astype(self._dtype))
-            else:
-                base = self.random(self.sizes.short)
-                sign = self._rng.choice([-1.0, 1.0], shape)
-                rise = sign * 10 ** self._rng.uniform(-1, 1, shape)
-                stimulus = _Stimulus(base, base + rise.astype(self._dtype))
-            stimulus.rows = self.rows(base)
-            stimulus.noise = self.noise(base, stimulus.rows)
-            whole = self.rows(stimulus.changed)
-            if not self._positive:
-                pairs = zip(stimulus.noise, self.noise(stimulus.changed, whole), strict=True)
-                stimulus.noise = [np.maximum(a, b) for a, b in pairs]
-            self._note(True, self.sizes.short, stimulus, whole)
-            self._note(False, self.sizes.short, stimulus, whole)
-            self._stimuli.append(stimulus)
+        if self._positive:
+            # Over nothing, the least rise shows; over ones, a product with what rises does.
+            level, rise = (1, 1) if self._stimuli else (0, 1000)
+            base = np.full(shape, level, self._dtype)
+            return _Stimulus(base, base + self._cast(rise * self._rng.uniform(0.5, 1, shape)))
+        sign = self._rng.choice([-1.0, 1.0], shape)
+        base = self.random(self.sizes.short)
+        change = sign * 10 ** self._rng.uniform(-1, 1, shape)
+        return _Stimulus(base, base + self._cast(change))
+
+    def _cast(self, values: NDArray[np.floating]) -> NDArray[np.floating]:
+        cast: NDArray[np.floating] = values.astype(self._dtype)
+        return cast
+
+    def _cut(self, before: bool, count: int, stimulus: _Stimulus) -> None:
+        batch = stimulus.base.copy()
+        part = slice(count) if before else slice(self.sizes.short - count, None)
+        along, other = (np.moveaxis(x, self.axis + 2, 0) for x in (batch, stimulus.changed))
+        along[part] = other[part]
+        self._note(before, count, stimulus, self.rows(batch))
 
     def _note(self, before: bool, count: int, stimulus: _Stimulus, rows: Rows) -> None:
         found = [
@@ -234,16 +255,11 @@ class Bench:
 
     def respond(self, before: bool, count: int) -> list[NDArray[np.bool_]]:
         """Per output, which elements respond when `count` planes at one end change."""
-        if not self._stimuli:
-            self._prepare()
+        while len(self._stimuli) < self._least:
+            self.enrich()
         if (before, count) not in self._seen:
             for stimulus in self._stimuli:
-                batch = stimulus.base.copy()
-                along = np.moveaxis(batch, self.axis + 2, 0)
-                other = np.moveaxis(stimulus.changed, self.axis + 2, 0)
-                part = slice(count) if before else slice(self.sizes.short - count, None)
-                along[part] = other[part]
-                self._note(before, count, stimulus, self.rows(batch))
+                self._cut(before, count, stimulus)
         return self._seen[before, count]
 
     def seen(self, before: bool) -> list[tuple[int, list[NDArray[np.bool_]]]]:

@@ -65,7 +65,6 @@ def probe(
     *,
     dtype: DTypeLike = np.float64,
     positive: bool = False,
-    repeats: int = 2,
     seed: int = 0,
     bytes_needed: Callable[[tuple[int, ...]], int] | None = None,
     max_bytes: int | None = None,
@@ -83,8 +82,8 @@ def probe(
         In which inputs are given; rounding is judged by it.
     positive
         Whether the network runs with generic positive weights and no biases.
-    repeats, seed
-        How many random inputs per measurement, and which.
+    seed
+        Of the inputs.
     bytes_needed, max_bytes
         Memory that a pass over a spatial shape takes, and what it may take. An axis that needs
         more is skipped, which the answer tells.
@@ -105,10 +104,7 @@ def probe(
                 "period whose context lies inside"
             )
             continue
-        bench = Bench(
-            run, geometry, number, sizes,
-            dtype=dtype, positive=positive, repeats=repeats, seed=seed,
-        )  # fmt: skip
+        bench = Bench(run, geometry, number, sizes, dtype=dtype, positive=positive, seed=seed)
         shape = bench.shape(sizes.long or sizes.short + axis.period)[2:]
         needed = bytes_needed(shape) if bytes_needed and max_bytes and sizes.long else 0
         if max_bytes and needed > max_bytes:

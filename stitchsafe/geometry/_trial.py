@@ -242,9 +242,7 @@ class Trial:
             shift = int(begin * own.scale)
             count = min(a.shape[-1], whole.shape[-1] - shift)
             differs = np.zeros(a.shape[-1], bool)
-            differs[:count] = differing(
-                a[..., :count], whole[..., shift : shift + count], noise
-            )
+            differs[:count] = differing(a[..., :count], whole[..., shift : shift + count], noise)
             found.append(differs)
             low, high = self._untouched(own, begin, size, reference.size, shift)
             wrong = np.flatnonzero(differs[low:high])
@@ -382,11 +380,14 @@ class Trial:
     def _refine(self, goals: dict[tuple[int, int], int | None], place: int, before: bool) -> None:
         """Halve what is open between a cut without and one with a response."""
         for _ in range(2 * self.bench.sizes.short.bit_length()):
-            for number, index in goals:
+            for (number, index), depth in goals.items():
                 quiet, seen = self._bounds(number, index, place, before)
-                if seen is not None and seen - quiet > 1:
-                    self.bench.respond(before, (quiet + seen) // 2)
-                    break
+                if (seen is None and depth is not None) or (seen is not None and seen - quiet > 1):
+                    if self.bench.enrich():
+                        break
+                    if seen is not None:
+                        self.bench.respond(before, (quiet + seen) // 2)
+                        break
             else:
                 return
 
@@ -457,9 +458,7 @@ class Trial:
 
     def _compare(self, own: OutputAxis, found: MeasuredOutput) -> None:
         self._within(found.name, "context", found.context, own.context)
-        self._within(
-            found.name, "receptive field", found.receptive_field, own.receptive_field
-        )
+        self._within(found.name, "receptive field", found.receptive_field, own.receptive_field)
         if found.receptive_field < own.receptive_field:
             self.wider.append(
                 f"along {self.letter}, {found.name}: receptive field measured "

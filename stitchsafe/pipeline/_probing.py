@@ -125,4 +125,5 @@ def probe_network(network: Network, events: Events) -> ProbeReport:
         )
 
     own = measure(network, positive=False)
-    return ProbeReport(own, twin and measure(twin, positive=True), precision)
+    generic = None if twin is None else measure(twin, positive=True)
+    return ProbeReport(own, generic, precision)

@@ -172,7 +172,9 @@ def draw_tile(before: int, tile: int, after: int, grows: str, width: int) -> lis
     ]
 
 
-def _points(console: Console, title: str, points: Sequence[Sequence[str | tuple[str, str]]]) -> None:
+def _points(
+    console: Console, title: str, points: Sequence[Sequence[str | tuple[str, str]]]
+) -> None:
     if not points:
         return
     console.print()

@@ -1,4 +1,4 @@
-"""The probe: within the trace, equal to it with positive weights, and every wrong fact is caught."""
+"""The probe: within the trace, equal to it with positive weights; wrong facts are caught."""
 
 from __future__ import annotations
 
@@ -71,7 +71,9 @@ def layers(draw, ndim: int, width: int):
         return nn.ReLU()
     if kind == "conv":
         kernel, dilation = each(1, 4), each(1, 3)
-        padding = tuple(draw(st.integers(0, d * (k - 1))) for k, d in zip(kernel, dilation))
+        padding = tuple(
+            draw(st.integers(0, d * (k - 1))) for k, d in zip(kernel, dilation, strict=True)
+        )
         return conv(width, width, kernel, padding=padding, dilation=dilation)
     if kind == "nearest":
         return nn.Upsample(scale_factor=each(1, 2))
@@ -251,7 +253,7 @@ def test_float32_rounding_contradicts_nothing():
     def run(batch):
         assert batch.dtype == np.float32
         with torch.inference_mode():
-            return (net(torch.from_numpy(batch))[0].numpy(),)
+            return (net(torch.from_numpy(batch)).numpy(),)
 
     assert probe(run, geometry, dtype=np.float32).contradictions == ()
 
