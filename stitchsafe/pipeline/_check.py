@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from stitchsafe.engine import Events, Silent
@@ -133,7 +133,16 @@ def check(
     if probe:
         found = probe_network(network, events or Silent())
         geometry = found.judge(geometry, network.name)
+    geometry = _named(geometry, network)
     return Verdict(network.name, letters, geometry, _warnings(network, trained_on), found)
+
+
+def _named(geometry: NetworkGeometry, network: Network) -> NetworkGeometry:
+    """The outputs called as the card calls them."""
+    if network.config is None or len(network.config.outputs) != len(geometry.outputs):
+        return geometry
+    pairs = zip(geometry.outputs, network.config.outputs, strict=True)
+    return replace(geometry, outputs=tuple(replace(each, name=known.name) for each, known in pairs))
 
 
 def _trained_on(network: Network, given: Sequence[int] | None) -> tuple[int, ...] | None:
@@ -151,13 +160,18 @@ def _warnings(network: Network, given: Sequence[int] | None) -> tuple[str, ...]:
     patch = _trained_on(network, given)
     if patch is None:
         return ()
-    return tuple(
-        f"along {letter} the network pads, and the {axis.receptive_field} voxels that an output "
-        f"depends on exceed the {size} of the patches that it was trained on: stitched equals "
-        "whole, but such a whole it has never seen; train it with valid padding or on larger "
-        "patches"
+    beyond = [
+        f"{axis.receptive_field} voxels against {size} along {letter}"
         for letter, axis, size in zip(
             "zyx"[-network.ndim :], network.geometry.axes, patch, strict=False
         )
         if axis.padded and axis.receptive_field > size
+    ]
+    if not beyond:
+        return ()
+    return (
+        "the network pads, and what an output depends on exceeds the patches that it was trained "
+        f"on ({', '.join(beyond)}): stitched equals whole, but a whole without padding nearby it "
+        "has never seen; compare its scores on large and on patch-sized images, or train it with "
+        "valid padding or larger patches",
     )

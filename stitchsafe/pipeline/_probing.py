@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -111,9 +112,10 @@ def probe_network(network: Network, events: Events) -> ProbeReport:
 
     def measure(each: Network, *, positive: bool) -> Probe:
         runtime = Runtime(precision=precision, layout="contiguous", threads=usable_cores())
-        each.prepare(runtime)
+        runs = copy.copy(each)  # so that the network itself stays prepared as it is
+        runs.prepare(runtime)
         return probe(
-            each.run,
+            runs.run,
             geometry,
             dtype=f"float{8 * itemsize}",
             positive=positive,

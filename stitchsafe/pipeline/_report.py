@@ -52,7 +52,7 @@ def report(verdict: Verdict, *, width: int = WIDTH, color: bool = False) -> str:
         console.print(_outputs(geometry))
     if geometry.axes and geometry.verdict != "unsafe":
         for line in _tile(verdict.axes, geometry, width):
-            console.print(line, soft_wrap=True)
+            console.print(line)
     _points(
         console, "must be decided once for the whole volume",
         [((layer, "bold"), f": {what}") for layer, what in geometry.consensus],
@@ -78,16 +78,13 @@ def _table(*columns: str) -> Table:
 
 
 def _axes(letters: str, geometry: NetworkGeometry) -> Padding:
-    table = _table(
-        "axis", "period", "context before", "after", "receptive field", "input sizes",
-        "output offset",
-    )  # fmt: skip
+    table = _table("axis", "period", "context", "receptive field", "input sizes", "offset")
     for letter, axis in zip(letters, geometry.axes, strict=True):
         sizes = (
             f"{axis.input_min} + k·{axis.input_step}" if axis.input_step else f"{axis.input_min}"
         )
         table.add_row(
-            letter, str(axis.period), str(axis.context[0]), str(axis.context[1]),
+            letter, str(axis.period), f"{axis.context[0]} before, {axis.context[1]} after",
             str(axis.receptive_field), sizes, str(axis.output_offset),
         )  # fmt: skip
     return Padding(table, (0, 0, 0, 2), expand=False)
@@ -125,7 +122,8 @@ def least_tile(axis: AxisGeometry) -> tuple[int, int, int] | None:
 
 def _tile(letters: str, geometry: NetworkGeometry, width: int) -> Iterator[str]:
     letter, axis = max(
-        zip(letters, geometry.axes, strict=True), key=lambda pair: (sum(pair[1].context), pair[0])
+        reversed(list(zip(letters, geometry.axes, strict=True))),
+        key=lambda pair: sum(pair[1].context),
     )
     found = least_tile(axis)
     yield ""
@@ -133,42 +131,45 @@ def _tile(letters: str, geometry: NetworkGeometry, width: int) -> Iterator[str]:
         yield f"  along {letter} no tile has its context inside the only input size"
         return
     before, tile, after = found
-    border = "; at the volume's border clipped to it" if axis.padded else ""
     size = before + tile + after
     grows = f"n·{axis.period}" if axis.input_step else str(tile)
-    yield f"  least tile along {letter}: {tile} of {size} input voxels{border}"
-    yield from (f"  {line}" for line in draw_tile(before, tile, after, grows, width - 4))
+    yield f"  the smallest tile along {letter}, {tile} voxels, reads {size}:"
+    names = [
+        f"context {side}" if halo == context else f"halo, context {context}"
+        for side, halo, context in zip(
+            ("before", "after"), (before, after), axis.context, strict=True
+        )
+    ]
+    drawn = draw_tile((before, tile, after), (names[0], f"tile: {grows}", names[1]), width - 2)
+    yield from (f"  {line}" for line in drawn)
+    if axis.padded:
+        yield "  (clipped at the volume's border, where the network pads as in the whole pass)"
 
 
-def draw_tile(before: int, tile: int, after: int, grows: str, width: int) -> list[str]:
+def draw_tile(sizes: tuple[int, int, int], names: tuple[str, str, str], width: int) -> list[str]:
     """Margins and tile, to scale as far as their labels allow.
 
     Parameters
     ----------
-    before, tile, after
-        In voxels.
-    grows
-        How tiles grow, such as ``n·8``.
+    sizes
+        Voxels before, of the tile, and after.
+    names
+        What they are: the tile's stands in its arrow, the others' below theirs.
     width
         Columns that the drawing may take.
     """
-    labels = [f" {before} ", f" tile: {grows} ", f" {after} "]
-    inner = min(width, 72) - 4
-    least = [len(label) + 4 for label in labels]
-    sizes = (before, tile, after)
+    labels = (f" {sizes[0]} ", f" {names[1]} ", f" {sizes[2]} ")
+    below = (names[0], "", names[2])
+    least = [max(len(label) + 4, len(name)) for label, name in zip(labels, below, strict=True)]
+    inner = min(width, 76) - 4
     spare = max(0, inner - sum(least))
-    ideal = [inner * size / max(1, sum(sizes)) for size in sizes]
-    wanted = [max(0.0, want - low) for want, low in zip(ideal, least, strict=True)]
-    total = sum(wanted)
-    widths = [
-        low + (int(spare * want / total) if total else 0)
-        for low, want in zip(least, wanted, strict=True)
-    ]
+    wanted = [max(0.0, inner * s / sum(sizes) - low) for s, low in zip(sizes, least, strict=True)]
+    total = sum(wanted) or 1
+    widths = [low + int(spare * want / total) for low, want in zip(least, wanted, strict=True)]
     arrows = [f"<{label:-^{w - 2}}>" for label, w in zip(labels, widths, strict=True)]
-    names = ["context", "", "context"]
     return [
         "|" + "|".join(arrows) + "|",
-        " " + " ".join(f"{name:^{w}}" for name, w in zip(names, widths, strict=True)).rstrip(),
+        " " + " ".join(f"{n:^{w}}" for n, w in zip(below, widths, strict=True)).rstrip(),
     ]
 
 
