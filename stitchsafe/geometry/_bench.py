@@ -67,6 +67,11 @@ class Sizes:
         lattice = math.lcm(axis.period, axis.input_step)
         return cls(axis, short, short + lattice * -(-(max(before, after) + 1) // lattice))
 
+    @property
+    def longest(self) -> int:
+        """The largest size that is run; of a network with but one size, never in one pass."""
+        return self.short if self.long is None else self.long
+
     def periods(self, context: tuple[int, int], size: int | None = None) -> range:
         """Whole periods, counted from the output's origin, that a context leaves untouched."""
         axis, size = self.axis, self.short if size is None else size
@@ -79,6 +84,13 @@ def next_valid(axis: AxisGeometry, size: int) -> int:
     if axis.input_step == 0:
         return axis.input_min
     return axis.input_min + max(0, -((axis.input_min - size) // axis.input_step)) * axis.input_step
+
+
+def space_of(geometry: NetworkGeometry, axis: int, size: int) -> tuple[int, ...]:
+    """A shape over space: `size` along one axis, little along the others."""
+    space = [next_valid(each, LEAST_OTHER) for each in geometry.axes]
+    space[axis] = size
+    return tuple(space)
 
 
 def element(output: OutputAxis, index: int) -> tuple[int, int] | None:
@@ -124,6 +136,8 @@ class Bench:
     positive
         Whether its weights are generic and positive, so that no dependence cancels: then nothing
         but a rise over a constant input is used, which no maximum can hide.
+    thorough
+        Whether what a cut leaves open is cut again: on another input, and in between.
     """
 
     def __init__(
@@ -135,6 +149,7 @@ class Bench:
         *,
         dtype: DTypeLike,
         positive: bool,
+        thorough: bool,
         seed: int,
     ) -> None:
         self._run = run
@@ -144,19 +159,18 @@ class Bench:
         self._unsteady = True  # until two passes over the same input were the same
         self._dtype = np.dtype(dtype)
         self._rng = np.random.default_rng(seed)
-        self._positive = positive
+        self._positive, self.thorough = positive, thorough
         # Planes of many voxels try many values at once.
         voxels = math.prod(self.shape(1)[2:])
         self._least = 1 if positive else max(1, min(3, 64 // voxels))
-        self._most = max(2, self._least)
+        self._most = max(2, self._least) if thorough else self._least
         self._stimuli: list[_Stimulus] = []
         self._seen: dict[tuple[bool, int], list[NDArray[np.bool_]]] = {}
 
     def shape(self, size: int) -> tuple[int, ...]:
         """Of an input: `size` along the axis, little along the others."""
-        space = [next_valid(each, LEAST_OTHER) for each in self.geometry.axes]
-        space[self.axis] = size
-        return (1, sum(each.channels for each in self.geometry.inputs), *space)
+        channels = sum(each.channels for each in self.geometry.inputs)
+        return (1, channels, *space_of(self.geometry, self.axis, size))
 
     def rows(self, batch: NDArray[np.floating]) -> Rows:
         """One pass.

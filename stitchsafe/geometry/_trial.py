@@ -348,7 +348,7 @@ class Trial:
             for phase in range(n):
                 lo = [v - i // n * period for i, v in first.items() if i % n == phase]
                 hi = [v - i // n * period for i, v in last.items() if i % n == phase]
-                rows.append((min(lo), max(hi)) if lo and hi else None)
+                rows.append((min(lo), max(hi)) if lo and hi and min(lo) <= max(hi) else None)
             found.append(tuple(rows))
         return found
 
@@ -379,6 +379,8 @@ class Trial:
 
     def _refine(self, goals: dict[tuple[int, int], int | None], place: int, before: bool) -> None:
         """Halve what is open between a cut without and one with a response."""
+        if not self.bench.thorough:
+            return
         for _ in range(2 * self.bench.sizes.short.bit_length()):
             for (number, index), depth in goals.items():
                 quiet, seen = self._bounds(number, index, place, before)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from stitchsafe.engine import Events
-from stitchsafe.geometry import Break, NetworkGeometry, Probe, probe
+from stitchsafe.geometry import Break, NetworkGeometry, Probe, probe, probe_shapes
 from stitchsafe.networks import Network, Runtime
 from stitchsafe.pipeline._machine import allotted_memory, usable_cores
 
@@ -17,6 +17,9 @@ __all__ = ["ProbeReport", "probe_network"]
 
 # Of the memory allotted; the rest is for weights, arrays that are compared, and the process itself.
 SHARE = 0.6
+
+# Operations of one pass from which on float64 would take minutes per axis.
+HEAVY = 2e10
 
 
 @dataclass(frozen=True)
@@ -99,14 +102,22 @@ def probe_network(network: Network, events: Events) -> ProbeReport:
     twin: Network | None = None
     if geometry.verdict == "safe" and (positive := getattr(network, "positive", None)):
         twin = positive()
-    precision = network.precision if twin is None else "float64"
     if geometry.verdict != "safe":
         reason = (
             "the network is unsafe as it was traced"
             if geometry.verdict == "unsafe"
             else "the network runs only with decisions taken for a volume"
         )
-        return ProbeReport(Probe((), skipped=(f"not probed: {reason}",)), None, precision)
+        skipped = Probe((), skipped=(f"not probed: {reason}",))
+        return ProbeReport(skipped, None, network.precision)
+    precision = network.precision
+    if twin is not None:
+        work = max(network.trace(shape).flops() for shape in probe_shapes(geometry))
+        precision = "float64" if work < HEAVY else precision
+        if precision != "float64":
+            events.say(
+                f"probing in {precision}, since a pass takes {work / 1e9:.0f}·10⁹ operations"
+            )
     itemsize = np.dtype(precision if precision in ("float32", "float64") else "float32").itemsize
     limit = int(SHARE * allotted_memory().memory)
 
@@ -119,6 +130,7 @@ def probe_network(network: Network, events: Events) -> ProbeReport:
             geometry,
             dtype=f"float{8 * itemsize}",
             positive=positive,
+            thorough=positive or twin is None,
             bytes_needed=lambda shape: network.trace(shape).activation_bytes(itemsize),
             max_bytes=limit,
             say=lambda text: events.say(
