@@ -27,7 +27,7 @@ from torch._subclasses.fake_tensor import (
     FakeTensorMode,
 )
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
+from torch.utils._pytree import tree_flatten_with_path, tree_leaves
 from torch.utils.weak import WeakIdKeyDictionary
 
 from stitchsafe.geometry._analyse import analyse
@@ -109,11 +109,20 @@ def trace(
                 "control flow or shapes depend on the data: not analysed",
                 "decide by sizes or settings, not by the values of tensors",
             )
-        except SizeRefusal:
+        except SizeRefusal as error:
+            error.layer, error.op = recorder.flow.layer, recorder.flow.op
             raise
         except Exception as error:
-            if not recorder.flow.breaks:
-                raise SizeRefusal(f"{type(error).__name__}: {error}") from error
+            if "unallocated storage" in str(error):  # a constant's values, asked for by Python code
+                recorder.flow.layer, recorder.flow.op = recorder.failing or "network", "forward"
+                recorder.flow.refuse(
+                    "Python code reads the values of a tensor: not analysed",
+                    "decide by sizes or settings, not by the values of tensors",
+                )
+            elif not recorder.flow.breaks:
+                refusal = SizeRefusal(" ".join(f"{type(error).__name__}: {error}".split()))
+                refusal.layer, refusal.op = recorder.failing or "", "forward"
+                raise refusal from error
         outputs = recorder.returned(returned)
     stored = [*module.parameters(), *module.buffers()]
     return recorder.flow.graph(inputs, outputs, sum(t.numel() * t.element_size() for t in stored))
@@ -202,12 +211,14 @@ class _Recorder(TorchDispatchMode):  # type: ignore[misc, no-untyped-call, unuse
         self._values: Any = WeakIdKeyDictionary()
         self._uniform: Any = WeakIdKeyDictionary()
         self._doubtful: Any = WeakIdKeyDictionary()
+        self._placeless: Any = WeakIdKeyDictionary()
         self._written: set[int] = set()
         self._storages: dict[int, int] = {}
         self._owners: dict[int, list[int]] = {}
         self._layers: list[tuple[str, nn.Module]] = []
         self._leaf: nn.Module | None = None
         self._leaf_flops = 0
+        self.failing: str | None = None
 
     # modules
 
@@ -229,7 +240,9 @@ class _Recorder(TorchDispatchMode):  # type: ignore[misc, no-untyped-call, unuse
                     self.flow.op = "opaque"
                     self.refuse("an opaque layer must return one tensor", "return one tensor")
             if self._layers:
-                self._layers.pop()
+                name, _ = self._layers.pop()
+                if output is None and self.failing is None:
+                    self.failing = name
 
         return hook
 
@@ -305,15 +318,17 @@ class _Recorder(TorchDispatchMode):  # type: ignore[misc, no-untyped-call, unuse
         return self.flow.refuse(reason, fix)
 
     def returned(self, output: Any) -> tuple[Port, ...]:
-        tensors = [t for t in tree_leaves(output) if isinstance(t, torch.Tensor)]
-        found = [self._values[t] for t in tensors if t in self._values]
-        if (len(found) < len(tensors) or not found) and not self.flow.breaks:
+        named = [
+            (_key(path), t)
+            for path, t in tree_flatten_with_path(output)[0]
+            if isinstance(t, torch.Tensor)
+        ]
+        found = [(name, self._values[t]) for name, t in named if t in self._values]
+        if (len(found) < len(named) or not found) and not self.flow.breaks:
             self.flow.op = "output"
             self.refuse("an output does not depend on the input", "return tensors made from it")
         ports = [
-            self.flow.output(value, str(place))
-            for place, value in enumerate(found)
-            if not self.flow.is_broken(value)
+            self.flow.output(value, name) for name, value in found if not self.flow.is_broken(value)
         ]
         return tuple(port for port in ports if port is not None)
 
@@ -337,11 +352,24 @@ class _Recorder(TorchDispatchMode):  # type: ignore[misc, no-untyped-call, unuse
             return output
         if not derived and func._schema.is_mutable and given:
             self._written.add(given[0].untyped_storage()._cdata)
-        if not derived or name in _UNIFORM:
+        if torch.Tag.nondeterministic_seeded in func.tags and not derived:
+            self.refuse(
+                "it draws random numbers, so that no two passes are alike",
+                "switch it off for prediction",
+            )
+            self._forget(results)
+        elif not derived and any(t in self._placeless for t in given):
+            self._forget(results)
+        elif not derived or name in _UNIFORM:
             self._note_constant(func, name, args, kwargs, given, results)
-            return output
-        self._record(func, name, args, kwargs, given, derived, results)
+        else:
+            self._record(func, name, args, kwargs, given, derived, results)
         return output
+
+    def _forget(self, results: Sequence[torch.Tensor]) -> None:
+        """Take tensors behind a break for constants, so that what follows is analysed further."""
+        for tensor in results:
+            self._placeless[tensor] = True
 
     def _note_constant(
         self, func: Any, name: str, args: Any, kwargs: Any, given: Any, results: Any
@@ -420,7 +448,7 @@ class _Recorder(TorchDispatchMode):  # type: ignore[misc, no-untyped-call, unuse
                 return [flow.keep(error.keeps, noted)]
             if call.name in REDUCTIONS:
                 # What is left has no place in space: what comes after may be analysed further.
-                self._uniform.update(dict.fromkeys(call.results, True))
+                self._forget(call.results)
                 return []
             return [flow.broken(list(call.values.values()), t.shape, noted) for t in call.results]
         if isinstance(found, list):
@@ -461,7 +489,7 @@ class _Recorder(TorchDispatchMode):  # type: ignore[misc, no-untyped-call, unuse
             If a constant varies over the whole of space, or may follow the size of the input.
         """
         for tensor in given:
-            if tensor in self._values:
+            if tensor in self._values or tensor in self._placeless:
                 continue
             if tensor in self._doubtful:
                 raise Breaking(
@@ -480,6 +508,7 @@ class _Recorder(TorchDispatchMode):  # type: ignore[misc, no-untyped-call, unuse
                         raise Breaking(
                             "a constant that varies over space is tied to the input's origin",
                             "use constants that are the same for every voxel",
+                            keeps=value,
                         )
                     value = self.flow.periodic(value, part)
         return value
@@ -497,6 +526,17 @@ class _Recorder(TorchDispatchMode):  # type: ignore[misc, no-untyped-call, unuse
                 "it writes into a tensor that is also seen elsewhere, which is not analysed",
                 _WRITES_ANYWHERE,
             )
+
+
+def _key(path: Any) -> str:
+    """What an output is called by the structure that it is returned in."""
+    parts = [
+        getattr(each, name)
+        for each in path
+        for name in ("key", "idx", "name")
+        if hasattr(each, name)
+    ]
+    return ".".join(map(str, parts)) or "output"
 
 
 def _named(func: Any, args: Any, kwargs: Any) -> dict[str, Any]:
