@@ -110,19 +110,18 @@ def probe_network(network: Network, events: Events) -> ProbeReport:
         )
         skipped = Probe((), skipped=(f"not probed: {reason}",))
         return ProbeReport(skipped, None, network.precision)
-    precision = network.precision
-    if twin is not None:
-        work = max(network.trace(shape).flops() for shape in probe_shapes(geometry))
-        precision = "float64" if work < HEAVY else precision
-        if precision != "float64":
-            events.say(
-                f"probing in {precision}, since a pass takes {work / 1e9:.0f}·10⁹ operations"
-            )
+    precision, threads = network.precision, 1
+    work = max(network.trace(shape).flops() for shape in probe_shapes(geometry))
+    if work >= HEAVY:
+        threads = usable_cores()
+        events.say(f"a pass takes {work / 1e9:.0f}·10⁹ operations: probing in {precision}")
+    elif twin is not None:
+        precision = "float64"
     itemsize = np.dtype(precision if precision in ("float32", "float64") else "float32").itemsize
     limit = int(SHARE * allotted_memory().memory)
 
     def measure(each: Network, *, positive: bool) -> Probe:
-        runtime = Runtime(precision=precision, layout="contiguous", threads=usable_cores())
+        runtime = Runtime(precision=precision, layout="contiguous", threads=threads)
         runs = copy.copy(each)  # so that the network itself stays prepared as it is
         runs.prepare(runtime)
         return probe(
