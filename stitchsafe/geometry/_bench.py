@@ -11,6 +11,9 @@ together, so that no dependence can hide outside it, however far away.
 period, cut at either end, and of other valid sizes. What differs has been touched by a border, or
 lies on another lattice.
 
+(To mark voxels with NaN would need no other values, but some kernels drop it in maxima, and a
+convolution may multiply it by the zeros of its own padding.)
+
 Two runs differ where they differ by more than the rounding that was measured on the same inputs:
 how far outputs move when every input value moves to a neighbouring number, and when nothing moves.
 """

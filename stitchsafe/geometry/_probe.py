@@ -80,6 +80,7 @@ def probe(
     bytes_needed: Callable[[tuple[int, ...]], int] | None = None,
     max_bytes: int | None = None,
     say: Callable[[str], None] = lambda message: None,
+    done: Callable[[], None] = lambda: None,
 ) -> Probe:
     """Measure what a running network depends on, and compare it with its geometry.
 
@@ -101,8 +102,8 @@ def probe(
     bytes_needed, max_bytes
         Memory that a pass over a spatial shape takes, and what it may take. An axis that needs
         more is skipped, which the answer tells.
-    say
-        Told what is being done.
+    say, done
+        Told what is being done, and called when an axis is.
     """
     measured: list[MeasuredAxis] = []
     contradictions: list[str] = []
@@ -150,4 +151,6 @@ def probe(
             skipped.append(f"along {letter}: the memory did not suffice ({error})")
         contradictions += trial.contradictions
         wider += trial.wider
+        skipped += trial.skipped
+        done()
     return Probe(tuple(measured), tuple(contradictions), tuple(wider), tuple(skipped))

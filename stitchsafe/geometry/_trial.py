@@ -93,6 +93,7 @@ class Trial:
     names: list[str]
     contradictions: list[str] = field(default_factory=list)
     wider: list[str] = field(default_factory=list)
+    skipped: list[str] = field(default_factory=list)
 
     @property
     def axis(self) -> AxisGeometry:
@@ -186,6 +187,9 @@ class Trial:
         rows = bench.rows(part)
         if not self._sized(rows, size):
             return None
+        for name, row in zip(self.names, rows, strict=True):
+            if not np.isfinite(row).any():
+                self.skipped.append(f"along {self.letter}, {name}: gives no finite numbers")
         return _Reference(batch, size, rows, bench.noise(part, rows))
 
     def _part(self, batch: NDArray[Any], begin: int, size: int) -> NDArray[Any]:

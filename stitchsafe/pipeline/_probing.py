@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from stitchsafe.engine import Events
-from stitchsafe.geometry import Break, NetworkGeometry, Probe, probe, probe_shapes
+from stitchsafe.errors import PlanError
+from stitchsafe.geometry import Break, Graph, NetworkGeometry, Probe, probe, probe_shapes
 from stitchsafe.networks import Network, Runtime
 from stitchsafe.pipeline._machine import allotted_memory, usable_cores
 
@@ -111,7 +113,7 @@ def probe_network(network: Network, events: Events) -> ProbeReport:
         skipped = Probe((), skipped=(f"not probed: {reason}",))
         return ProbeReport(skipped, None, network.precision)
     precision, threads = network.precision, 1
-    work = max(network.trace(shape).flops() for shape in probe_shapes(geometry))
+    work = max(_graph(network, shape, Graph.flops) for shape in probe_shapes(geometry))
     if work >= HEAVY:
         threads = usable_cores()
         events.say(f"a pass takes {work / 1e9:.0f}·10⁹ operations: probing in {precision}")
@@ -130,13 +132,25 @@ def probe_network(network: Network, events: Events) -> ProbeReport:
             dtype=f"float{8 * itemsize}",
             positive=positive,
             thorough=positive or twin is None,
-            bytes_needed=lambda shape: network.trace(shape).activation_bytes(itemsize),
+            bytes_needed=lambda shape: _graph(
+                network, shape, lambda graph: graph.activation_bytes(itemsize)
+            ),
             max_bytes=limit,
             say=lambda text: events.say(
                 f"{text}{', generic positive weights' if positive else ''}"
             ),
+            done=events.advance,
         )
 
+    events.stage("probing", geometry.ndim * (1 if twin is None else 2), "axes")
     own = measure(network, positive=False)
     generic = None if twin is None else measure(twin, positive=True)
     return ProbeReport(own, generic, precision)
+
+
+def _graph(network: Network, shape: tuple[int, ...], ask: Callable[[Graph], int]) -> int:
+    """An answer of the graph at a shape; 0 where there is none, which the probe will find out."""
+    try:
+        return ask(network.trace(shape))
+    except PlanError:
+        return 0

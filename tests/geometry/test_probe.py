@@ -323,3 +323,61 @@ def test_a_valid_size_that_is_refused_is_a_contradiction():
 
     found = probe(run, geometry)
     assert any("too large for me" in text for text in found.contradictions)
+
+
+def test_what_gives_no_numbers_is_not_said_to_be_measured():
+    geometry = analyse(VALID, ndim=2, channels=1)
+    found = probe(lambda batch: tuple(np.nan * y for y in runner(VALID)(batch)), geometry)
+    assert "no finite numbers" in found.skipped[0]
+    assert not found.equal
+
+
+CONV = nn.Conv2d(1, 1, 3, padding=1)
+
+
+def striped(batch, y):
+    return y * (1 + 0.1 * (np.arange(y.shape[3]) % 2))
+
+
+def dim_at_the_beginning(batch, y):
+    return y * np.where(np.arange(y.shape[3]) < 3, 0.5, 1)
+
+
+def dim_at_the_end(batch, y):
+    return y * np.where(np.arange(y.shape[3])[::-1] < 3, 0.5, 1)
+
+
+def other_at_odd_sizes(batch, y):
+    return -y if batch.shape[3] % 2 else y
+
+
+class Halving(nn.Module):
+    """Pools and comes back, cut to the size of what came in, so that odd sizes are valid."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Conv2d(1, 1, 3, padding=1), nn.Conv2d(2, 1, 3, padding=1)
+
+    def forward(self, x):
+        skip = self.first(x)
+        up = nn.functional.interpolate(
+            nn.functional.max_pool2d(skip, 2, ceil_mode=True), scale_factor=2
+        )
+        return self.last(torch.cat([skip, up[..., : x.shape[2], : x.shape[3]]], 1))
+
+
+@pytest.mark.parametrize(
+    ("spoil", "net", "words"),
+    [
+        (striped, CONV, "begins 1 voxels later"),
+        (dim_at_the_beginning, CONV, "goes on before it"),
+        (dim_at_the_end, CONV, "goes on behind it"),
+        (other_at_odd_sizes, Halving(), "voxels and one of"),
+    ],
+)
+def test_what_no_support_shows_is_seen_in_windows(spoil, net, words):
+    geometry, inner = analyse(net, ndim=2, channels=1), runner(net)
+    assert probe(inner, geometry).contradictions == ()
+    found = probe(lambda batch: tuple(spoil(batch, y) for y in inner(batch)), geometry)
+    assert any(words in text for text in found.contradictions), found.contradictions
+    assert all(text.startswith("along x") for text in found.contradictions)
