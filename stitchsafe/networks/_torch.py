@@ -25,6 +25,7 @@ from stitchsafe.geometry import (
 )
 from stitchsafe.networks._config import ModelConfig, OutputConfig
 from stitchsafe.networks._pointwise import apply_after
+from stitchsafe.networks._positive import positive_weights
 from stitchsafe.networks._protocol import Output, Runtime
 
 __all__ = ["TorchNetwork"]
@@ -179,6 +180,15 @@ class TorchNetwork:
             )
             for t, layout, declared in zip(tensors, self._layouts, self._declared, strict=True)
         )
+
+    def positive(self, seed: int = 0) -> TorchNetwork:
+        """The same network with generic positive weights, for the probe."""
+        twin = copy.copy(self)
+        twin.module = positive_weights(self.module, seed)
+        twin._runtime = twin._ready = None
+        for name in ("fingerprint", "precision", "parameter_bytes"):
+            vars(twin).pop(name, None)
+        return twin
 
     @property
     def _declared(self) -> tuple[OutputConfig, ...]:
