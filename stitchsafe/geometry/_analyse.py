@@ -360,7 +360,12 @@ def _axis(facts: list[_Fact], step: int, least: int) -> _Solution:
         input_step=step,
         output_offset=fact.offset,
         shrinkage=fact.shrinkage,
-        padded=any(each.padded for each in fact.maps),
+        # An overlapping transposed convolution pads nothing, and sums fewer taps at its ends.
+        padded=any(
+            each.padded or each.before > 0 or each.clean < each.size
+            for other in facts
+            for each in other.maps
+        ),
     )
     return axis, own
 

@@ -51,6 +51,9 @@ class Inputs:
     linkable: bool
     """Whether the image that the volume lies in has the volume's axes, so that it can be linked."""
 
+    exact: bool = True
+    """Whether the network can be stitched exactly; False only where the user accepts that."""
+
 
 @dataclass(frozen=True)
 class _Slice:

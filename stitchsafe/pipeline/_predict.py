@@ -19,7 +19,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 import stitchsafe
-from stitchsafe.coordinates import Roi
 from stitchsafe.engine import (
     Events,
     FieldMaker,
@@ -65,7 +64,8 @@ class Prediction:
         Largest resident memory of this process so far.
     labels, fields
         The results themselves, where no store was asked for: instances of the region's shape, and
-        fields of shape (channels, *region).
+        fields of shape (channels, *elements that cover the region): its voxels, unless the network
+        gives more or fewer elements than it reads voxels.
     """
 
     out: Path | None
@@ -299,9 +299,9 @@ def _in_memory(made: Prediction, store: ResultStore, settings: Settings) -> Pred
     if "labels" in settings.save:
         labels = ArrayStore.open(store.labels / "0").read(roi)
     if "fields" in settings.save:
-        for name, channels in made.plan.recipe.outputs:
-            region = Roi((0, *roi.offset), (channels, *roi.shape))
-            fields[name] = ArrayStore.open(store.field(name) / "0").read(region)
+        for field_ in made.plan.recipe.fields:
+            stored = ArrayStore.open(store.field(field_.name) / "0")
+            fields[field_.name] = stored.read(field_.box(roi))
     return Prediction(
         None, made.plan, made.progress, made.seconds, made.peak_memory_bytes, labels, fields
     )
