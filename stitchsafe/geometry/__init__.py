@@ -2,9 +2,8 @@
 
 from stitchsafe.geometry._analyse import agrees, analyse
 from stitchsafe.geometry._axis import AxisMap, LatticeMismatch
-from stitchsafe.geometry._graph import Graph, Node
-from stitchsafe.geometry._operators import SizeRefusal
-from stitchsafe.geometry._tracer import trace
+from stitchsafe.geometry._graph import Graph, Node, Port
+from stitchsafe.geometry._torch import analyse_module, trace
 from stitchsafe.geometry._types import (
     AxisGeometry,
     Break,
@@ -14,9 +13,10 @@ from stitchsafe.geometry._types import (
     OutputGeometry,
     Verdict,
 )
+from stitchsafe.geometry._windows import SizeRefusal
 
 __all__ = [
     "AxisGeometry", "AxisMap", "Break", "Graph", "InputGeometry", "LatticeMismatch",
-    "NetworkGeometry", "Node", "OutputAxis", "OutputGeometry", "SizeRefusal", "Verdict", "agrees",
-    "analyse", "trace",
+    "NetworkGeometry", "Node", "OutputAxis", "OutputGeometry", "Port", "SizeRefusal", "Verdict",
+    "agrees", "analyse", "analyse_module", "trace",
 ]  # fmt: skip

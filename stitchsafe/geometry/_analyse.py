@@ -18,13 +18,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from fractions import Fraction
 
-from torch import nn
-
 from stitchsafe.errors import PlanError
 from stitchsafe.geometry._axis import AxisMap, LatticeMismatch
 from stitchsafe.geometry._graph import Graph
-from stitchsafe.geometry._operators import SizeRefusal
-from stitchsafe.geometry._tracer import trace
 from stitchsafe.geometry._types import (
     AxisGeometry,
     Break,
@@ -34,6 +30,7 @@ from stitchsafe.geometry._types import (
     OutputGeometry,
     Verdict,
 )
+from stitchsafe.geometry._windows import SizeRefusal
 
 __all__ = ["agrees", "analyse"]
 
@@ -131,7 +128,7 @@ def _facts(graph: Graph) -> tuple[_Fact, ...] | None:
     program = graph.program
     return tuple(
         _Fact(maps, size, program)
-        for maps, size in zip(zip(*outputs, strict=True), graph.shape, strict=True)
+        for maps, size in zip(zip(*outputs, strict=True), graph.space, strict=True)
     )
 
 
@@ -162,34 +159,34 @@ def _replace(shape: tuple[int, ...], axis: int, size: int) -> tuple[int, ...]:
     return (*shape[:axis], size, *shape[axis + 1 :])
 
 
-def analyse(module: nn.Module, *, ndim: int, channels: int) -> NetworkGeometry:
+def analyse(
+    run: Callable[[tuple[int, ...]], Graph], *, ndim: int, name: str = "network"
+) -> NetworkGeometry:
     """The geometry of a network and the verdict whether its tiles can be stitched exactly.
 
     Parameters
     ----------
-    module
-        Takes a tensor (batch, channels, *space) and returns one tensor or several.
+    run
+        Traces the network at one shape of its input over space; raises :class:`SizeRefusal` where
+        the network does not run at that size.
     ndim
         Number of spatial axes.
-    channels
-        Of the input.
+    name
+        Of the network, for what concerns all of it.
     """
-    search = _Search(lambda shape: trace(module, shape, channels))
+    search = _Search(run)
     base = _first_size(search, ndim)
     graph = search.graph
     if graph is None:
-        return _unsafe((_refused(module, search.message),), (), ())
-    inputs = (InputGeometry("input", channels, "bc" + "zyx"[-ndim:]),)
-    outputs = tuple(
-        OutputGeometry(str(place), graph.nodes[index].shape[1], "bc" + "zyx"[-ndim:])
-        for place, index in enumerate(graph.outputs)
-    )
+        return _unsafe((_refused(name, search.message),), (), ())
+    inputs = tuple(InputGeometry(p.name, p.channels, p.layout) for p in graph.inputs)
+    outputs = tuple(OutputGeometry(p.name, p.channels, p.layout) for p in graph.outputs)
     if base is None:
-        breaks = graph.breaks or (_refused(module, search.message),)
+        breaks = graph.breaks or (_refused(name, search.message),)
         return _unsafe(breaks, inputs, outputs)
     solved = _solve(search, base)
     if solved is None:
-        return _unsafe((*graph.breaks, _refused(module, "no two sizes agree")), inputs, outputs)
+        return _unsafe((*graph.breaks, _refused(name, "no two sizes agree")), inputs, outputs)
     solutions, program = solved
     axes = tuple(axis for axis, _ in solutions)
     outputs = tuple(
@@ -203,9 +200,9 @@ def analyse(module: nn.Module, *, ndim: int, channels: int) -> NetworkGeometry:
     return NetworkGeometry(axes, verdict, graph.breaks, inputs, outputs, consensus, program)
 
 
-def _refused(module: nn.Module, message: str) -> Break:
+def _refused(name: str, message: str) -> Break:
     return Break(
-        type(module).__name__,
+        name,
         "forward",
         f"not analysed: no family of input sizes gives one lattice ({message})",
         "let the network take inputs of any size on a lattice",
@@ -360,12 +357,7 @@ def _axis(facts: list[_Fact], step: int, least: int) -> _Solution:
         input_step=step,
         output_offset=fact.offset,
         shrinkage=fact.shrinkage,
-        # An overlapping transposed convolution pads nothing, and sums fewer taps at its ends.
-        padded=any(
-            each.padded or each.before > 0 or each.clean < each.size
-            for other in facts
-            for each in other.maps
-        ),
+        padded=any(each.touched for each in fact.maps),
     )
     return axis, own
 
@@ -391,7 +383,7 @@ def agrees(geometry: NetworkGeometry, graph: Graph, *, whole: bool = False) -> N
     PlanError
         If they differ, with the axis and the reason.
     """
-    where = f"an input of shape {graph.shape}"
+    where = f"an input of shape {graph.space}"
     advice = "choose a shape of the valid sizes that the geometry lists"
     try:
         facts = _facts(graph)

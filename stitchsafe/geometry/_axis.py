@@ -82,8 +82,6 @@ class AxisMap:
         Index of the first trailing element that a border has touched.
     lossy
         Whether some layer dropped a remainder of its input.
-    padded
-        Whether some layer padded.
     mixed
         Whether a padding at one end read elements that the other end's border had touched.
     """
@@ -94,12 +92,16 @@ class AxisMap:
     before: int
     clean: int
     lossy: bool = False
-    padded: bool = False
     mixed: bool = False
 
     @classmethod
     def of_input(cls, size: int) -> AxisMap:
         return cls(1, ((0, 0),), size, 0, size)
+
+    @property
+    def touched(self) -> bool:
+        """Whether a border has touched any element."""
+        return self.before > 0 or self.clean < self.size
 
     @property
     def rate(self) -> Fraction:
@@ -112,9 +114,7 @@ class AxisMap:
         own = self.support[j]
         return None if own is None else (own[0] + q * self.period, own[1] + q * self.period)
 
-    def apply(
-        self, op: Taps, size: int, *, padded: bool = False, lossy: bool = False, depth: int = 0
-    ) -> AxisMap:
+    def apply(self, op: Taps, size: int, *, lossy: bool = False, depth: int = 0) -> AxisMap:
         """The map behind an operator whose output holds `size` elements.
 
         `depth` is how far from its end a non-constant padding reads.
@@ -144,7 +144,6 @@ class AxisMap:
             before,
             clean,
             self.lossy or lossy,
-            self.padded or padded,
             self.mixed or mixed,
         )
 
@@ -158,7 +157,6 @@ class AxisMap:
             self.before,
             self.clean,
             self.lossy,
-            self.padded,
             self.mixed,
         )
 
@@ -199,6 +197,5 @@ def join(maps: list[AxisMap]) -> AxisMap:
         max(each.before for each in maps),
         min(each.clean for each in maps),
         any(each.lossy for each in maps),
-        any(each.padded for each in maps),
         any(each.mixed for each in maps),
     )

@@ -16,11 +16,11 @@ from typing import Literal
 from stitchsafe.geometry._axis import AxisMap, LatticeMismatch, Taps, join
 from stitchsafe.geometry._types import Break
 
-__all__ = ["AxisStep", "Graph", "Kind", "Node"]
+__all__ = ["AxisStep", "Graph", "Kind", "Node", "Port"]
 
 Kind = Literal[
     "input", "conv", "transposed conv", "pool", "resize", "pad", "crop", "concat", "pointwise",
-    "opaque", "broken",
+    "view", "opaque", "broken",
 ]  # fmt: skip
 
 
@@ -30,15 +30,15 @@ class AxisStep:
 
     taps: Taps
     size: int
-    padded: bool = False
     lossy: bool = False
     depth: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """One operator. `steps` is empty where every axis is the identity.
+    """One operator. `steps` has one per axis, and is empty where every axis is the identity.
 
+    `layout` says how the tensor lies over space, without what follows from the input's size.
     `stored` and `workspace` are elements: of its own storage, and of what its kernel takes besides.
     """
 
@@ -47,6 +47,7 @@ class Node:
     layer: str
     inputs: tuple[int, ...]
     shape: tuple[int, ...]
+    layout: str = ""
     steps: tuple[AxisStep, ...] = ()
     constants: str = ""
     flops: int = 0
@@ -58,6 +59,16 @@ class Node:
     dies: int | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Port:
+    """An input or output: its node, and the order of its dimensions, such as ``bczyx``."""
+
+    node: int
+    name: str
+    channels: int
+    layout: str
+
+
 @dataclass(frozen=True)
 class Graph:
     """A network traced at one input size.
@@ -65,9 +76,11 @@ class Graph:
     Parameters
     ----------
     nodes
-        In the order of execution; the first is the input.
-    outputs
-        Indices of the nodes that the network returns.
+        In the order of execution, inputs first.
+    space
+        Shape of the inputs over space.
+    inputs, outputs
+        What the network takes and returns.
     parameters_bytes
         Bytes of parameters and buffers.
     breaks
@@ -77,15 +90,12 @@ class Graph:
     """
 
     nodes: tuple[Node, ...]
-    outputs: tuple[int, ...]
+    space: tuple[int, ...]
+    inputs: tuple[Port, ...]
+    outputs: tuple[Port, ...]
     parameters_bytes: int
     breaks: tuple[Break, ...]
     constants: tuple[str, ...] = ()
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Spatial shape of the input."""
-        return self.nodes[0].shape[2:]
 
     def maps(self) -> list[tuple[AxisMap, ...] | None]:
         """Per node, one map per axis; None behind an operator that has none.
@@ -104,7 +114,7 @@ class Graph:
         self, node: Node, held: list[tuple[AxisMap, ...] | None]
     ) -> tuple[AxisMap, ...] | None:
         if node.kind == "input":
-            return tuple(AxisMap.of_input(size) for size in node.shape[2:])
+            return tuple(AxisMap.of_input(size) for size in self.space)
         if node.kind == "broken":
             return None
         read = []
@@ -119,7 +129,7 @@ class Graph:
             raise LatticeMismatch(f"in layer {node.layer} ({node.op}) {error}") from None
         return (
             tuple(
-                row.apply(s.taps, s.size, padded=s.padded, lossy=s.lossy, depth=s.depth)
+                row.apply(s.taps, s.size, lossy=s.lossy, depth=s.depth)
                 for row, s in zip(axes, node.steps, strict=True)
             )
             if node.steps
@@ -129,7 +139,7 @@ class Graph:
     def facts(self) -> tuple[tuple[AxisMap, ...] | None, ...]:
         """Per output, one map per axis at this input size."""
         held = self.maps()
-        return tuple(held[index] for index in self.outputs)
+        return tuple(held[port.node] for port in self.outputs)
 
     def flops(self) -> int:
         """Floating-point operations of the convolutions in one pass, two per multiply-add."""
@@ -169,13 +179,13 @@ class Graph:
             place.append(len(text))
             inputs = tuple(place[i] for i in n.inputs)
             taps = "" if n.kind == "pad" else repr([s.taps for s in n.steps])
-            text.append(repr((n.kind, n.op, n.layer, inputs, n.shape[1:2], n.constants)) + taps)
+            text.append(repr((n.kind, n.op, n.layer, inputs, n.layout, n.constants)) + taps)
         return hashlib.sha256("\n".join([*text, *self.constants]).encode()).hexdigest()
 
     @property
     def periods(self) -> tuple[int, ...]:
         """Per axis, the least common period of all nodes; joins may fail, this does not."""
-        ndim = len(self.shape)
+        ndim = len(self.space)
         held: list[tuple[AxisMap, ...] | None] = []
         period = [1] * ndim
         for node in self.nodes:

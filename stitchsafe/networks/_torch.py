@@ -19,7 +19,7 @@ from stitchsafe.geometry import (
     LatticeMismatch,
     NetworkGeometry,
     SizeRefusal,
-    analyse,
+    analyse_module,
     trace,
 )
 from stitchsafe.networks._config import ModelConfig, OutputConfig
@@ -98,7 +98,7 @@ class TorchNetwork:
 
     @cached_property
     def geometry(self) -> NetworkGeometry:
-        return analyse(self.module, ndim=self.ndim, channels=self.channels)
+        return analyse_module(self.module, ndim=self.ndim, channels=self.channels)
 
     def trace(self, shape: Sequence[int]) -> Graph:
         """The graph at one spatial input size.

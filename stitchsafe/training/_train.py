@@ -12,7 +12,7 @@ import yaml
 
 from stitchsafe.engine import Events, Silent
 from stitchsafe.errors import InputError, ModelError, StoreError
-from stitchsafe.geometry import analyse
+from stitchsafe.geometry import analyse_module
 from stitchsafe.networks import models_root
 from stitchsafe.nn import UNet
 from stitchsafe.training._config import TrainingConfig, load_training
@@ -128,7 +128,9 @@ def train(
     if out is None:
         events.say(f"the run is kept in {run}")
     module = _build(settings)
-    geometry = analyse(module, ndim=len(settings.input.axes), channels=settings.input.channels)
+    geometry = analyse_module(
+        module, ndim=len(settings.input.axes), channels=settings.input.channels
+    )
     window = fit_window(geometry, settings.window)
     examples = open_examples(settings, window, folder=folder, data=data)
     _claim(run, settings, overwrite=overwrite)

@@ -13,7 +13,7 @@ from torch import nn
 
 import stitchsafe.geometry as geometry
 from stitchsafe.errors import ModelError, PlanError, UnsafeNetworkError
-from stitchsafe.geometry import NetworkGeometry, agrees, analyse, trace
+from stitchsafe.geometry import NetworkGeometry, agrees, analyse_module, trace
 from stitchsafe.nn import UNet
 
 torch.set_num_threads(1)
@@ -54,7 +54,7 @@ class ValidUNet(nn.Module):
 @pytest.mark.parametrize("learnt", [True, False])
 @pytest.mark.parametrize(("levels", "context"), [(1, 8), (2, 20), (3, 44), (4, 92), (5, 188)])
 def test_context_of_the_u_net(levels, context, learnt):
-    found = analyse(ValidUNet(levels, learnt=learnt), ndim=2, channels=1)
+    found = analyse_module(ValidUNet(levels, learnt=learnt), ndim=2, channels=1)
     assert found.verdict == "safe"
     axis = found.axes[0]
     # From three levels on natural outputs are 4 + k·period, so whole periods reach 4 further on.
@@ -71,7 +71,7 @@ def test_context_of_the_u_net(levels, context, learnt):
 def test_stitched_equals_whole_on_the_lattice_and_not_off_it():
     torch.manual_seed(0)
     net = ValidUNet(2).double().eval()
-    axis = analyse(net, ndim=2, channels=1).axes[0]
+    axis = analyse_module(net, ndim=2, channels=1).axes[0]
     x = torch.rand(1, 1, 100, 44, dtype=torch.float64)
     with torch.no_grad():
         whole = net(x)
@@ -100,7 +100,7 @@ BREAKERS = {
 @pytest.mark.parametrize("name", BREAKERS)
 def test_what_breaks_locality_is_named(name):
     layer, word = BREAKERS[name]
-    found = analyse(nn.Sequential(nn.Conv2d(1, 2, 3), layer), ndim=2, channels=1)
+    found = analyse_module(nn.Sequential(nn.Conv2d(1, 2, 3), layer), ndim=2, channels=1)
     assert found.verdict == "unsafe"
     assert found.breaks[0].layer == "1"
     assert word in found.breaks[0].reason
@@ -132,7 +132,7 @@ class Written(nn.Module):
 
 @pytest.mark.parametrize("net", [Data(), Place(), Scaled(), Written()])
 def test_what_is_not_analysed_is_never_safe(net):
-    assert analyse(net, ndim=2, channels=1).verdict == "unsafe"
+    assert analyse_module(net, ndim=2, channels=1).verdict == "unsafe"
 
 
 @settings(deadline=None, max_examples=30)
@@ -178,7 +178,7 @@ def test_a_same_padded_network_and_the_proof_per_shape():
         nn.MaxPool2d((1, 2)),
         nn.ConvTranspose2d(2, 1, (1, 2), (1, 2)),
     ).train()
-    found = analyse(net, ndim=2, channels=1)
+    found = analyse_module(net, ndim=2, channels=1)
     assert net.training
     assert found.period == (1, 2)
     assert found.output_offset == (0, 0)
@@ -201,7 +201,7 @@ def test_cost_and_errors():
 
 def test_axes_with_different_factors_need_no_size_in_common():
     network = UNet(ndim=2, levels=2, factors=((1, 2), (3, 3)), base_channels=2, convs_per_level=1)
-    found = analyse(network, ndim=2, channels=1)
+    found = analyse_module(network, ndim=2, channels=1)
     assert found.verdict == "safe"
     assert found.period == (3, 6)
 
@@ -246,7 +246,7 @@ class Counting(nn.Module):
     ],
 )
 def test_constants_made_by_the_inputs_size_or_position_are_never_safe(function):
-    assert analyse(Wrapped(function), ndim=2, channels=1).verdict == "unsafe"
+    assert analyse_module(Wrapped(function), ndim=2, channels=1).verdict == "unsafe"
 
 
 @pytest.mark.parametrize(
@@ -258,11 +258,11 @@ def test_constants_made_by_the_inputs_size_or_position_are_never_safe(function):
     ],
 )
 def test_constants_that_are_the_same_for_every_size_are_safe(function):
-    assert analyse(Wrapped(function), ndim=2, channels=1).verdict == "safe"
+    assert analyse_module(Wrapped(function), ndim=2, channels=1).verdict == "safe"
 
 
 def test_a_module_that_changes_itself_is_not_safe():
-    found = analyse(Counting(), ndim=2, channels=1)
+    found = analyse_module(Counting(), ndim=2, channels=1)
     assert found.verdict == "unsafe"
     assert "changes its own attributes" in found.breaks[0].reason
 
@@ -291,11 +291,11 @@ class Halving(nn.Module):
     ],
 )
 def test_networks_that_take_odd_sizes_are_said_to(pool):
-    axis = analyse(Halving(pool), ndim=2, channels=1).axes[0]
+    axis = analyse_module(Halving(pool), ndim=2, channels=1).axes[0]
     assert (axis.period, axis.input_step) == (2, 1)
 
 
 def test_networks_that_differ_in_an_operator_or_a_constant_differ_in_program():
     functions = [torch.relu, torch.sigmoid, lambda x: x + 1, lambda x: x + 2]
-    programs = {analyse(Wrapped(f), ndim=2, channels=1).program for f in functions}
+    programs = {analyse_module(Wrapped(f), ndim=2, channels=1).program for f in functions}
     assert len(programs) == len(functions)

@@ -174,6 +174,13 @@ def test_a_callers_module_keeps_mode_layout_and_weights():
         assert torch.equal(value, before[key])
 
 
+def test_the_geometry_is_the_same_within_inference_mode():
+    module = UNet(ndim=2, levels=1, base_channels=2)
+    with torch.inference_mode():
+        inside = TorchNetwork(module).geometry
+    assert inside == TorchNetwork(module).geometry
+
+
 def test_a_bare_module_is_read_by_its_first_convolution():
     network = TorchNetwork(torch.nn.Sequential(torch.nn.Conv3d(4, 2, 3)))
     assert (network.ndim, network.channels) == (3, 4)

@@ -3,14 +3,14 @@ from __future__ import annotations
 import pytest
 
 from stitchsafe.errors import PlanError
-from stitchsafe.geometry import analyse
+from stitchsafe.geometry import analyse_module
 from stitchsafe.nn import UNet
 from stitchsafe.training import fit_window
 
 
 def geometry(**arguments):
     net = UNet(**{"ndim": 2, "levels": 2, "base_channels": 1, "growth": 1} | arguments)
-    return analyse(net, ndim=net.ndim, channels=1)
+    return analyse_module(net, ndim=net.ndim, channels=1)
 
 
 @pytest.mark.parametrize("window", [(4, 4), (3, 9), (9, 4)])

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import logging
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
@@ -30,12 +30,22 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.weak import WeakIdKeyDictionary
 
+from stitchsafe.geometry._analyse import analyse
+from stitchsafe.geometry._aten import (
+    HANDLERS,
+    REDUCTIONS,
+    SIZED,
+    Call,
+    SizeRefusal,
+    cost,
+    pointwise,
+)
 from stitchsafe.geometry._axis import Taps
-from stitchsafe.geometry._graph import AxisStep, Graph, Node
-from stitchsafe.geometry._operators import HANDLERS, Breaking, Call, SizeRefusal, Step, pointwise
-from stitchsafe.geometry._types import Break
+from stitchsafe.geometry._flow import AXES, Breaking, Flow, Value
+from stitchsafe.geometry._graph import AxisStep, Graph, Port
+from stitchsafe.geometry._types import Break, NetworkGeometry
 
-__all__ = ["trace"]
+__all__ = ["analyse_module", "trace"]
 
 _UNIFORM = {
     "zeros", "ones", "full", "empty", "scalar_tensor", "zeros_like", "ones_like", "full_like",
@@ -56,10 +66,9 @@ _WRITES_ANYWHERE = "write with plain operators that return new tensors"
 def trace(
     module: nn.Module,
     shape: tuple[int, ...],
-    channels: int,
+    channels: int | Sequence[int],
     *,
     dtype: torch.dtype | None = None,
-    batch: int = 1,
 ) -> Graph:
     """The graph of a network for one spatial shape of its input.
 
@@ -69,8 +78,8 @@ def trace(
         The network; analysed in eval mode, left as it was.
     shape
         Spatial shape of the input, in voxels.
-    channels, batch
-        The input's other sizes.
+    channels
+        Of the input, or of each of several inputs.
     dtype
         Of the input; the parameters' own by default.
 
@@ -83,33 +92,39 @@ def trace(
     first = next((p for p in module.parameters() if p.is_floating_point()), None)
     device = "cpu" if first is None else first.device
     dtype = dtype or (torch.float32 if first is None else first.dtype)
-    recorder = _Recorder()
-    with _prepared(module, recorder), torch.no_grad(), FakeTensorMode(allow_non_fake_inputs=True):
-        given = torch.empty((batch, channels, *shape), dtype=dtype, device=device)
-        recorder.add(given, Node("input", "input", "input", (), tuple(given.shape)))
+    recorder = _Recorder(shape)
+    counts = (channels,) if isinstance(channels, int) else tuple(channels)
+    # Outside of inference mode, in which torch does not take operators apart.
+    plain, fake = torch.inference_mode(False), FakeTensorMode(allow_non_fake_inputs=True)
+    with _prepared(module, recorder), plain, torch.no_grad(), fake:
+        given = [torch.empty((1, count, *shape), dtype=dtype, device=device) for count in counts]
+        inputs = [recorder.input(tensor, place) for place, tensor in enumerate(given)]
         returned: Any = None
         try:
             with recorder:
-                returned = module(given)
+                returned = module(*given)
         except (DataDependentOutputException, DynamicOutputShapeException) as error:
+            recorder.flow.op = str(getattr(error, "func", "data"))
             recorder.refuse(
-                str(getattr(error, "func", "data")),
                 "control flow or shapes depend on the data: not analysed",
                 "decide by sizes or settings, not by the values of tensors",
             )
         except SizeRefusal:
             raise
         except Exception as error:
-            if not recorder.breaks:
+            if not recorder.flow.breaks:
                 raise SizeRefusal(f"{type(error).__name__}: {error}") from error
         outputs = recorder.returned(returned)
     stored = [*module.parameters(), *module.buffers()]
-    return Graph(
-        tuple(recorder.nodes),
-        outputs,
-        sum(t.numel() * t.element_size() for t in stored),
-        tuple(dict.fromkeys(recorder.breaks)),
-        tuple(recorder.constants),
+    return recorder.flow.graph(inputs, outputs, sum(t.numel() * t.element_size() for t in stored))
+
+
+def analyse_module(
+    module: nn.Module, *, ndim: int, channels: int | Sequence[int]
+) -> NetworkGeometry:
+    """The geometry of a module; see :func:`trace` and :func:`analyse`."""
+    return analyse(
+        lambda shape: trace(module, shape, channels), ndim=ndim, name=type(module).__name__
     )
 
 
@@ -134,7 +149,7 @@ def _prepared(module: nn.Module, recorder: _Recorder) -> Iterator[None]:
             hook.remove()
         for each, state in held:
             if _changed(each.__dict__, state):
-                recorder.breaks.append(
+                recorder.flow.breaks.append(
                     Break(
                         type(each).__name__, "forward",
                         "changes its own attributes while it runs, so that a result may depend on "
@@ -181,14 +196,12 @@ def _changed(now: dict[str, Any], before: dict[str, Any]) -> bool:
 class _Recorder(TorchDispatchMode):  # type: ignore[misc, no-untyped-call, unused-ignore]
     """Writes one node per call that depends on the input."""
 
-    def __init__(self) -> None:
+    def __init__(self, space: Sequence[int]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.nodes: list[Node] = []
-        self.breaks: list[Break] = []
+        self.flow = Flow(space)
         self._values: Any = WeakIdKeyDictionary()
         self._uniform: Any = WeakIdKeyDictionary()
         self._doubtful: Any = WeakIdKeyDictionary()
-        self.constants: list[str] = []
         self._written: set[int] = set()
         self._storages: dict[int, int] = {}
         self._owners: dict[int, list[int]] = {}
@@ -213,34 +226,43 @@ class _Recorder(TorchDispatchMode):  # type: ignore[misc, no-untyped-call, unuse
                 if isinstance(output, torch.Tensor):
                     self._opaque(module, args, output)
                 elif output is not None:
-                    self.refuse(
-                        "opaque", "an opaque layer must return one tensor", "return one tensor"
-                    )
+                    self.flow.op = "opaque"
+                    self.refuse("an opaque layer must return one tensor", "return one tensor")
             if self._layers:
                 self._layers.pop()
 
         return hook
 
     def _opaque(self, module: Any, args: Any, output: torch.Tensor) -> None:
-        read = [t for t in tree_leaves(args) if isinstance(t, torch.Tensor) and t in self._values]
-        declared = module.lattice_geometry()
-        axes = tuple(
-            AxisStep(
+        read = [
+            self._values[t]
+            for t in tree_leaves(args)
+            if isinstance(t, torch.Tensor) and t in self._values
+        ]
+        declared, shape = module.lattice_geometry(), tuple(output.shape)
+        self.flow.at(type(module).__name__, self.layer)
+        steps = {
+            2 + axis: AxisStep(
                 Taps(int(a["stride"]), tuple(tuple(range(lo, hi + 1)) for lo, hi in a["support"])),
-                size,
-                bool(a.get("padded", False)),
+                shape[2 + axis],
             )
-            for a, size in zip(declared["axes"], output.shape[2:], strict=True)
+            for axis, a in enumerate(declared["axes"])
+        }
+        try:
+            together = read[0]
+            if len(read) > 1:
+                channels = sum(value.shape[1] for value in read)
+                together = self.flow.concat(read, 1, (1, channels, *read[0].shape[2:]))
+            value = self.flow.local("opaque", together, steps, shape, mixes=[1])
+        except Breaking as error:
+            value = self.flow.broken(read, shape, self.refuse(error.reason, error.fix))
+        self.flow.nodes[value.index] = replace(
+            self.flow.nodes[value.index],
+            flops=self._leaf_flops,
+            consensus=str(declared.get("consensus") or ""),
+            constants=repr(declared),
         )
-        self.add(
-            output,
-            Node(
-                "opaque", type(module).__name__, self.layer,
-                tuple(self._values[t] for t in read), tuple(output.shape), axes,
-                flops=self._leaf_flops, consensus=str(declared.get("consensus") or ""),
-                constants=repr(declared),
-            ),
-        )  # fmt: skip
+        self.bind(output, value)
 
     @property
     def layer(self) -> str:
@@ -248,41 +270,52 @@ class _Recorder(TorchDispatchMode):  # type: ignore[misc, no-untyped-call, unuse
 
     # values
 
-    def add(self, tensor: torch.Tensor, node: Node) -> None:
-        index = len(self.nodes)
+    def input(self, tensor: torch.Tensor, place: int) -> Port:
+        layout = "bc" + AXES[-self.flow.ndim :]
+        value, port = self.flow.input(
+            f"input{place}" if place else "input", tensor.shape[1], layout
+        )
+        self.bind(tensor, value)
+        return port
+
+    def bind(self, tensor: torch.Tensor, value: Value) -> None:
+        """Remember what a tensor is, and how long its storage lives."""
+        index, nodes = value.index, self.flow.nodes
         storage = tensor.untyped_storage()._cdata
         if storage not in self._storages:
             self._storages[storage] = index
-            node = replace(node, stored=tensor.numel())
+            nodes[index] = replace(nodes[index], stored=tensor.numel())
             self._owners[index] = []
         owner = self._storages[storage]
-        self.nodes.append(node)
-        self._values[tensor] = index
+        self._values[tensor] = value
         living = self._owners.setdefault(owner, [])
         living.append(index)
         weakref.finalize(tensor, self._release, storage, owner, index).atexit = False
 
     def _release(self, storage: int, owner: int, index: int) -> None:
-        living = self._owners[owner]
+        living, nodes = self._owners[owner], self.flow.nodes
         if index in living:
             living.remove(index)
         if not living and self._storages.get(storage) == owner:
             del self._storages[storage]
-            self.nodes[owner] = replace(self.nodes[owner], dies=len(self.nodes))
+            nodes[owner] = replace(nodes[owner], dies=len(nodes))
 
-    def refuse(self, op: str, reason: str, fix: str) -> Break:
-        found = Break(self.layer, op, reason, fix)
-        self.breaks.append(found)
-        return found
+    def refuse(self, reason: str, fix: str) -> Break:
+        self.flow.layer = self.layer
+        return self.flow.refuse(reason, fix)
 
-    def returned(self, output: Any) -> tuple[int, ...]:
+    def returned(self, output: Any) -> tuple[Port, ...]:
         tensors = [t for t in tree_leaves(output) if isinstance(t, torch.Tensor)]
         found = [self._values[t] for t in tensors if t in self._values]
-        if (len(found) < len(tensors) or not found) and not self.breaks:
-            self.refuse(
-                "output", "an output does not depend on the input", "return tensors made from it"
-            )
-        return tuple(found)
+        if (len(found) < len(tensors) or not found) and not self.flow.breaks:
+            self.flow.op = "output"
+            self.refuse("an output does not depend on the input", "return tensors made from it")
+        ports = [
+            self.flow.output(value, str(place))
+            for place, value in enumerate(found)
+            if not self.flow.is_broken(value)
+        ]
+        return tuple(port for port in ports if port is not None)
 
     # calls
 
@@ -291,19 +324,16 @@ class _Recorder(TorchDispatchMode):  # type: ignore[misc, no-untyped-call, unuse
         output = func(*args, **kwargs)
         results = [t for t in tree_leaves(output) if isinstance(t, torch.Tensor)]
         given = [t for t in tree_leaves((args, kwargs)) if isinstance(t, torch.Tensor)]
-        derived = tuple(t for t in given if t in self._values)
+        derived = [t for t in given if t in self._values]
         name = func._schema.name.split("::")[-1]
+        self.flow.at(str(func), self.layer)
         if self._leaf is not None:
-            if name == "convolution" and results:
-                weight = args[1]
-                wide = args[0] if args[6] else results[0]
-                self._leaf_flops += 2 * wide.numel() * weight[0].numel()
+            if results:
+                self._leaf_flops += cost(name, _named(func, args, kwargs), results[0])[0]
             return output
         if not results:
             if derived and name == "_local_scalar_dense":
-                self.refuse(
-                    str(func), "a value of the data is read: not analysed", "keep values in tensors"
-                )
+                self.refuse("a value of the data is read: not analysed", "keep values in tensors")
             return output
         if not derived and func._schema.is_mutable and given:
             self._written.add(given[0].untyped_storage()._cdata)
@@ -331,14 +361,14 @@ class _Recorder(TorchDispatchMode):  # type: ignore[misc, no-untyped-call, unuse
             ):
                 self._doubtful[tensor] = True
         if name == "lift_fresh" and args[0].numel() == 1 and not isinstance(args[0], FakeTensor):
-            self.constants.append(repr(("tensor", args[0].tolist())))
+            self.flow.constants.append(repr(("tensor", args[0].tolist())))
         elif filled or pointwise:
             numbers = [
                 v
                 for v in tree_leaves((args[_SHAPED.get(name, 0) :], kwargs))
                 if isinstance(v, (int, float))
             ]
-            self.constants.append(repr((name, numbers)))
+            self.flow.constants.append(repr((name, numbers)))
 
     def _record(
         self,
@@ -347,91 +377,112 @@ class _Recorder(TorchDispatchMode):  # type: ignore[misc, no-untyped-call, unuse
         args: Any,
         kwargs: Any,
         given: list[torch.Tensor],
-        derived: tuple[torch.Tensor, ...],
+        derived: list[torch.Tensor],
         results: list[torch.Tensor],
     ) -> None:
-        inputs = tuple(self._values[t] for t in derived)
-        arguments = _named(func, args, kwargs)
-        layer = self._layers[-1][1] if self._layers else nn.Module()
-        broken: Break | None = None
-        step = Step("broken")
-        if any(self.nodes[i].kind == "broken" for i in inputs):
-            pass  # nothing is said of what comes after a break
+        flow, arguments = self.flow, _named(func, args, kwargs)
+        values = {id(t): self._values[t] for t in derived}
+        first = len(flow.nodes)
+        if any(flow.is_broken(value) for value in values.values()):
+            # Nothing is said of what comes after a break.
+            made = [flow.broken(list(values.values()), t.shape) for t in results]
         else:
-            try:
-                step = self._step(func, name, Call(arguments, derived, results[0], layer), given)
-            except Breaking as error:
-                broken = self.refuse(str(func), error.reason, error.fix)
-                step = Step("pointwise" if error.keeps_shape else "broken")
-        scalars = [v for v in tree_leaves((args, kwargs)) if isinstance(v, (int, float))]
-        plain = step.kind == "pointwise" and name not in ("slice", "view", "expand", "permute")
-        if name == "constant_pad_nd":  # how much it pads may follow the size, but not with what
-            plain, scalars = True, list(args[2:])
-        transient = sum(t.numel() * t.element_size() for t in results[1:]) if "pool" in name else 0
-        for place, tensor in enumerate(results):
-            self.add(
-                tensor,
-                Node(
-                    step.kind, str(func), self.layer, inputs, tuple(tensor.shape), step.axes,
-                    repr(scalars) if plain else "", step.flops if place == 0 else 0, broken,
-                    extra_bytes=transient if place == 0 else 0,
-                    workspace=step.workspace if place == 0 else 0,
-                ),
+            layer = self._layers[-1][1] if self._layers else nn.Module()
+            call = Call(
+                flow, name, arguments, values, results, layer,
+                lambda value: self._constants_admitted(value, name, given),
             )  # fmt: skip
-            if "pool" in name:
-                break
+            made = self._made(func, call, given)
+        flops, workspace = cost(name, arguments, results[0])
+        transient = sum(t.numel() * t.element_size() for t in results[1:]) if "pool" in name else 0
+        if len(flow.nodes) > first:
+            flow.nodes[-1] = replace(
+                flow.nodes[-1],
+                constants=self._numbers(name, args, kwargs),
+                flops=flops,
+                workspace=workspace,
+                extra_bytes=transient,
+            )
+        for tensor, value in zip(results, made, strict=False):
+            self.bind(tensor, value)
 
-    def _step(self, func: Any, name: str, call: Call, given: list[torch.Tensor]) -> Step:
+    def _made(self, func: Any, call: Call, given: list[torch.Tensor]) -> list[Value]:
+        """What an operator makes of its values; what breaks locality is noted."""
+        flow = self.flow
+        try:
+            handler = self._handler(func, call)
+            found = handler(call)
+            if func._schema.is_mutable:
+                self._check_write(call, given)
+        except Breaking as error:
+            noted = self.refuse(error.reason, error.fix)
+            if error.keeps is not None and error.keeps.shape == call.shape:
+                return [flow.keep(error.keeps, noted)]
+            if call.name in REDUCTIONS:
+                # What is left has no place in space: what comes after may be analysed further.
+                self._uniform.update(dict.fromkeys(call.results, True))
+                return []
+            return [flow.broken(list(call.values.values()), t.shape, noted) for t in call.results]
+        if isinstance(found, list):
+            return found
+        if found.shape != call.shape:
+            raise AssertionError(f"{call.name} gave {call.shape}, and is held for {found.shape}")
+        # Several results of one operator lie alike, but for the indices of a pooling.
+        count = 1 if "pool" in call.name else len(call.results)
+        alike = [t for t in call.results[:count] if tuple(t.shape) == call.shape]
+        return [found] * len(alike)
+
+    def _handler(self, func: Any, call: Call) -> Callable[[Call], Value | list[Value]]:
         known = torch.Tag.pointwise in func.tags
         random = torch.Tag.nondeterministic_seeded in func.tags
-        handler = HANDLERS.get(name) or (pointwise if known else None)
-        if name in ("max", "min") and known:
+        handler = HANDLERS.get(call.name) or (pointwise if known else None)
+        if call.name in ("max", "min") and known:
             handler = pointwise
         if handler is None or random:
             raise Breaking(
                 "not analysed", "use operators that stitchsafe knows, or declare the layer's "
                 "geometry in a method lattice_geometry()",
             )  # fmt: skip
-        step = handler(call)
-        rank = call.derived[0].dim()
-        if call.output.dim() != rank or any(t.dim() != rank for t in call.derived):
-            raise Breaking(
-                "it mixes tensors of different layouts, which is not analysed",
-                "keep (batch, channels, *space) throughout",
-            )
-        if step.kind in ("pointwise", "concat"):
-            self._check_operands(func, name, call, given)
-        return step
+        return handler
 
-    def _check_operands(self, func: Any, name: str, call: Call, given: list[torch.Tensor]) -> None:
-        space = call.output.shape[2:]
+    def _numbers(self, name: str, args: Any, kwargs: Any) -> str:
+        """The numbers that an operator is called with, but for those that follow the size."""
+        if name in SIZED:
+            return ""
+        given = args[2:] if name == "constant_pad_nd" else (args, kwargs)
+        return repr([v for v in tree_leaves(given) if isinstance(v, int | float)])
+
+    def _constants_admitted(self, value: Value, name: str, given: list[torch.Tensor]) -> Value:
+        """A value that constants were combined into, told apart by place where they differ.
+
+        Raises
+        ------
+        Breaking
+            If a constant varies over the whole of space, or may follow the size of the input.
+        """
         for tensor in given:
-            own = tensor.shape[-len(space) :] if tensor.dim() >= len(space) else tensor.shape
             if tensor in self._values:
-                if not name.startswith(("split", "slice")) and tensor.shape[2:] != space:
-                    raise Breaking(
-                        "a part of space is spread over the whole of it, which is not analysed",
-                        "combine tensors of one size",
-                    )
-            elif (
-                any(size > 1 for size in own)
-                and "norm" not in name
-                and (
-                    tensor not in self._uniform or tensor.untyped_storage()._cdata in self._written
-                )
-            ):
-                raise Breaking(
-                    "a constant that varies over space is tied to the input's origin",
-                    "use constants that are the same for every voxel",
-                )
-            elif tensor in self._doubtful:
+                continue
+            if tensor in self._doubtful:
                 raise Breaking(
                     "a constant is summed or folded from one of the input's size, so it may differ "
                     "from tile to tile",
                     "use constants that do not follow the size of the input",
                 )
-        if func._schema.is_mutable:
-            self._check_write(call, given)
+            written = tensor.untyped_storage()._cdata in self._written
+            if tensor in self._uniform and not written:
+                continue
+            for back in range(1, tensor.dim() + 1):
+                if tensor.shape[-back] == 1 or back > value.rank:
+                    continue
+                for part in value.space([value.rank - back]):
+                    if value.is_top(part):
+                        raise Breaking(
+                            "a constant that varies over space is tied to the input's origin",
+                            "use constants that are the same for every voxel",
+                        )
+                    value = self.flow.periodic(value, part)
+        return value
 
     def _check_write(self, call: Call, given: list[torch.Tensor]) -> None:
         target = given[0]
@@ -440,8 +491,8 @@ class _Recorder(TorchDispatchMode):  # type: ignore[misc, no-untyped-call, unuse
         storage = target.untyped_storage()
         seen = self._owners.get(self._storages.get(storage._cdata, -1), [])
         whole = storage.nbytes() == target.numel() * target.element_size()
-        aliases = {i for i in seen if self.nodes[i].shape != tuple(target.shape)}
-        if not whole or (len(call.derived) > 1 and aliases):
+        aliases = {i for i in seen if self.flow.nodes[i].shape != tuple(target.shape)}
+        if not whole or (len(call.values) > 1 and aliases):
             raise Breaking(
                 "it writes into a tensor that is also seen elsewhere, which is not analysed",
                 _WRITES_ANYWHERE,

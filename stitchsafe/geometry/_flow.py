@@ -1,0 +1,588 @@
+"""How a network's tensors lie over space, operator by operator; what both tracers write to.
+
+A :class:`Value` is a tensor that depends on the input. Its *layout* says what each dimension is
+made of: a :class:`Factor` of space is a run of elements of one axis, one every `stride`; any other
+factor is channel-like and may be mixed freely. So transposes, reshapes and splits of an axis (pixel
+shuffle, windows of attention) are followed, not guessed::
+
+    (1, C, H*2)      [], [c], [s0]
+    view (H, 2)      [], [c], [s0, every 2nd], [s0, 2 elements]
+    permute, view    [], [c, s0: 2 elements], [s0, every 2nd]       space to depth
+
+Along each axis a value is a row of elements (see :mod:`stitchsafe.geometry._axis`), whose number is
+the product of its factors' sizes. The batch is 1 throughout, so its dimension is made of nothing.
+
+The methods of :class:`Flow` are the operators: tracers decode arguments and call them. What breaks
+locality raises :class:`Breaking`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from stitchsafe.geometry._axis import Taps
+from stitchsafe.geometry._graph import AxisStep, Graph, Kind, Node, Port
+from stitchsafe.geometry._types import Break
+
+__all__ = ["AXES", "Breaking", "Factor", "Flow", "Layout", "Value"]
+
+AXES = "zyx"
+_LONGEST_PERIOD = 4096
+_SPREAD = "combine tensors of one size"
+
+
+class Breaking(Exception):  # noqa: N818
+    """The operator breaks locality.
+
+    Parameters
+    ----------
+    reason, fix
+        As in :class:`~stitchsafe.geometry._types.Break`.
+    keeps
+        What follows may be analysed as if the operator were mended: its output lies as this value
+        does.
+    """
+
+    def __init__(self, reason: str, fix: str, *, keeps: Value | None = None) -> None:
+        super().__init__(reason)
+        self.reason, self.fix, self.keeps = reason, fix, keeps
+
+
+@dataclass(frozen=True, slots=True)
+class Factor:
+    """Part of a dimension: channel-like (`axis` is None), or one element in `stride` of an axis."""
+
+    size: int
+    axis: int | None = None
+    stride: int = 1
+
+
+Layout = tuple[tuple[Factor, ...], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Value:
+    """A tensor that depends on the input: its node, and how it lies over space."""
+
+    index: int
+    layout: Layout
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return tuple(_size(dimension) for dimension in self.layout)
+
+    @property
+    def rank(self) -> int:
+        return len(self.layout)
+
+    def space(self, dimensions: Sequence[int]) -> tuple[Factor, ...]:
+        """The factors of space in some dimensions."""
+        return tuple(f for d in dimensions for f in self.layout[d] if f.axis is not None)
+
+    def extent(self, axis: int) -> int:
+        """Elements along an axis."""
+        return math.prod(f.size for d in self.layout for f in d if f.axis == axis)
+
+    def is_top(self, factor: Factor) -> bool:
+        """Whether a factor reaches over the whole axis, so that mixing it mixes the whole."""
+        return factor.stride * factor.size == self.extent(factor.axis or 0)
+
+    def axis_of(self, dimension: int) -> int | None:
+        """The axis that a dimension is, whole and alone."""
+        factors = self.layout[dimension]
+        if len(factors) != 1 or factors[0].axis is None:
+            return None
+        axis = factors[0].axis
+        return axis if factors[0].size == self.extent(axis) else None
+
+    @property
+    def signature(self) -> str:
+        """The layout without what follows from the input's size."""
+        return " ".join(
+            "*".join(
+                f"c{f.size}"
+                if f.axis is None
+                else f"{AXES[f.axis]}/{f.stride}" + ("" if self.is_top(f) else f":{f.size}")
+                for f in dimension
+            )
+            or "1"
+            for dimension in self.layout
+        )
+
+
+def _size(factors: Sequence[Factor]) -> int:
+    return math.prod(f.size for f in factors)
+
+
+def _channels(size: int) -> tuple[Factor, ...]:
+    return () if size == 1 else (Factor(size),)
+
+
+def _merged(factors: Sequence[Factor]) -> tuple[Factor, ...]:
+    """Neighbours that are one: runs of an axis that follow each other, and channels."""
+    done: list[Factor] = []
+    for f in factors:
+        last = done[-1] if done else None
+        if f.axis is None and f.size == 1:
+            continue
+        if last is not None and last.axis is None and f.axis is None:
+            done[-1] = Factor(last.size * f.size)
+        elif last is not None and last.axis == f.axis and last.stride == f.stride * f.size:
+            done[-1] = Factor(last.size * f.size, f.axis, f.stride)
+        else:
+            done.append(f)
+    return tuple(done)
+
+
+class Flow:
+    """A graph as it grows.
+
+    Parameters
+    ----------
+    space
+        Shape of the input over space.
+    """
+
+    def __init__(self, space: Sequence[int]) -> None:
+        self.space = tuple(space)
+        self.nodes: list[Node] = []
+        self.breaks: list[Break] = []
+        self.constants: list[str] = []
+        self.op, self.layer = "input", "input"
+
+    @property
+    def ndim(self) -> int:
+        return len(self.space)
+
+    def at(self, op: str, layer: str) -> None:
+        """Say which operator of which layer the next nodes are of."""
+        self.op, self.layer = op, layer
+
+    def refuse(self, reason: str, fix: str) -> Break:
+        """Note that the present operator breaks locality, or was not analysed."""
+        found = Break(self.layer, self.op, reason, fix)
+        self.breaks.append(found)
+        return found
+
+    def graph(
+        self, inputs: Sequence[Port], outputs: Sequence[Port], parameters_bytes: int
+    ) -> Graph:
+        """The finished graph."""
+        return Graph(
+            nodes=tuple(self.nodes),
+            space=self.space,
+            inputs=tuple(inputs),
+            outputs=tuple(outputs),
+            parameters_bytes=parameters_bytes,
+            breaks=tuple(dict.fromkeys(self.breaks)),
+            constants=tuple(self.constants),
+        )
+
+    # ends
+
+    def input(self, name: str, channels: int, layout: str) -> tuple[Value, Port]:
+        """An input whose dimensions are ``b``, ``c`` and axes in the order of `layout`."""
+        self.at("input", name)
+        letters = AXES[-self.ndim :]
+        factors: list[tuple[Factor, ...]] = []
+        for letter in layout:
+            if letter in letters:
+                axis = letters.index(letter)
+                factors.append((Factor(self.space[axis], self._named(axis)),))
+            else:
+                factors.append(_channels(channels) if letter == "c" else ())
+        value = self._add("input", (), tuple(factors))
+        return value, Port(value.index, name, channels, layout)
+
+    def output(self, value: Value, name: str) -> Port | None:
+        """What the network returns, or None (and a break) where it does not lie over space."""
+        self.at("output", name)
+        value = self.settled(value)
+        letters: list[str] = []
+        for place, dimension in enumerate(value.layout):
+            axis = value.axis_of(place)
+            if axis is not None:
+                letters.append(AXES[axis])
+            elif any(f.axis is not None for f in dimension):
+                letters.append("?")
+            elif dimension:
+                letters.append("c")
+            else:
+                letters.append("b" if place == 0 else "1")
+        # A single channel has no factor; its place is the first that is left.
+        if "c" not in letters and "1" in letters:
+            letters[letters.index("1")] = "c"
+        layout = "".join(letters)
+        wanted = sorted(AXES[-self.ndim :])
+        if sorted(each for each in letters if each not in "bc1") != wanted:
+            self.refuse(
+                f"an output lies over space as {value.signature!r}, not along all axes",
+                "return tensors that keep every spatial axis",
+            )
+            return None
+        channels = math.prod(
+            _size(d) for d, at in zip(value.layout, letters, strict=True) if at == "c"
+        )
+        return Port(value.index, name, channels, layout)
+
+    def _named(self, axis: int) -> int:
+        """Position of an axis in z, y, x."""
+        return axis + 3 - self.ndim
+
+    # nodes
+
+    def _add(
+        self,
+        kind: Kind,
+        inputs: Sequence[Value],
+        layout: Layout,
+        steps: Mapping[int, AxisStep] | None = None,
+    ) -> Value:
+        value = Value(len(self.nodes), layout)
+        axes: tuple[AxisStep, ...] = ()
+        if steps:
+            read = inputs[0]
+            axes = tuple(
+                steps.get(axis) or AxisStep(Taps.window(1), read.extent(axis))
+                for axis in map(self._named, range(self.ndim))
+            )
+        self.nodes.append(
+            Node(
+                kind, self.op, self.layer, tuple(v.index for v in inputs), value.shape,
+                value.signature, axes,
+            )
+        )  # fmt: skip
+        return value
+
+    def broken(
+        self, inputs: Sequence[Value], shape: Sequence[int], found: Break | None = None
+    ) -> Value:
+        """A tensor of which nothing is known."""
+        value = self._add("broken", inputs, tuple(_channels(size) for size in shape))
+        self.nodes[value.index] = replace(self.nodes[value.index], broken=found)
+        return value
+
+    def is_broken(self, value: Value) -> bool:
+        return self.nodes[value.index].kind == "broken"
+
+    def keep(self, value: Value, found: Break | None = None) -> Value:
+        """The same once more, of the present operator."""
+        again = self._add("pointwise", (value,), value.layout)
+        self.nodes[again.index] = replace(self.nodes[again.index], broken=found)
+        return again
+
+    # layout
+
+    def view(self, value: Value, shape: Sequence[int]) -> Value:
+        """The same elements in row-major order under another shape."""
+        if tuple(shape) == value.shape:
+            return self._add("view", (value,), value.layout)
+        waiting = [f for dimension in value.layout for f in dimension]
+        layout: list[tuple[Factor, ...]] = []
+        for size in shape:
+            taken: list[Factor] = []
+            while _size(taken) < size:
+                missing, rest = divmod(size, _size(taken))
+                f = waiting.pop(0) if waiting and not rest else None
+                if f is not None and missing % f.size == 0:
+                    taken.append(f)
+                elif f is not None and f.size % missing == 0:
+                    fine = f.size // missing
+                    taken.append(replace(f, size=missing, stride=f.stride * fine))
+                    waiting.insert(0, replace(f, size=fine))
+                else:
+                    raise Breaking(
+                        f"it lays out {value.shape} as {tuple(shape)}, across the borders of axes",
+                        "reshape along one axis at a time, by whole factors",
+                    )
+            while waiting and waiting[0].size == 1 and size == 1 and len(taken) == 0:
+                taken.append(waiting.pop(0))
+            layout.append(_merged(taken))
+        if waiting:
+            layout[-1] = _merged([*layout[-1], *waiting])
+        return self._add("view", (value,), tuple(layout))
+
+    def permute(self, value: Value, order: Sequence[int | None]) -> Value:
+        """Dimensions in another order; None is a new one, and what is left out is 1 long."""
+        left = [d for d in range(value.rank) if d not in order]
+        if any(value.layout[d] for d in left):
+            raise Breaking("it drops a dimension that is not 1 long", "index along channels only")
+        return self._add(
+            "view", (value,), tuple(() if d is None else value.layout[d] for d in order)
+        )
+
+    def settled(self, value: Value) -> Value:
+        """The same, with channels that stand behind an axis in one dimension made part of it."""
+        for place, dimension in enumerate(value.layout):
+            if len(dimension) < 2 or dimension[-1].axis is not None:
+                continue
+            run, channels = dimension[-2], dimension[-1]
+            if run.axis is None or run.stride != 1:
+                continue
+            value = self._joined(value, place, run.axis, channels.size)
+        return value
+
+    def _joined(self, value: Value, place: int, axis: int, size: int) -> Value:
+        """Channels behind an axis become its finest part, as in depth to space."""
+
+        def widened(at: int, dimension: tuple[Factor, ...]) -> tuple[Factor, ...]:
+            if at == place:
+                dimension = dimension[:-1]
+            grown = [replace(f, stride=f.stride * size) if f.axis == axis else f for f in dimension]
+            return _merged([*grown, Factor(size, axis)] if at == place else grown)
+
+        step = AxisStep(Taps.repeat(size), value.extent(axis) * size)
+        layout = tuple(widened(at, dimension) for at, dimension in enumerate(value.layout))
+        return self._add("resize", (value,), layout, {axis: step})
+
+    def _aligned(self, values: Sequence[Value], rank: int) -> list[list[tuple[Factor, ...]]]:
+        """Dimensions of several values side by side, short ones filled up at the front."""
+        rows = [[()] * (rank - v.rank) + list(v.layout) for v in values]
+        return [list(column) for column in zip(*rows, strict=True)]
+
+    # operators
+
+    def pointwise(
+        self, values: Sequence[Value], shape: Sequence[int], kind: Kind = "pointwise"
+    ) -> Value:
+        """Elements of the same place combined, with the rules of broadcasting."""
+        values = self._matched(values, len(shape))
+        layout = []
+        for size, column in zip(shape, self._aligned(values, len(shape)), strict=True):
+            full = next((d for d in column if d), None)
+            layout.append(_channels(size) if full is None else full)
+        found = tuple(layout)
+        if tuple(_size(d) for d in found) != tuple(shape):
+            found = tuple(
+                d if _size(d) == size else self._spread(d, size)
+                for d, size in zip(found, shape, strict=True)
+            )
+        return self._add(kind, values, found)
+
+    def _spread(self, dimension: tuple[Factor, ...], size: int) -> tuple[Factor, ...]:
+        if any(f.axis is not None for f in dimension):
+            raise Breaking("a part of space is spread over the whole of it", _SPREAD)
+        return _channels(size)
+
+    def _matched(self, values: Sequence[Value], rank: int) -> list[Value]:
+        """Values whose dimensions lie over space alike, what is missing of an axis spread."""
+        held = list(values)
+        if len(held) > 1 and self._differ(held, rank):
+            held = [self.settled(v) for v in held]
+        for column in range(rank):
+            for fine in self._fine(held, rank, column):
+                held = [self._spread_over(v, rank, column, fine) for v in held]
+        if len(held) > 1 and self._differ(held, rank):
+            raise Breaking(
+                "it combines tensors that lie over space in different ways ("
+                + " with ".join(dict.fromkeys(v.signature for v in held)) + ")",
+                _SPREAD,
+            )  # fmt: skip
+        return held
+
+    def _differ(self, values: Sequence[Value], rank: int) -> bool:
+        for column in self._aligned(values, rank):
+            held = [_merged(d) for d in column]
+            spatial = {d for d in held if any(f.axis is not None for f in d)}
+            if len(spatial) > 1 or (
+                spatial and any(d not in spatial and _size(d) > 1 for d in held)
+            ):
+                return True
+            if spatial and not all(held):
+                return True
+        return False
+
+    def _fine(self, values: Sequence[Value], rank: int, column: int) -> tuple[Factor, ...]:
+        """Parts of axes in a dimension that another value lacks there."""
+        dimensions = self._aligned(values, rank)[column]
+        if not any(len(d) == 0 for d in dimensions):
+            return ()
+        full = next((d for d in dimensions if any(f.axis is not None for f in d)), ())
+        return tuple(f for f in full if f.axis is not None)
+
+    def _spread_over(self, value: Value, rank: int, column: int, fine: Factor) -> Value:
+        """A value that has one element where others have several of an axis, repeated."""
+        place = column - (rank - value.rank)
+        if place < 0:
+            value = self._add("view", (value,), ((),) * -place + value.layout)
+            place = 0
+        if value.layout[place]:
+            return value
+        axis, stride, size = fine.axis, fine.stride, fine.size
+        assert axis is not None
+        if value.extent(axis) % stride or not any(
+            f.axis == axis for dimension in value.layout for f in dimension
+        ):
+            raise Breaking("a part of space is spread over the whole of it", _SPREAD)
+        taps = Taps(stride, tuple((j % stride,) for j in range(stride * size)))
+        layout = [
+            tuple(
+                replace(f, stride=f.stride * size) if f.axis == axis and f.stride >= stride else f
+                for f in dimension
+            )
+            for dimension in value.layout
+        ]
+        layout[place] = (fine,)
+        step = AxisStep(taps, value.extent(axis) * size)
+        return self._add("resize", (value,), tuple(layout), {axis: step})
+
+    def mix(
+        self, value: Value, dimensions: Sequence[int], what: str, fix: str, *, drop: bool = False
+    ) -> Value:
+        """Every element of some dimensions made of all of them.
+
+        Parameters
+        ----------
+        value, dimensions
+            What is mixed; channels freely, parts of an axis that are no longer than a window too.
+        what, fix
+            Said of it where it mixes the whole of space.
+        drop
+            Whether the dimensions become 1 long.
+        """
+        for f in value.space(dimensions):
+            if value.is_top(f):
+                raise Breaking(what, fix, keeps=None if drop else value)
+        if not drop:
+            for part in value.space(dimensions):
+                value = self._mixed(value, part, dimensions, drop)
+            return value
+        while parts := value.space(dimensions):
+            value = self._mixed(value, parts[0], dimensions, drop)
+        layout = tuple(() if d in dimensions else f for d, f in enumerate(value.layout))
+        return value if layout == value.layout else self._add("pointwise", (value,), layout)
+
+    def _mixed(self, value: Value, part: Factor, dimensions: Sequence[int], drop: bool) -> Value:
+        axis, size, stride = part.axis, part.size, part.stride
+        assert axis is not None
+        if stride * size > _LONGEST_PERIOD:
+            raise Breaking(
+                f"it mixes {size} elements of an axis, {stride} apart", "use a smaller window"
+            )
+        rows = tuple(
+            tuple(d * stride + j % stride for d in range(size))
+            for j in range(stride if drop else stride * size)
+        )
+        extent = value.extent(axis)
+        layout = value.layout
+        if drop:
+            layout = tuple(
+                tuple(
+                    replace(f, stride=f.stride // size)
+                    if f.axis == axis and f.stride > stride
+                    else f
+                    for f in dimension
+                    if not (at in dimensions and f == part)
+                )
+                for at, dimension in enumerate(layout)
+            )
+        step = AxisStep(Taps(stride * size, rows), extent // size if drop else extent)
+        return self._add("pool", (value,), layout, {axis: step})
+
+    def periodic(self, value: Value, part: Factor) -> Value:
+        """The same, told apart by its place within a part of an axis."""
+        assert part.axis is not None
+        length = part.stride * part.size
+        taps = Taps(length, tuple((j,) for j in range(length)))
+        step = AxisStep(taps, value.extent(part.axis))
+        return self._add("pointwise", (value,), value.layout, {part.axis: step})
+
+    def local(
+        self,
+        kind: Kind,
+        value: Value,
+        steps: Mapping[int, AxisStep],
+        shape: Sequence[int],
+        *,
+        mixes: Sequence[int] = (),
+    ) -> Value:
+        """Windows along some dimensions, all elements of others.
+
+        Parameters
+        ----------
+        kind
+            Of the node.
+        value
+            What is read.
+        steps
+            By dimension; those that are channels are taken for mixed.
+        shape
+            Of the result.
+        mixes
+            Dimensions that are mixed throughout, such as the channels of a convolution.
+        """
+        if value.space(mixes):
+            what = f"it mixes the whole of an axis like channels (axes as {value.signature!r})"
+            fix = "keep channels and space in dimensions of their own"
+            value = self.mix(value, mixes, what, fix, drop=True)
+        value = self.settled(value)
+        axes: dict[int, AxisStep] = {}
+        layout = list(value.layout)
+        for dimension, step in steps.items():
+            axis = value.axis_of(dimension)
+            if axis is not None:
+                axes[axis] = step
+                layout[dimension] = (Factor(step.size, axis),)
+            elif value.space([dimension]) and not step.taps.is_identity:
+                raise Breaking(
+                    f"a window runs over a dimension that is only part of an axis (axes as "
+                    f"{value.signature!r})",
+                    "let windows run along whole axes",
+                )
+            elif not value.space([dimension]):
+                layout[dimension] = _channels(shape[dimension])
+        for dimension in mixes:
+            layout[dimension] = _channels(shape[dimension])
+        return self._add(kind, (value,), tuple(layout), axes)
+
+    def concat(self, values: Sequence[Value], dimension: int, shape: Sequence[int]) -> Value:
+        """Several values behind each other along channels."""
+        fix = "join tensors along channels"
+        alike = []
+        for value in values:
+            value = self.mix(value, [dimension], "it joins tensors along space", fix, drop=True)
+            alike.append(value)
+        blank = [
+            Value(v.index, (*v.layout[:dimension], (), *v.layout[dimension + 1 :])) for v in alike
+        ]
+        held = self._matched(blank, len(shape))
+        layout = []
+        for size, column in zip(shape, self._aligned(held, len(shape)), strict=True):
+            full = next((d for d in column if d), None)
+            layout.append(_channels(size) if full is None else full)
+        layout[dimension] = _channels(shape[dimension])
+        return self._add("concat", held, tuple(layout))
+
+    def matmul(self, left: Value | None, right: Value | None, shape: Sequence[int]) -> Value:
+        """A matrix product over the last dimension of `left` and the last but one of `right`.
+
+        One of them may be a constant (None).
+        """
+        what = "a matrix product or attention over space mixes the whole input"
+        fix = "use a convolution with kernel 1 along channels"
+        rank = len(shape)
+        held = []
+        rows: tuple[Factor, ...] = ()
+        columns: tuple[Factor, ...] = ()
+        if left is not None:
+            left = self.mix(left, [left.rank - 1], what, fix, drop=True)
+            rows = left.layout[-2] if left.rank > 1 else ()
+            held.append(left)
+        if right is not None:
+            right = self.mix(right, [right.rank - 2], what, fix, drop=True)
+            columns = right.layout[-1]
+            if left is not None:
+                right = self.mix(right, [right.rank - 1], what, fix, drop=True)
+                columns = ()
+            held.append(right)
+        held = self._matched(held, rank)
+        layout = []
+        for size, column in zip(shape, self._aligned(held, rank), strict=True):
+            full = next((d for d in column if d), None)
+            layout.append(_channels(size) if full is None else full)
+        if rows:
+            layout[-2] = rows
+        layout[-1] = columns or _channels(shape[-1])
+        return self._add("pointwise", held, tuple(layout))
