@@ -142,9 +142,11 @@ class TorchNetwork:
         )
         result = self._ready(tensor)
         tensors = [leaf for leaf in tree_leaves(result) if isinstance(leaf, Tensor)]
+        # Of a module that could not be analysed, not even the number of its outputs is known.
+        declared = self._declared or (None,) * len(tensors)
         return tuple(
-            _activate(t, declared).cpu().numpy()
-            for t, declared in zip(tensors, self._declared, strict=True)
+            (t if own is None else _activate(t, own)).cpu().numpy()
+            for t, own in zip(tensors, declared, strict=True)
         )
 
     @property

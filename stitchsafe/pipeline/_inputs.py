@@ -19,6 +19,7 @@ from stitchsafe.errors import (
 )
 from stitchsafe.networks import ModelConfig, Network, bundled_models, load_network
 from stitchsafe.pipeline._settings import Settings
+from stitchsafe.pipeline._trial import by_trial
 from stitchsafe.volumes import Volume, VoxelSize, open_volume, planar, require_voxel_size
 
 __all__ = [
@@ -128,6 +129,9 @@ def match_inputs(
         model = _only_model_for(volume, roi)
         events.say(f"model: {model}, the one bundled model that fits this volume")
     network = load_network(model)
+    exact = network.geometry.verdict != "unsafe"
+    if not exact:
+        network = _accepted(network, settings, events)
     volume, roi = _on_the_networks_axes(volume, roi, network)
     if volume.channels != network.channels:
         remedy = (
@@ -142,16 +146,36 @@ def match_inputs(
     require_voxel_size(volume, _trained_on(network.config))
     for note in volume.notes:
         events.say(f"volume: {note}")
-    network.geometry.require_safe()
     _refuse_undecided(network)
     _refuse_absent_chunks(volume, roi, settings, events)
-    return Inputs(volume, network, roi, _place_of(model), linkable=volume.axes == axes)
+    return Inputs(volume, network, roi, _place_of(model), linkable=volume.axes == axes, exact=exact)
 
 
 def _place_of(model: ModelLike) -> str | None:
     if not isinstance(model, str | Path):
         return None
     return str(Path(model).absolute()) if Path(model).is_dir() else str(model)
+
+
+def _accepted(network: Network, settings: Settings, events: Events) -> Network:
+    """A network that cannot be stitched exactly, as the user wants it run all the same.
+
+    Raises
+    ------
+    UnsafeNetworkError
+        Unless the user does.
+    """
+    if not settings.accept_inexact:
+        try:
+            network.geometry.require_safe()
+        except UnsafeNetworkError as error:
+            raise UnsafeNetworkError(
+                f"{error}; or run it all the same, knowing that it is not exact, with "
+                "--accept-inexact"
+            ) from error
+    for each in network.geometry.breaks:
+        events.say(f"NOT exact: {each}")
+    return network if network.geometry.axes else by_trial(network, events)
 
 
 def _refuse_undecided(network: Network) -> None:

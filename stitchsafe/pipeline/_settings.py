@@ -48,6 +48,7 @@ class Options(TypedDict, total=False):
     threads: int | None
     seed: int
     overwrite: bool
+    accept_inexact: bool
 
 
 @dataclass(frozen=True)
@@ -90,6 +91,9 @@ class Settings:
         Of the sampled voxels that `verify` re-predicts.
     overwrite
         Replace an earlier result of stitchsafe. Nothing else is ever replaced.
+    accept_inexact
+        Run a network that cannot be stitched exactly too, with the widest halo that memory allows;
+        the result then says that it is not exact. Changes nothing for one that can.
     """
 
     labels_from: LabelSource | None = None
@@ -117,6 +121,7 @@ class Settings:
     threads: int | None = None
     seed: int = 0
     overwrite: bool = False
+    accept_inexact: bool = False
 
     @classmethod
     def of(cls, options: Options) -> Settings:

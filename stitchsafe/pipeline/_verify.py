@@ -11,7 +11,7 @@ Three questions, each answered from the store and the volume alone:
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -235,7 +235,7 @@ def _inputs(
             f"the weights of {network.name} are not those of the recipe; give the model that the "
             "result was made with by --model"
         )
-    settings = Settings.of(stored["opened"])
+    settings = replace(Settings.of(stored["opened"]), accept_inexact=not recipe.exact)
     source = stored["source"] if volume is None else volume
     inputs = match_inputs(source, network, settings, Silent())
     if inputs.volume.identity != stored["volume"]:
@@ -243,7 +243,7 @@ def _inputs(
             f"the volume {source} is not the one that the result was made of (its identity "
             "differs); give the right one by --volume"
         )
-    return network, inputs.volume
+    return inputs.network, inputs.volume
 
 
 def _is_this_machine(recipe: Recipe) -> bool:
