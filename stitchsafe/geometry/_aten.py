@@ -114,10 +114,10 @@ REDUCTIONS = (
 """Operators that make one element of several."""
 
 SIZED = {
-    "slice", "select", "split", "split_with_sizes", "unbind", "view", "_unsafe_view", "reshape",
-    "_reshape_alias", "expand", "permute", "transpose", "repeat", "squeeze", "unsqueeze",
-    "reflection_pad1d", "reflection_pad2d", "reflection_pad3d", "upsample_nearest1d",
-    "upsample_nearest2d", "upsample_nearest3d", "_upsample_nearest_exact1d",
+    "native_group_norm", "native_layer_norm", "slice", "select", "split", "split_with_sizes",
+    "unbind", "view", "_unsafe_view", "reshape", "_reshape_alias", "expand", "permute", "transpose",
+    "repeat", "squeeze", "unsqueeze", "reflection_pad1d", "reflection_pad2d", "reflection_pad3d",
+    "upsample_nearest1d", "upsample_nearest2d", "upsample_nearest3d", "_upsample_nearest_exact1d",
     "_upsample_nearest_exact2d", "_upsample_nearest_exact3d", "upsample_linear1d",
     "upsample_bilinear2d", "upsample_trilinear3d",
 }  # fmt: skip
@@ -423,8 +423,8 @@ def _reduction(call: Call) -> Value:
 
 
 @_handles(
-    "_softmax", "_log_softmax", "cumsum", "cumprod", "logcumsumexp", "sort", "topk",
-    "_weight_norm_interface",
+    "_softmax", "_log_softmax", "_safe_softmax", "cumsum", "cumprod", "logcumsumexp", "sort",
+    "topk", "_weight_norm_interface",
 )  # fmt: skip
 def _along(call: Call) -> Value:
     what = "a softmax mixes the whole of space" if "softmax" in call.name else _GLOBAL

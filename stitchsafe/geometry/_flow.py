@@ -281,6 +281,7 @@ class Flow:
             return self._add("view", (value,), value.layout)
         waiting = [f for dimension in value.layout for f in dimension]
         layout: list[tuple[Factor, ...]] = []
+        split: list[Factor] = []
         for size in shape:
             taken: list[Factor] = []
             while _size(taken) < size:
@@ -292,6 +293,7 @@ class Flow:
                     fine = f.size // missing
                     taken.append(replace(f, size=missing, stride=f.stride * fine))
                     waiting.insert(0, replace(f, size=fine))
+                    split.append(waiting[0])
                 else:
                     raise Breaking(
                         f"it lays out {value.shape} as {tuple(shape)}, across the borders of axes",
@@ -302,7 +304,11 @@ class Flow:
             layout.append(_merged(taken))
         if waiting:
             layout[-1] = _merged([*layout[-1], *waiting])
-        return self._add("view", (value,), tuple(layout))
+        value = self._add("view", (value,), tuple(layout))
+        for part in split:
+            if part.axis is not None:
+                value = self.periodic(value, part)
+        return value
 
     def permute(self, value: Value, order: Sequence[int | None]) -> Value:
         """Dimensions in another order; None is a new one, and what is left out is 1 long."""
@@ -372,9 +378,12 @@ class Flow:
         if len(held) > 1 and self._differ(held, rank):
             held = [self.settled(v) for v in held]
         for column in range(rank):
-            for fine in self._fine(held, rank, column):
+            fine = self._fine(held, rank, column)
+            if fine:
                 held = [self._spread_over(v, rank, column, fine) for v in held]
         if len(held) > 1 and self._differ(held, rank):
+            if len({v.extent(f.axis) for v in held for f in v.space(range(v.rank)) if f.axis}) > 1:
+                raise Breaking("a part of space is spread over the whole of it", _SPREAD)
             raise Breaking(
                 "it combines tensors that lie over space in different ways ("
                 + " with ".join(dict.fromkeys(v.signature for v in held)) + ")",
@@ -402,31 +411,36 @@ class Flow:
         full = next((d for d in dimensions if any(f.axis is not None for f in d)), ())
         return tuple(f for f in full if f.axis is not None)
 
-    def _spread_over(self, value: Value, rank: int, column: int, fine: Factor) -> Value:
-        """A value that has one element where others have several of an axis, repeated."""
+    def _spread_over(self, value: Value, rank: int, column: int, parts: Sequence[Factor]) -> Value:
+        """A value that has one element where others have several of some axes, repeated."""
         place = column - (rank - value.rank)
         if place < 0:
             value = self._add("view", (value,), ((),) * -place + value.layout)
             place = 0
         if value.layout[place]:
             return value
-        axis, stride, size = fine.axis, fine.stride, fine.size
-        assert axis is not None
-        if value.extent(axis) % stride or not any(
-            f.axis == axis for dimension in value.layout for f in dimension
-        ):
-            raise Breaking("a part of space is spread over the whole of it", _SPREAD)
-        taps = Taps(stride, tuple((j % stride,) for j in range(stride * size)))
-        layout = [
-            tuple(
-                replace(f, stride=f.stride * size) if f.axis == axis and f.stride >= stride else f
-                for f in dimension
-            )
-            for dimension in value.layout
-        ]
-        layout[place] = (fine,)
-        step = AxisStep(taps, value.extent(axis) * size)
-        return self._add("resize", (value,), tuple(layout), {axis: step})
+        present: list[Factor] = []
+        for part in sorted(parts, key=lambda f: f.stride):
+            axis, stride, size = part.axis, part.stride, part.size
+            assert axis is not None
+            known = any(f.axis == axis for dimension in value.layout for f in dimension)
+            if not known or value.extent(axis) % stride:
+                raise Breaking("a part of space is spread over the whole of it", _SPREAD)
+            present.append(part)
+            taps = Taps(stride, tuple((j % stride,) for j in range(stride * size)))
+            layout = [
+                tuple(
+                    replace(f, stride=f.stride * size)
+                    if f.axis == axis and f.stride >= stride
+                    else f
+                    for f in dimension
+                )
+                for dimension in value.layout
+            ]
+            layout[place] = tuple(f for f in parts if f in present)
+            step = AxisStep(taps, value.extent(axis) * size)
+            value = self._add("resize", (value,), tuple(layout), {axis: step})
+        return value
 
     def mix(
         self, value: Value, dimensions: Sequence[int], what: str, fix: str, *, drop: bool = False

@@ -27,7 +27,7 @@ from torch._subclasses.fake_tensor import (
     FakeTensorMode,
 )
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
+from torch.utils._pytree import tree_flatten_with_path, tree_leaves
 from torch.utils.weak import WeakIdKeyDictionary
 
 from stitchsafe.geometry._analyse import analyse
@@ -202,6 +202,7 @@ class _Recorder(TorchDispatchMode):  # type: ignore[misc, no-untyped-call, unuse
         self._values: Any = WeakIdKeyDictionary()
         self._uniform: Any = WeakIdKeyDictionary()
         self._doubtful: Any = WeakIdKeyDictionary()
+        self._placeless: Any = WeakIdKeyDictionary()
         self._written: set[int] = set()
         self._storages: dict[int, int] = {}
         self._owners: dict[int, list[int]] = {}
@@ -305,15 +306,17 @@ class _Recorder(TorchDispatchMode):  # type: ignore[misc, no-untyped-call, unuse
         return self.flow.refuse(reason, fix)
 
     def returned(self, output: Any) -> tuple[Port, ...]:
-        tensors = [t for t in tree_leaves(output) if isinstance(t, torch.Tensor)]
-        found = [self._values[t] for t in tensors if t in self._values]
-        if (len(found) < len(tensors) or not found) and not self.flow.breaks:
+        named = [
+            (_key(path), t)
+            for path, t in tree_flatten_with_path(output)[0]
+            if isinstance(t, torch.Tensor)
+        ]
+        found = [(name, self._values[t]) for name, t in named if t in self._values]
+        if (len(found) < len(named) or not found) and not self.flow.breaks:
             self.flow.op = "output"
             self.refuse("an output does not depend on the input", "return tensors made from it")
         ports = [
-            self.flow.output(value, str(place))
-            for place, value in enumerate(found)
-            if not self.flow.is_broken(value)
+            self.flow.output(value, name) for name, value in found if not self.flow.is_broken(value)
         ]
         return tuple(port for port in ports if port is not None)
 
@@ -337,11 +340,24 @@ class _Recorder(TorchDispatchMode):  # type: ignore[misc, no-untyped-call, unuse
             return output
         if not derived and func._schema.is_mutable and given:
             self._written.add(given[0].untyped_storage()._cdata)
-        if not derived or name in _UNIFORM:
+        if torch.Tag.nondeterministic_seeded in func.tags and not derived:
+            self.refuse(
+                "it draws random numbers, so that no two passes are alike",
+                "switch it off for prediction",
+            )
+            self._forget(results)
+        elif not derived and any(t in self._placeless for t in given):
+            self._forget(results)
+        elif not derived or name in _UNIFORM:
             self._note_constant(func, name, args, kwargs, given, results)
-            return output
-        self._record(func, name, args, kwargs, given, derived, results)
+        else:
+            self._record(func, name, args, kwargs, given, derived, results)
         return output
+
+    def _forget(self, results: Sequence[torch.Tensor]) -> None:
+        """Take tensors behind a break for constants, so that what follows is analysed further."""
+        for tensor in results:
+            self._placeless[tensor] = True
 
     def _note_constant(
         self, func: Any, name: str, args: Any, kwargs: Any, given: Any, results: Any
@@ -420,7 +436,7 @@ class _Recorder(TorchDispatchMode):  # type: ignore[misc, no-untyped-call, unuse
                 return [flow.keep(error.keeps, noted)]
             if call.name in REDUCTIONS:
                 # What is left has no place in space: what comes after may be analysed further.
-                self._uniform.update(dict.fromkeys(call.results, True))
+                self._forget(call.results)
                 return []
             return [flow.broken(list(call.values.values()), t.shape, noted) for t in call.results]
         if isinstance(found, list):
@@ -461,7 +477,7 @@ class _Recorder(TorchDispatchMode):  # type: ignore[misc, no-untyped-call, unuse
             If a constant varies over the whole of space, or may follow the size of the input.
         """
         for tensor in given:
-            if tensor in self._values:
+            if tensor in self._values or tensor in self._placeless:
                 continue
             if tensor in self._doubtful:
                 raise Breaking(
@@ -497,6 +513,17 @@ class _Recorder(TorchDispatchMode):  # type: ignore[misc, no-untyped-call, unuse
                 "it writes into a tensor that is also seen elsewhere, which is not analysed",
                 _WRITES_ANYWHERE,
             )
+
+
+def _key(path: Any) -> str:
+    """What an output is called by the structure that it is returned in."""
+    parts = [
+        getattr(each, name)
+        for each in path
+        for name in ("key", "idx", "name")
+        if hasattr(each, name)
+    ]
+    return ".".join(map(str, parts)) or "output"
 
 
 def _named(func: Any, args: Any, kwargs: Any) -> dict[str, Any]:

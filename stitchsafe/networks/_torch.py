@@ -43,24 +43,39 @@ class TorchNetwork:
     Parameters
     ----------
     module
-        Takes (n, channels, *spatial) and returns a tensor or a tuple of tensors.
+        Takes (n, channels, *spatial), once or several times, and returns tensors.
     config
         The card of a model folder; without it, axes and channels are read from the first
-        convolution, and outputs are called ``output``, or ``output0``, ``output1``, …
+        convolution, and outputs are called ``output``, or ``output0``, ``output1``, …, or as in
+        the dictionary that the module returns.
     name
         What to call it in plans and messages.
+    ndim, channels
+        Spatial axes, and channels of each input, where the module's convolutions do not tell.
     """
 
     def __init__(
-        self, module: nn.Module, *, config: ModelConfig | None = None, name: str | None = None
+        self,
+        module: nn.Module,
+        *,
+        config: ModelConfig | None = None,
+        name: str | None = None,
+        ndim: int | None = None,
+        channels: int | Sequence[int] | None = None,
     ) -> None:
         self.module = copy.deepcopy(module).eval().requires_grad_(False)
         self.config = config
         self.name = name or (config.name if config else type(module).__name__)
+        self._split: tuple[int, ...]
         if config is not None:
-            self.ndim, self.channels = len(config.input.axes), config.input.channels
+            self.ndim, self._split = len(config.input.axes), (config.input.channels,)
+        elif ndim is not None and channels is not None:
+            self.ndim = ndim
+            self._split = (channels,) if isinstance(channels, int) else tuple(channels)
         else:
-            self.ndim, self.channels = _input_of(self.module, self.name)
+            self.ndim, only = _input_of(self.module, self.name)
+            self._split = (only,)
+        self.channels = sum(self._split)
         self._runtime: Runtime | None = None
         self._ready: nn.Module | None = None
 
@@ -81,8 +96,9 @@ class TorchNetwork:
         if self.config is not None:
             return tuple(Output(o.name, o.channels) for o in self.config.outputs)
         found = self.geometry.outputs
-        names = ["output"] if len(found) == 1 else [f"output{i}" for i in range(len(found))]
-        return tuple(Output(n, o.channels) for n, o in zip(names, found, strict=True))
+        return tuple(
+            Output(f"output{o.name}" if o.name.isdigit() else o.name, o.channels) for o in found
+        )
 
     @cached_property
     def precision(self) -> str:
@@ -98,7 +114,7 @@ class TorchNetwork:
 
     @cached_property
     def geometry(self) -> NetworkGeometry:
-        return analyse_module(self.module, ndim=self.ndim, channels=self.channels)
+        return analyse_module(self.module, ndim=self.ndim, channels=self._split)
 
     def trace(self, shape: Sequence[int]) -> Graph:
         """The graph at one spatial input size.
@@ -109,7 +125,7 @@ class TorchNetwork:
             If the network does not take that size.
         """
         try:
-            return trace(self.module, tuple(shape), self.channels)
+            return trace(self.module, tuple(shape), self._split)
         except (SizeRefusal, LatticeMismatch) as error:
             raise PlanError(
                 f"{self.name} does not take an input of {tuple(shape)} voxels: {error}; give "
@@ -140,13 +156,14 @@ class TorchNetwork:
             dtype=getattr(torch, self._runtime.precision),
             memory_format=self._memory_format,
         )
-        result = self._ready(tensor)
+        result = self._ready(*torch.split(tensor, list(self._split), 1))
         tensors = [leaf for leaf in tree_leaves(result) if isinstance(leaf, Tensor)]
         # Of a module that could not be analysed, not even the number of its outputs is known.
         declared = self._declared or (None,) * len(tensors)
+        layouts = self._layouts or ("",) * len(tensors)
         return tuple(
-            (t if own is None else _activate(t, own)).cpu().numpy()
-            for t, own in zip(tensors, declared, strict=True)
+            _activate(_channels_first(t, layout), own).cpu().numpy()
+            for t, layout, own in zip(tensors, layouts, declared, strict=True)
         )
 
     @property
@@ -154,6 +171,10 @@ class TorchNetwork:
         if self.config is not None:
             return self.config.outputs
         return tuple(OutputConfig(name=o.name, channels=o.channels) for o in self.outputs)
+
+    @cached_property
+    def _layouts(self) -> tuple[str, ...]:
+        return tuple(output.layout for output in self.geometry.outputs)
 
     @property
     def _memory_format(self) -> torch.memory_format:
@@ -165,10 +186,22 @@ class TorchNetwork:
         yield from self.module.state_dict().items()
 
 
-def _activate(tensor: Tensor, declared: OutputConfig) -> Tensor:
-    if declared.activation == "sigmoid":
+def _channels_first(tensor: Tensor, layout: str) -> Tensor:
+    """A tensor of any layout as (n, channels, *spatial); as it is where the layout is unknown."""
+    if not layout or layout[:2] == "bc" and layout[2:] == "zyx"[3 - len(layout[2:]) :]:
+        return tensor
+    front = [place for place, letter in enumerate(layout) if letter in "bc1"]
+    space = sorted(set(range(len(layout))) - set(front), key=lambda place: -ord(layout[place]))
+    moved = tensor.permute(*front, *space)
+    batch = tensor.shape[layout.index("b")] if "b" in layout else 1
+    return moved.reshape(batch, -1, *moved.shape[len(front) :])
+
+
+def _activate(tensor: Tensor, declared: OutputConfig | None) -> Tensor:
+    activation = None if declared is None else declared.activation
+    if activation == "sigmoid":
         return tensor.sigmoid()
-    if declared.activation == "softmax":
+    if activation == "softmax":
         return tensor.softmax(dim=1)
     return tensor
 

@@ -230,3 +230,33 @@ def test_networks_that_differ_only_in_their_code_differ_in_fingerprint():
 
     functions = [torch.relu, torch.sigmoid, lambda x: x + 1, lambda x: x + 2]
     assert len({TorchNetwork(Activated(f)).fingerprint for f in functions}) == 4
+
+
+class Several(torch.nn.Module):
+    """Two inputs; outputs channels last, without channels, and as they should be."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.left, self.right = torch.nn.Conv2d(1, 3, 3), torch.nn.Conv2d(2, 3, 3)
+
+    def forward(self, a, b):
+        both = self.left(a) + self.right(b)
+        return {"last": both.permute(0, 3, 2, 1), "flat": both[:, 0], "plain": both}
+
+
+def test_several_inputs_are_consecutive_channels_and_outputs_come_channels_first():
+    module = Several()
+    network = TorchNetwork(module, ndim=2, channels=(1, 2))
+    assert network.channels == 3
+    assert [(o.name, o.channels) for o in network.outputs] == [
+        ("last", 3), ("flat", 1), ("plain", 3),
+    ]  # fmt: skip
+    batch = np.random.default_rng(0).random((1, 3, 9, 12)).astype(np.float32)
+    last, flat, plain = network.run(batch)
+    with torch.no_grad():
+        a, b = torch.from_numpy(batch).split((1, 2), 1)
+        expected = (module.left(a) + module.right(b)).numpy()
+    np.testing.assert_array_equal(plain.shape, (1, 3, 7, 10))
+    np.testing.assert_allclose(plain, expected, atol=1e-6)
+    np.testing.assert_array_equal(last, plain)
+    np.testing.assert_array_equal(flat, plain[:, :1])

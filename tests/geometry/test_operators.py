@@ -1,0 +1,275 @@
+"""Each operator of torch against what autograd measures on the running network."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from stitchsafe.geometry import analyse_module, trace
+
+
+class Inside(nn.Module):
+    """A function or module between two convolutions that tell channels and places apart."""
+
+    def __init__(self, inner: Callable[[Tensor], Tensor], channels: int = 4, out: int = 4) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(1, channels, 3, padding=1)
+        self.inner = inner
+        self.last = nn.Conv2d(out, 2, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(self.inner(self.first(x)))
+
+
+class Block(nn.Module):
+    """Channels last, as in ConvNeXt."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(4, 4, 5, padding=2, groups=4)
+        self.norm, self.up, self.down = nn.LayerNorm(4), nn.Linear(4, 8), nn.Linear(8, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.norm(self.conv(x).permute(0, 2, 3, 1))
+        return x + self.down(F.gelu(self.up(y))).permute(0, 3, 1, 2)
+
+
+class Windows(nn.Module):
+    """Attention inside windows of 4 by 2, with a bias per place in the window."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.qkv = nn.Linear(4, 12)
+        self.bias = nn.Parameter(torch.randn(8, 8))
+
+    def forward(self, x: Tensor) -> Tensor:
+        n, c, h, w = x.shape
+        x = x.view(n, c, h // 4, 4, w // 2, 2).permute(0, 2, 4, 3, 5, 1).reshape(-1, 8, c)
+        q, k, v = self.qkv(x).chunk(3, -1)
+        x = F.scaled_dot_product_attention(q, k, v, self.bias)
+        x = x + torch.softmax(q @ k.transpose(1, 2) + self.bias, -1) @ v
+        x = x.view(n, h // 4, w // 2, 4, 2, c).permute(0, 5, 1, 3, 2, 4)
+        return x.reshape(n, c, h, w)
+
+
+def focus(x: Tensor) -> Tensor:
+    parts = [x[..., i::2, j::2] for i in range(2) for j in range(2)]
+    return torch.cat(parts, 1)
+
+
+def rows_only(x: Tensor) -> Tensor:
+    n, c, h, w = x.shape
+    rows = x.permute(0, 3, 1, 2).reshape(n * w, c, h)
+    rows = F.avg_pool1d(rows, 3, 1, 1)
+    return rows.reshape(n, w, c, h).permute(0, 2, 3, 1)
+
+
+def repeated(x: Tensor) -> Tensor:
+    n, c, h, w = x.shape
+    return x[:, :, :, None, :, None].expand(n, c, h, 2, w, 3).reshape(n, c, 2 * h, 3 * w)
+
+
+def interleaved(x: Tensor) -> Tensor:
+    n, c, h, w = x.shape
+    return torch.stack([x, x * 2 + 1], -1).reshape(n, c, h, 2 * w)
+
+
+def less_window_mean(x: Tensor) -> Tensor:
+    n, c, h, w = x.shape
+    y = x.view(n, c, h // 2, 2, w // 3, 3)
+    return (y - y.mean((3, 5), keepdim=True)).view(n, c, h, w)
+
+
+def space_to_depth(x: Tensor) -> Tensor:
+    n, c, h, w = x.shape
+    y = x.reshape(n, c, h // 2, 2, w // 2, 2).permute(0, 3, 5, 1, 2, 4)
+    return y.reshape(n, 4 * c, h // 2, w // 2)
+
+
+def depth_to_space(x: Tensor) -> Tensor:
+    n, c, h, w = x.shape
+    y = x.reshape(n, c // 4, 2, 2, h, w).permute(0, 1, 4, 2, 5, 3)
+    return y.reshape(n, c // 4, 2 * h, 2 * w)
+
+
+mixing = torch.randn(4, 4, generator=torch.Generator().manual_seed(1)).double()
+LOCAL = {
+    "pixel shuffle": (nn.PixelShuffle(2), 1),
+    "pixel unshuffle": (nn.PixelUnshuffle(2), 16),
+    "there and back": (nn.Sequential(nn.PixelUnshuffle(2), nn.GELU(), nn.PixelShuffle(2)), 4),
+    "space to depth": (space_to_depth, 16),
+    "depth to space": (depth_to_space, 1),
+    "focus": (focus, 16),
+    "channels last": (Block(), 4),
+    "windowed attention": (Windows(), 4),
+    "window mean": (less_window_mean, 4),
+    "rows only": (rows_only, 4),
+    "repeated": (repeated, 4),
+    "interleaved": (interleaved, 4),
+    "turned": (lambda x: F.avg_pool2d(x.transpose(2, 3), (1, 3), 1, (0, 1)).transpose(2, 3), 4),
+    "softmax": (nn.Softmax(1), 4),
+    "glu": (nn.GLU(1), 2),
+    "prelu": (nn.PReLU(4), 4),
+    "channel mean": (lambda x: x - x.mean(1, keepdim=True), 4),
+    "einsum": (lambda x: torch.einsum("bchw,dc->bdhw", x, mixing), 4),
+    "bilinear up": (nn.Upsample(scale_factor=2, mode="bilinear"), 4),
+    "bilinear up by 4": (nn.Upsample(scale_factor=4, mode="bilinear"), 4),
+    "bilinear down": (lambda x: F.interpolate(x, scale_factor=0.5, mode="bilinear"), 4),
+    "to a size": (lambda x: F.interpolate(F.max_pool2d(x, 2), x.shape[2:], mode="bilinear"), 4),
+    "nearest exact down": (lambda x: F.interpolate(x, scale_factor=1 / 4, mode="nearest-exact"), 4),
+    "nearest down": (lambda x: F.interpolate(x, scale_factor=0.5), 4),
+    "ceil": (lambda x: F.max_pool2d(x, 3, 2, ceil_mode=True), 4),
+    "average with less": (nn.AvgPool2d(3, 2, 1, ceil_mode=True, count_include_pad=False), 4),
+    "dilated pool": (nn.MaxPool2d(3, 1, 1, dilation=2), 4),
+    "norm pool": (lambda x: F.lp_pool2d(x.abs() + 0.1, 2, 3), 4),
+    "reflect": (nn.Conv2d(4, 4, 5, padding=2, padding_mode="reflect"), 4),
+    "replicate": (nn.Conv2d(4, 4, 5, padding=2, padding_mode="replicate"), 4),
+    "lopsided": (lambda x: F.avg_pool2d(F.pad(x, (3, 0, 0, 1)), 2, 1), 4),
+    "cropped": (lambda x: x[..., 3:-1, 2:], 4),
+    "transposed": (nn.ConvTranspose2d(4, 4, 3, 2, 1, output_padding=1, groups=2), 4),
+    "transposed dilated": (nn.ConvTranspose2d(4, 4, 3, 3, 1, dilation=2), 4),
+    "batch norm": (nn.BatchNorm2d(4), 4),
+    "chunks": (lambda x: torch.cat([c * (i + 1) for i, c in enumerate(x.chunk(2, 1))], 1), 4),
+    "squeezed": (lambda x: x[:, :1].squeeze(1).unsqueeze(1) * x, 4),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", LOCAL)
+def test_measured_dependence_is_what_the_trace_says(name: str) -> None:
+    torch.manual_seed(0)
+    inner, out = LOCAL[name]
+    net = Inside(inner, out=out).double().eval()
+    for parameter in net.last.parameters():
+        nn.init.uniform_(parameter, 0.5, 1.0)
+    found = analyse_module(net, ndim=2, channels=1)
+    assert found.verdict == "safe", found.breaks
+    (output,) = found.outputs
+    shape = tuple(a.input_min + max(1, -(-30 // a.input_step)) * a.input_step for a in found.axes)
+    graph = trace(net, shape, 1)
+    (maps,) = graph.facts()
+    x = torch.randn(1, 1, *shape, dtype=torch.float64, requires_grad=True)
+    y = net(x)
+    assert tuple(y.shape[2:]) == tuple(a.size(s) for a, s in zip(output.axes, shape, strict=True))
+    assert [m.support for m in maps] == [a.support for a in output.axes]
+    spans = [range(m.before, m.clean) for m in maps]
+    assert all(len(span) >= len(m.support) for span, m in zip(spans, maps, strict=True))
+    seen: list[dict[int, tuple[int, int]]] = [{}, {}]
+    middle = [span[len(span) // 2] for span in spans]
+    places = [(i, middle[1]) for i in spans[0]] + [(middle[0], i) for i in spans[1]]
+    for place in places:
+        (grad,) = torch.autograd.grad(y[0, :, *place].sum(), x, retain_graph=True)
+        touched = grad[0, 0].nonzero()
+        for axis, (row, index) in enumerate(zip(maps, place, strict=True)):
+            low, high = touched[:, axis].min().item(), touched[:, axis].max().item()
+            reach = row.element(index)
+            assert reach is not None
+            assert reach[0] <= low, (axis, index)
+            assert high <= reach[1], (axis, index)
+            known = seen[axis].get(index, (low, high))
+            seen[axis][index] = min(low, known[0]), max(high, known[1])
+    if "pool" in name or name in ("ceil", "to a size"):
+        return  # the largest of a window hides the others
+    for row, measured in zip(maps, seen, strict=True):
+        assert all(row.element(index) == reach for index, reach in measured.items())
+
+
+class Excited(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.pool, self.fc = nn.AdaptiveAvgPool2d(1), nn.Conv2d(4, 4, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.fc(self.pool(x)).sigmoid()
+
+
+class Attention(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        n, c, h, w = x.shape
+        tokens = x.flatten(2).transpose(1, 2)
+        tokens = F.scaled_dot_product_attention(tokens, tokens, tokens)
+        return tokens.transpose(1, 2).reshape(n, c, h, w)
+
+
+class Mixed(nn.Module):
+    """A linear layer along a row of fixed length."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.row = nn.Linear(576, 576)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.row(x)
+
+
+GLOBAL = {
+    "squeeze and excite": (Excited(), "inner.pool", "global pooling"),
+    "attention": (Attention(), "inner", "attention over space"),
+    "linear": (Mixed(), "inner.row", "over space"),
+    "instance norm": (nn.InstanceNorm2d(4), "inner", "instance normalisation"),
+    "group norm": (nn.GroupNorm(2, 4), "inner", "group normalisation"),
+    "layer norm": (nn.LayerNorm([576, 576]), "inner", "layer normalisation over space"),
+    "softmax": (nn.Softmax(3), "inner", "softmax"),
+    "mean": (lambda x: x - x.mean((2, 3), keepdim=True), "Inside", "global pooling"),
+    "most": (lambda x: x / x.amax(), "Inside", "global pooling"),
+    "flip": (lambda x: x.flip(2), "Inside", "flip"),
+    "roll": (lambda x: x.roll(1, 3), "Inside", "roll"),
+    "corners": (nn.Upsample(scale_factor=2, mode="bilinear", align_corners=True), "inner",
+                "align_corners"),
+    "bicubic": (nn.Upsample(scale_factor=2, mode="bicubic"), "inner", "not analysed"),
+    "thirds": (nn.Upsample(scale_factor=3, mode="bilinear"), "inner", "rounds its weights"),
+    "circular": (nn.Conv2d(4, 4, 3, padding=1, padding_mode="circular"), "inner", "circular"),
+    "sampling": (lambda x: F.grid_sample(x, x[:, :2].permute(0, 2, 3, 1)), "Inside", "grid_sample"),
+    "dropout kept on": (lambda x: F.dropout(x, 0.5, training=True), "Inside", "random"),
+    "position": (lambda x: x + torch.arange(x.shape[3]), "Inside", "origin"),
+    "one place": (lambda x: x * x[..., :1, :1], "Inside", "spread"),
+    "one row": (lambda x: x + x[:, :, 3].unsqueeze(2), "Inside", "one position"),
+    "joined": (lambda x: torch.cat([x, x], 2), "Inside", "joins tensors along space"),
+    "repeated": (lambda x: x.repeat(1, 1, 2, 1), "Inside", "repeats the whole"),
+    "halves": (lambda x: x.unflatten(3, (2, -1)).mean(3), "Inside", "global pooling"),
+    "cumulated": (lambda x: x.cumsum(2), "Inside", "whole of space"),
+    "sorted": (lambda x: x.sort(3).values, "Inside", "whole of space"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", GLOBAL)
+def test_what_breaks_locality_is_named_by_layer_and_reason(name: str) -> None:
+    inner, layer, reason = GLOBAL[name]
+    found = analyse_module(Inside(inner), ndim=2, channels=1)
+    assert found.verdict == "unsafe"
+    assert found.breaks[0].layer == layer
+    assert reason in found.breaks[0].reason, found.breaks[0]
+
+
+@pytest.mark.parametrize("name", ["squeeze and excite", "instance norm", "mean", "group norm"])
+def test_tiles_are_known_for_the_network_that_would_be_mended(name: str) -> None:
+    found = analyse_module(Inside(GLOBAL[name][0]), ndim=2, channels=1)
+    assert [axis.context for axis in found.axes] == [(1, 1), (1, 1)]
+
+
+def test_several_inputs_and_outputs_of_other_scale_and_layout() -> None:
+    class Several(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.left, self.right = nn.Conv2d(1, 4, 3), nn.Conv2d(2, 4, 3)
+
+        def forward(self, a: Tensor, b: Tensor) -> dict[str, Tensor]:
+            both = self.left(a) + self.right(b)
+            half = F.max_pool2d(both, 2)
+            wide = F.interpolate(both[..., 2:-2, 2:-2], scale_factor=2)
+            return {"half": half, "wide": wide.permute(0, 2, 3, 1), "flat": both[:, 0]}
+
+    found = analyse_module(Several(), ndim=2, channels=(1, 2))
+    assert found.verdict == "safe", found.breaks
+    assert [(i.channels, i.layout) for i in found.inputs] == [(1, "bcyx"), (2, "bcyx")]
+    assert [o.layout for o in found.outputs] == ["bcyx", "byxc", "byx"]
+    assert [o.channels for o in found.outputs] == [4, 4, 1]
+    assert [str(o.scale[0]) for o in found.outputs] == ["1/2", "2", "1"]
+    axis = found.axes[0]
+    assert (axis.period, axis.output_offset) == (2, 3)
+    # Voxel 3 of the input is element 1 of the first output (of voxels 3 and 4), 0 and 2 of others.
+    assert [o.axes[0].start for o in found.outputs] == [1, 0, 2]
+    assert [o.axes[0].offset for o in found.outputs] == [1, 3, 1]
