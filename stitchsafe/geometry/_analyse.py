@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 
@@ -366,7 +366,7 @@ def _widest(contexts: list[tuple[int, int]]) -> tuple[int, int]:
     return max(before for before, _ in contexts), max(after for _, after in contexts)
 
 
-def agrees(geometry: NetworkGeometry, graph: Graph, *, whole: bool = False) -> None:
+def agrees(geometry: NetworkGeometry, graph: Graph, *, whole: Sequence[bool] | None = None) -> None:
     """Pass if a trace at a concrete shape has the lattice map that the geometry promises.
 
     Parameters
@@ -376,7 +376,8 @@ def agrees(geometry: NetworkGeometry, graph: Graph, *, whole: bool = False) -> N
     graph
         From :func:`trace`, at the shape of a tile's input or of the whole.
     whole
-        Whether the shape is that of the whole volume, where both ends are true borders.
+        Per axis, whether the shape is that of the whole volume, where both ends are true borders;
+        nowhere by default.
 
     Raises
     ------
@@ -404,7 +405,7 @@ def agrees(geometry: NetworkGeometry, graph: Graph, *, whole: bool = False) -> N
                 f"{where} has another lattice map along axis {number} than the network's "
                 f"(shrinkage {fact.shrinkage}, not {axis.shrinkage}); {advice}"
             )
-        if whole:
+        if whole is not None and whole[number]:
             continue
         short = [c > known for c, known in zip(fact.context, axis.context, strict=True)]
         if any(short) or any(each.mixed for each in fact.maps):

@@ -188,7 +188,7 @@ class TorchNetwork:
 
 def _channels_first(tensor: Tensor, layout: str) -> Tensor:
     """A tensor of any layout as (n, channels, *spatial); as it is where the layout is unknown."""
-    if not layout or layout[:2] == "bc" and layout[2:] == "zyx"[3 - len(layout[2:]) :]:
+    if not layout or (layout[:2] == "bc" and layout[2:] == "zyx"[3 - len(layout[2:]) :]):
         return tensor
     front = [place for place, letter in enumerate(layout) if letter in "bc1"]
     space = sorted(set(range(len(layout))) - set(front), key=lambda place: -ord(layout[place]))

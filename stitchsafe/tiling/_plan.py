@@ -224,11 +224,15 @@ def make_plan(
     whole = grid.whole()
     if exact:
         for shape in counts:
-            agrees(geometry, traced(shape))
+            ends = [
+                axis.geometry.padded and axis.domain[1] - axis.domain[0] == size
+                for axis, size in zip(grid.axes, shape, strict=True)
+            ]
+            agrees(geometry, traced(shape), whole=ends)
     flops = sum(n * traced(shape).flops() for shape, n in counts.items())
     if all(axis.takes(s) for axis, s in zip(geometry.axes, whole.input.shape, strict=True)):
         if exact:
-            agrees(geometry, traced(whole.input.shape), whole=True)
+            agrees(geometry, traced(whole.input.shape), whole=(True,) * len(grid.axes))
         whole_flops = traced(whole.input.shape).flops()
     else:  # a network of one input size has no pass over the whole to be asked
         read = sum(n * math.prod(shape) for shape, n in counts.items())
