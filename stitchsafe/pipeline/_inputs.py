@@ -139,9 +139,11 @@ def match_inputs(
             if network.channels == 1
             else f"give a volume of {network.channels} channels"
         )
+        several = network.geometry.inputs if len(network.geometry.inputs) > 1 else ()
+        split = ", ".join(f"{each.channels} for {each.name!r}" for each in several)
         raise VolumeError(
             f"{volume.path or 'the array'} has {volume.channels} channels, and {network.name} "
-            f"takes {network.channels}; {remedy}"
+            f"takes {network.channels}{f' ({split})' if split else ''}; {remedy}"
         )
     require_voxel_size(volume, _trained_on(network.config))
     for note in volume.notes:
