@@ -13,13 +13,16 @@ from stitchsafe.engine import Events
 from stitchsafe.errors import (
     InputError,
     ModelError,
+    PlanError,
     StoreError,
     UnsafeNetworkError,
     VolumeError,
 )
+from stitchsafe.geometry import Break
 from stitchsafe.networks import ModelConfig, Network, bundled_models, load_network
 from stitchsafe.pipeline._settings import Settings
 from stitchsafe.pipeline._trial import by_trial
+from stitchsafe.tiling import AxisTiling
 from stitchsafe.volumes import Volume, VoxelSize, open_volume, planar, require_voxel_size
 
 __all__ = [
@@ -52,8 +55,13 @@ class Inputs:
     linkable: bool
     """Whether the image that the volume lies in has the volume's axes, so that it can be linked."""
 
-    exact: bool = True
-    """Whether the network can be stitched exactly; False only where the user accepts that."""
+    breaks: tuple[Break, ...] = ()
+    """Why stitching is not exact, where the user accepts that it is not."""
+
+    @property
+    def exact(self) -> bool:
+        """Whether stitched will equal whole."""
+        return not self.breaks
 
 
 @dataclass(frozen=True)
@@ -129,9 +137,10 @@ def match_inputs(
         model = _only_model_for(volume, roi)
         events.say(f"model: {model}, the one bundled model that fits this volume")
     network = load_network(model)
-    exact = network.geometry.verdict != "unsafe"
-    if not exact:
+    breaks: tuple[Break, ...] = ()
+    if network.geometry.verdict == "unsafe":
         network = _accepted(network, settings, events)
+        breaks = network.geometry.breaks
     volume, roi = _on_the_networks_axes(volume, roi, network)
     if volume.channels != network.channels:
         remedy = (
@@ -149,8 +158,12 @@ def match_inputs(
     for note in volume.notes:
         events.say(f"volume: {note}")
     _refuse_undecided(network)
+    if settings.accept_inexact and not breaks:
+        breaks = _too_small(network, volume.shape, events)
     _refuse_absent_chunks(volume, roi, settings, events)
-    return Inputs(volume, network, roi, _place_of(model), linkable=volume.axes == axes, exact=exact)
+    return Inputs(
+        volume, network, roi, _place_of(model), linkable=volume.axes == axes, breaks=breaks
+    )
 
 
 def _place_of(model: ModelLike) -> str | None:
@@ -178,6 +191,19 @@ def _accepted(network: Network, settings: Settings, events: Events) -> Network:
     for each in network.geometry.breaks:
         events.say(f"NOT exact: {each}")
     return network if network.geometry.axes else by_trial(network, events)
+
+
+def _too_small(network: Network, extent: tuple[int, ...], events: Events) -> tuple[Break, ...]:
+    """What speaks against a network whose one input size leaves no room for its context."""
+    try:
+        for axis, size in zip(network.geometry.axes, extent, strict=True):
+            AxisTiling.largest_tile(axis, size)
+    except PlanError as error:
+        reason, _, fix = str(error).partition("; ")
+        found = Break(network.name, "input", reason, fix)
+        events.say(f"NOT exact: {found}")
+        return (found,)
+    return ()
 
 
 def _refuse_undecided(network: Network) -> None:

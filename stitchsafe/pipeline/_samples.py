@@ -20,12 +20,15 @@ from stitchsafe.coordinates import Roi, floor_to
 from stitchsafe.engine import CellIndex, FieldMaker, load_arrays
 from stitchsafe.errors import IntegrityError
 from stitchsafe.pipeline._store import ResultStore
-from stitchsafe.tiling import AxisTiling, Field, Recipe, TileGrid
+from stitchsafe.tiling import AxisTiling, Field, Recipe, Tile, TileGrid
 
 __all__ = ["Samples", "Seams", "elsewhere", "measure_seams", "recorded", "spread", "values_at"]
 
 _PER_CELL = 4
 """Recorded elements of a cell and grid that are predicted from other tiles."""
+
+Values = NDArray[np.floating]
+"""Of some elements of a field, shape (channels, elements)."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +47,7 @@ class Samples:
 
     layout: tuple[Field, ...]
     positions: NDArray[np.int64]
-    values: dict[str, NDArray[np.floating]]
+    values: dict[str, Values]
 
     def first(self, count: int) -> Samples:
         values = {name: each[:, :count] for name, each in self.values.items()}
@@ -108,7 +111,7 @@ def elsewhere(maker: FieldMaker) -> FieldMaker:
     """The same fields by tiles that begin elsewhere on the lattice.
 
     For a network that can be stitched exactly small tiles do, and any will; one that cannot keeps
-    its halo, and gets the next larger tile.
+    its halo, and gets the next smaller tile, or the next larger one where there is none.
     """
     recipe, geometry = maker.recipe, maker.network.geometry
     if recipe.exact:
@@ -129,7 +132,7 @@ def elsewhere(maker: FieldMaker) -> FieldMaker:
         ):
             step = math.lcm(axis.period, axis.input_step)
             if step:
-                shape.append(tile + step)
+                shape.append(tile - step if tile > step else tile + step)
                 halo.append((before, after))
                 continue
             other = max(axis.period, floor_to(tile - 1, axis.period))
@@ -142,19 +145,32 @@ def elsewhere(maker: FieldMaker) -> FieldMaker:
     return FieldMaker(changed, grid, maker.network, maker.volume, maker.intensity)
 
 
-def values_at(maker: FieldMaker, samples: Samples) -> dict[str, NDArray[np.floating]]:
-    """Fields at the positions of some samples, each from the tile that holds it."""
-    columns: dict[str, list[NDArray[np.floating]]] = {name: [] for name in samples.values}
-    for position in samples.positions:
-        scale = samples.layout[0].scale
-        # A voxel that the element touches.
-        corner = [int(Fraction(int(p)) / s) for p, s in zip(position, scale, strict=True)]
-        voxel = Roi(tuple(corner), (1,) * len(corner))
-        fields = maker.fields(voxel, maker.read(voxel))
-        for field in samples.layout:
-            inside = position - np.asarray(field.elements(voxel).offset)
-            columns[field.name].append(fields[field.name][(slice(None), *inside)])
-    return {name: np.stack(column, axis=1) for name, column in columns.items()}
+def values_at(maker: FieldMaker, groups: Sequence[Samples]) -> list[dict[str, Values]]:
+    """Fields at the positions of some samples, from one pass per tile that holds any of them."""
+    found = [
+        {name: np.full_like(expected, np.nan) for name, expected in samples.values.items()}
+        for samples in groups
+    ]
+    wanted: dict[tuple[int, ...], tuple[Tile, list[tuple[int, int]]]] = {}
+    for group, samples in enumerate(groups):
+        for place, position in enumerate(samples.positions):
+            # A voxel that the element touches.
+            corner = [
+                int(Fraction(int(p)) / scale)
+                for p, scale in zip(position, samples.layout[0].scale, strict=True)
+            ]
+            (tile,) = maker.grid.tiles(Roi(tuple(corner), (1,) * len(corner)))
+            wanted.setdefault(tile.output.offset, (tile, []))[1].append((group, place))
+    crops = {field.name: place for place, field in enumerate(maker.recipe.fields)}
+    for tile, places in wanted.values():
+        results = maker.pass_over(tile, maker.read(tile.output))
+        for group, place in places:
+            for field in groups[group].layout:
+                output = crops[field.name]
+                origin = np.asarray(field.elements(tile.output).offset)
+                inside = groups[group].positions[place] - origin + tile.crops[output].offset
+                found[group][field.name][:, place] = results[output][(slice(None), *inside)]
+    return found
 
 
 def measure_seams(store: ResultStore, maker: FieldMaker, cells: Sequence[CellIndex]) -> Seams:
@@ -162,15 +178,17 @@ def measure_seams(store: ResultStore, maker: FieldMaker, cells: Sequence[CellInd
     other = elsewhere(maker)
     count, difference, largest = 0, 0.0, 0.0
     for index in cells:
-        for samples in recorded(store, maker.recipe, index) or ():
-            few = samples.first(_PER_CELL)
-            difference = max(difference, differences(few, values_at(other, few)))
+        known = recorded(store, maker.recipe, index) or ()
+        groups = [each.first(_PER_CELL) for each in known]
+        for samples, found in zip(groups, values_at(other, groups), strict=True):
+            difference = max(difference, differences(samples, found))
+            count += len(samples.positions)
+        for samples in known:
             largest = max(largest, magnitude(samples.values.values()))
-            count += len(few.positions)
     return Seams(count, difference, largest)
 
 
-def differences(samples: Samples, found: dict[str, NDArray[np.floating]]) -> float:
+def differences(samples: Samples, found: dict[str, Values]) -> float:
     """The largest difference; NaN counts nowhere."""
     return max(
         float(np.nanmax(np.abs(found[name] - expected), initial=0.0))
@@ -178,5 +196,5 @@ def differences(samples: Samples, found: dict[str, NDArray[np.floating]]) -> flo
     )
 
 
-def magnitude(values: Iterable[NDArray[np.floating]]) -> float:
+def magnitude(values: Iterable[Values]) -> float:
     return max((float(np.nanmax(np.abs(each), initial=0.0)) for each in values), default=0.0)

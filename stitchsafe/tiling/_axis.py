@@ -163,7 +163,8 @@ class AxisTiling:
                 f"the network takes inputs of {only} voxels only, too few for one period of "
                 f"{period} and its context of {geometry.context[0]} before and "
                 f"{geometry.context[1]} after, and the volume has {extent}; give a volume of at "
-                f"most {only - geometry.shrinkage}, or a network that takes larger inputs"
+                f"most {only - geometry.shrinkage}, a network that takes larger inputs, or "
+                "--accept-inexact"
             )
         return most
 

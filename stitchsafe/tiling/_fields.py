@@ -57,6 +57,3 @@ class Field:
     def density(self) -> Fraction:
         """Numbers per voxel, all channels together."""
         return self.channels * math.prod(self.scale, start=Fraction(1))
-
-    def describe_scale(self) -> str:
-        return " x ".join(map(str, self.scale))

@@ -116,6 +116,12 @@ class Plan:
             ("volume", f"{_shape(recipe.extent)} voxels, predicted {recipe.roi}"),
             ("tile", f"{_shape(recipe.tile_shape)}, halo {halo}, {self.tiles} in all"),
             ("window" if recipe.labels else "chunk", _shape(recipe.cell_shape)),
+            *(
+                ("field", f"{field.name}: {_shape(field.shape(recipe.extent))}, "
+                          f"{_shape(field.scale)} elements per voxel")
+                for field in recipe.fields
+                if not field.on_voxels
+            ),
             ("block", f"{_shape(self.schedule.block_shape)}, {self.blocks} in all"),
             ("memory", f"{format_bytes(self.memory.peak)} at most"),
             ("work", f"{self.flops / 1e12:.3g} TFLOP, {self.redundancy:.2f} times one whole pass"),
@@ -293,7 +299,7 @@ def _output_bytes(recipe: Recipe) -> int:
     return total
 
 
-def _shape(shape: Sequence[int]) -> str:
+def _shape(shape: Sequence[object]) -> str:
     return " x ".join(map(str, shape))
 
 

@@ -150,7 +150,7 @@ def test_verify_predicts_from_other_tiles_of_that_size(tmp_path) -> None:
 
 
 def test_what_does_not_fit_the_size_is_refused() -> None:
-    image = np.zeros((71, 90), np.float32)
+    image = np.random.default_rng(0).normal(size=(71, 90)).astype(np.float32)
     network = FixedNetwork(padded(), (32, 48))
     axis = network.geometry.axes[0]
     most = AxisTiling.largest_tile(axis, 71)
@@ -159,6 +159,10 @@ def test_what_does_not_fit_the_size_is_refused() -> None:
     narrow = FixedNetwork(padded(), (32, 8))
     with pytest.raises(PlanError, match="inputs of 8 voxels only, too few for one period"):
         stitchsafe.predict(image, narrow, **OPTIONS)
+    made = stitchsafe.predict(image, narrow, accept_inexact=True, **OPTIONS)
+    assert made.to_json()["exact"] is False
+    assert [each.op for each in made.breaks] == ["input"]
+    assert made.seams.max_abs_diff > 0
     # As long as one pass holds the volume, there is no tile to fit.
     made = stitchsafe.predict(image[:, :8], narrow, **OPTIONS)
     assert made.fields["output"].shape == (2, 71, 8)
