@@ -34,9 +34,9 @@ from stitchsafe.geometry._windows import SizeRefusal
 
 __all__ = ["agrees", "analyse"]
 
-BASES = (576, 1152, 320, 243, 64)
+BASES = (576, 1152, 320, 243, 96, 128, 224, 256, 512, 64)
 MOST_RESIDUES = 128
-MOST_COMBINATIONS = 1024
+MOST_COMBINATIONS = 216
 
 
 @dataclass(frozen=True)
@@ -140,7 +140,7 @@ class _Search:
         self._known: dict[tuple[int, ...], tuple[_Fact, ...] | None] = {}
         self.periods: tuple[int, ...] = ()
         self.graph: Graph | None = None
-        self.message = "no size was accepted"
+        self.refusal: SizeRefusal | LatticeMismatch | None = None
 
     def at(self, shape: tuple[int, ...]) -> tuple[_Fact, ...] | None:
         if shape not in self._known:
@@ -151,7 +151,7 @@ class _Search:
                 self.periods = self.periods or graph.periods
                 self._known[shape] = _facts(graph)
             except (SizeRefusal, LatticeMismatch) as error:
-                self.message = str(error)
+                self.refusal = self.refusal or error
         return self._known[shape]
 
 
@@ -178,15 +178,15 @@ def analyse(
     base = _first_size(search, ndim)
     graph = search.graph
     if graph is None:
-        return _unsafe((_refused(name, search.message),), (), ())
+        return _unsafe((_refused(name, search.refusal),), (), ())
     inputs = tuple(InputGeometry(p.name, p.channels, p.layout) for p in graph.inputs)
     outputs = tuple(OutputGeometry(p.name, p.channels, p.layout) for p in graph.outputs)
     if base is None:
-        breaks = graph.breaks or (_refused(name, search.message),)
+        breaks = graph.breaks or (_refused(name, search.refusal),)
         return _unsafe(breaks, inputs, outputs)
     solved = _solve(search, base)
     if solved is None:
-        return _unsafe((*graph.breaks, _refused(name, "no two sizes agree")), inputs, outputs)
+        return _unsafe((*graph.breaks, _refused(name, None)), inputs, outputs)
     solutions, program = solved
     axes = tuple(axis for axis, _ in solutions)
     outputs = tuple(
@@ -200,12 +200,15 @@ def analyse(
     return NetworkGeometry(axes, verdict, graph.breaks, inputs, outputs, consensus, program)
 
 
-def _refused(name: str, message: str) -> Break:
+def _refused(name: str, refusal: SizeRefusal | LatticeMismatch | None) -> Break:
+    """What is said of a network that shows no lattice, by the layer that refused the first size."""
+    layer, op = getattr(refusal, "layer", ""), getattr(refusal, "op", "")
     return Break(
-        name,
-        "forward",
-        f"not analysed: no family of input sizes gives one lattice ({message})",
-        "let the network take inputs of any size on a lattice",
+        layer or name,
+        op or "forward",
+        "not analysed: no family of input sizes gives one lattice "
+        f"({refusal or 'no two sizes agree'})",
+        "let the network take inputs of any size on a lattice, and resize by whole factors",
     )
 
 

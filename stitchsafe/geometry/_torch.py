@@ -109,11 +109,20 @@ def trace(
                 "control flow or shapes depend on the data: not analysed",
                 "decide by sizes or settings, not by the values of tensors",
             )
-        except SizeRefusal:
+        except SizeRefusal as error:
+            error.layer, error.op = recorder.flow.layer, recorder.flow.op
             raise
         except Exception as error:
-            if not recorder.flow.breaks:
-                raise SizeRefusal(f"{type(error).__name__}: {error}") from error
+            if "unallocated storage" in str(error):  # a constant's values, asked for by Python code
+                recorder.flow.layer, recorder.flow.op = recorder.failing or "network", "forward"
+                recorder.flow.refuse(
+                    "Python code reads the values of a tensor: not analysed",
+                    "decide by sizes or settings, not by the values of tensors",
+                )
+            elif not recorder.flow.breaks:
+                refusal = SizeRefusal(" ".join(f"{type(error).__name__}: {error}".split()))
+                refusal.layer, refusal.op = recorder.failing or "", "forward"
+                raise refusal from error
         outputs = recorder.returned(returned)
     stored = [*module.parameters(), *module.buffers()]
     return recorder.flow.graph(inputs, outputs, sum(t.numel() * t.element_size() for t in stored))
@@ -209,6 +218,7 @@ class _Recorder(TorchDispatchMode):  # type: ignore[misc, no-untyped-call, unuse
         self._layers: list[tuple[str, nn.Module]] = []
         self._leaf: nn.Module | None = None
         self._leaf_flops = 0
+        self.failing: str | None = None
 
     # modules
 
@@ -230,7 +240,9 @@ class _Recorder(TorchDispatchMode):  # type: ignore[misc, no-untyped-call, unuse
                     self.flow.op = "opaque"
                     self.refuse("an opaque layer must return one tensor", "return one tensor")
             if self._layers:
-                self._layers.pop()
+                name, _ = self._layers.pop()
+                if output is None and self.failing is None:
+                    self.failing = name
 
         return hook
 
@@ -496,6 +508,7 @@ class _Recorder(TorchDispatchMode):  # type: ignore[misc, no-untyped-call, unuse
                         raise Breaking(
                             "a constant that varies over space is tied to the input's origin",
                             "use constants that are the same for every voxel",
+                            keeps=value,
                         )
                     value = self.flow.periodic(value, part)
         return value

@@ -24,7 +24,13 @@ window = Taps.window
 
 
 class SizeRefusal(Exception):  # noqa: N818
-    """The network does not take an input of this size."""
+    """The network does not take an input of this size.
+
+    `layer` and `op` say who refuses it, where that is known.
+    """
+
+    layer: str = ""
+    op: str = ""
 
 
 def strided(size: int, out: int, kernel: int, stride: int, before: int, dilation: int) -> AxisStep:
