@@ -271,7 +271,13 @@ def _solve(search: _Search, base: tuple[int, ...]) -> tuple[tuple[_Solution, ...
             return None
         chosen.append(picked)
     known = tuple(facts[0].input_size for facts, _, _ in chosen)
-    further = search.at(tuple(size + p for size, p in zip(known, periods, strict=True)))
+    # Unequal sizes, lest a network be told apart from its transpose by none.
+    further = search.at(
+        tuple(
+            size + p * (1 + place)
+            for place, (size, p) in enumerate(zip(known, periods, strict=True))
+        )
+    )
     if search.at(known) is None or further is None:
         return None
     if any(f.key != facts[0].key for f, (facts, _, _) in zip(further, chosen, strict=True)):
