@@ -240,11 +240,19 @@ def _first_size(search: _Search, ndim: int) -> tuple[int, ...] | None:
 
 
 def _offsets(ndim: int) -> Iterator[tuple[int, ...]]:
-    """Unequal offsets per axis, small ones first."""
-    for largest in range(1, MOST_RESIDUES):
-        for offsets in itertools.product(range(largest + 1), repeat=ndim):
-            if max(offsets) == largest and len(set(offsets)) > 1:
-                yield offsets
+    """Unequal offsets per axis, small ones first: those that set z apart before all others."""
+
+    def sets_z_apart(offsets: tuple[int, ...]) -> bool:
+        return max(offsets) < 10 and len(set(offsets[1:])) == 1
+
+    for first in (True, False):
+        for largest in range(1, MOST_RESIDUES):
+            for offsets in itertools.product(range(largest + 1), repeat=ndim):
+                unequal = max(offsets) == largest and len(set(offsets)) > 1
+                if unequal and sets_z_apart(offsets) is first:
+                    yield offsets
+            if first and largest == 9:
+                break
 
 
 _Solution = tuple[AxisGeometry, tuple[OutputAxis, ...]]

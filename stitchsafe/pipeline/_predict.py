@@ -47,8 +47,6 @@ from stitchsafe.volumes import ArrayStore
 
 __all__ = ["Prediction", "predict", "rehearse"]
 
-_SEAM_CELLS = 8
-
 
 @dataclass(frozen=True)
 class Prediction:
@@ -243,7 +241,7 @@ def _carry_out(job: _Job, settings: Settings, events: Events) -> Prediction:
 def _seams(job: _Job, maker: FieldMaker, events: Events) -> Seams:
     """What the tiles of an inexact result do to it, as far as recorded elements tell.
 
-    It takes at most one pass for every five of the prediction's own, or the few of two cells.
+    It takes at most one pass for every five of the prediction's own, or two.
     """
     store, plan = job.store, job.plan
     whole = plan.grid.whole().input.shape
@@ -252,8 +250,8 @@ def _seams(job: _Job, maker: FieldMaker, events: Events) -> Seams:
         seams = Seams(0, 0.0, 0.0)
     else:
         events.stage("seams", 1, "steps")
-        cells = min(_SEAM_CELLS, max(2, plan.tiles // 20))
-        seams = measure_seams(store, maker, spread(store, cells))
+        cells = spread(store, min(8, max(1, plan.tiles // 80)))
+        seams = measure_seams(store, maker, cells, per_cell=min(16, max(2, plan.tiles // 5)))
         events.advance()
         events.say(
             f"NOT exact: from other tiles, {seams.elements} recorded elements of the fields differ "

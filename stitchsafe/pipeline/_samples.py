@@ -24,9 +24,6 @@ from stitchsafe.tiling import AxisTiling, Field, Recipe, Tile, TileGrid
 
 __all__ = ["Samples", "Seams", "elsewhere", "measure_seams", "recorded", "spread", "values_at"]
 
-_PER_CELL = 4
-"""Recorded elements of a cell and grid that are predicted from other tiles."""
-
 Values = NDArray[np.floating]
 """Of some elements of a field, shape (channels, elements)."""
 
@@ -173,13 +170,18 @@ def values_at(maker: FieldMaker, groups: Sequence[Samples]) -> list[dict[str, Va
     return found
 
 
-def measure_seams(store: ResultStore, maker: FieldMaker, cells: Sequence[CellIndex]) -> Seams:
-    """Compare recorded elements of some cells with what other tiles give for them."""
+def measure_seams(
+    store: ResultStore, maker: FieldMaker, cells: Sequence[CellIndex], per_cell: int = 4
+) -> Seams:
+    """Compare recorded elements of some cells with what other tiles give for them.
+
+    It takes at most `per_cell` passes for each cell and grid.
+    """
     other = elsewhere(maker)
     count, difference, largest = 0, 0.0, 0.0
     for index in cells:
         known = recorded(store, maker.recipe, index) or ()
-        groups = [each.first(_PER_CELL) for each in known]
+        groups = [each.first(per_cell) for each in known]
         for samples, found in zip(groups, values_at(other, groups), strict=True):
             difference = max(difference, differences(samples, found))
             count += len(samples.positions)
