@@ -8,7 +8,7 @@ import typer
 
 import stitchsafe
 from stitchsafe.cli.options import MODEL_HELP, ModelOptions, OutputOptions, accepts_groups
-from stitchsafe.cli.parsing import parse_numbers
+from stitchsafe.cli.parsing import parse_numbers, parse_shape
 from stitchsafe.cli.session import conversation
 
 __all__ = ["check", "evaluate", "verify"]
@@ -20,13 +20,27 @@ def check(
         str,
         typer.Argument(metavar="MODEL", help=f"{MODEL_HELP}."),
     ],
+    probe: Annotated[
+        bool,
+        typer.Option("--probe", help="Also run the network, and compare it with what was traced."),
+    ] = False,
+    trained_on: Annotated[
+        str | None,
+        typer.Option(
+            metavar="128,128,128",
+            help="Patches that the network was trained on, where its card does not say.",
+        ),
+    ] = None,
     *,
     network: ModelOptions,
     output: OutputOptions,
 ) -> None:
     """Tell whether a network can be stitched exactly, and what it needs. Exit code 1: it cannot."""
     with conversation(output) as session:
-        verdict = stitchsafe.check(model, **network.keywords())
+        patch = parse_shape(trained_on, "--trained-on") if trained_on else None
+        verdict = stitchsafe.check(
+            model, probe=probe, trained_on=patch, events=session.events, **network.keywords()
+        )
         session.answer(verdict, ok=verdict.safe)
 
 

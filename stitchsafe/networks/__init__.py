@@ -13,6 +13,7 @@ from stitchsafe.networks._config import (
 )
 from stitchsafe.networks._factory import is_factory
 from stitchsafe.networks._folder import build_module, load_folder, save_folder
+from stitchsafe.networks._onnx import OnnxNetwork, load_onnx
 from stitchsafe.networks._pointwise import Pointwise, pointwise
 from stitchsafe.networks._protocol import Network, Output, Runtime
 from stitchsafe.networks._resolve import bundled_models, load_network, models_root
@@ -27,6 +28,7 @@ __all__ = [
     "ModelConfig",
     "Network",
     "NetworkConfig",
+    "OnnxNetwork",
     "Output",
     "OutputConfig",
     "Percentiles",
@@ -42,6 +44,7 @@ __all__ = [
     "load_config",
     "load_folder",
     "load_network",
+    "load_onnx",
     "models_root",
     "pointwise",
     "save_folder",

@@ -35,8 +35,9 @@ from stitchsafe.networks._description import (
     read_description,
 )
 from stitchsafe.networks._factory import build_from, made_by
-from stitchsafe.networks._onnx_source import onnx_network
+from stitchsafe.networks._onnx import load_onnx
 from stitchsafe.networks._package import Package
+from stitchsafe.networks._postprocessed import Postprocessed
 from stitchsafe.networks._processing import steps_after, steps_before
 from stitchsafe.networks._protocol import Network
 from stitchsafe.networks._torch import TorchNetwork
@@ -64,7 +65,9 @@ def load_package(package: Package, *, trust: bool) -> Network:
     weights = description.weights
     if "onnx" in weights:
         path = package.file(weights["onnx"].source, "the ONNX weights", weights["onnx"].sha256)
-        return onnx_network(path, config, layout=description.inputs[0].layout)
+        network = load_onnx(path, config=config, axes=description.inputs[0].layout)
+        stepped = any(output.postprocessing for output in config.outputs)
+        return Postprocessed(network, config) if stepped else network
     if "pytorch_state_dict" not in weights:
         raise ModelError(
             f"{package.origin} has its weights as {', '.join(weights)} only, of "

@@ -31,7 +31,7 @@ from stitchsafe.networks._config import ModelConfig, load_config
 from stitchsafe.networks._exported import load_exported
 from stitchsafe.networks._factory import build_from, is_factory
 from stitchsafe.networks._folder import load_folder
-from stitchsafe.networks._onnx_source import onnx_network
+from stitchsafe.networks._onnx import ONNX_SUFFIXES, load_onnx
 from stitchsafe.networks._package import describes, opened, zip_names
 from stitchsafe.networks._protocol import Network
 from stitchsafe.networks._torch import TorchNetwork
@@ -41,7 +41,6 @@ __all__ = ["bundled_models", "load_network", "models_root"]
 
 _PACKAGE = Path(__file__).resolve().parent.parent
 _PICKLES = {".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".bin", ".joblib"}
-_ONNX = {".onnx", ".czann"}
 
 
 def models_root() -> Path:
@@ -146,8 +145,8 @@ def _package(path: Path, trust: bool) -> Network:
 
 
 def _file(path: Path, trust: bool) -> Network:
-    if path.suffix.lower() in _ONNX:
-        return onnx_network(path)
+    if path.suffix.lower() in ONNX_SUFFIXES:
+        return load_onnx(path)
     with path.open("rb") as file:
         start = file.read(4)
     names = zip_names(path) if start[:2] == b"PK" else []

@@ -1,11 +1,10 @@
-"""ONNX networks with what a description says beside the graph."""
+"""A network with the pointwise steps that a description puts after it."""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,27 +15,7 @@ from stitchsafe.networks._config import ModelConfig
 from stitchsafe.networks._pointwise import apply_after
 from stitchsafe.networks._protocol import Network, Output, Runtime
 
-__all__ = ["Postprocessed", "onnx_network"]
-
-
-def onnx_network(
-    path: Path, config: ModelConfig | None = None, layout: str | None = None
-) -> Network:
-    """The network of an ONNX file.
-
-    Parameters
-    ----------
-    config
-        What a package says of it.
-    layout
-        Axes of its input, such as ``bcyx``.
-    """
-    from stitchsafe.networks._onnx import load_onnx  # type: ignore[import-not-found, unused-ignore]
-
-    network: Network = load_onnx(path, config=config, axes=layout)
-    if config is None or not any(output.postprocessing for output in config.outputs):
-        return network
-    return Postprocessed(network, config)
+__all__ = ["Postprocessed"]
 
 
 class Postprocessed:
