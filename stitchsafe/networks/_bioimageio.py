@@ -15,7 +15,7 @@ from typing import Any
 from pydantic import ValidationError
 from torch import nn
 
-from stitchsafe.errors import ModelError, VoxelSizeError
+from stitchsafe.errors import MissingExtraError, ModelError, VoxelSizeError
 from stitchsafe.networks._adapted import adapted
 from stitchsafe.networks._config import (
     DeclaredConfig,
@@ -64,10 +64,13 @@ def load_package(package: Package, *, trust: bool) -> Network:
     config = model_config(description, package.origin)
     weights = description.weights
     if "onnx" in weights:
-        path = package.file(weights["onnx"].source, "the ONNX weights", weights["onnx"].sha256)
-        network = load_onnx(path, config=config, axes=description.inputs[0].layout)
-        stepped = any(output.postprocessing for output in config.outputs)
-        return Postprocessed(network, config) if stepped else network
+        try:
+            return _agreeing(_of_onnx(package, description, config), config, package.origin)
+        except (ModelError, MissingExtraError) as error:
+            if not trust or "pytorch_state_dict" not in weights:
+                raise
+            note = f"its state dict is taken, since its ONNX weights cannot be: {error}"
+            config = config.model_copy(update={"notes": (*config.notes, note)})
     if "pytorch_state_dict" not in weights:
         raise ModelError(
             f"{package.origin} has its weights as {', '.join(weights)} only, of "
@@ -83,7 +86,18 @@ def load_package(package: Package, *, trust: bool) -> Network:
         [tensor.layout for tensor in description.inputs],
         [tensor.layout for tensor in description.outputs],
     )
-    return _agreeing(TorchNetwork(module, config=config), package.origin)
+    return _agreeing(TorchNetwork(module, config=config), config, package.origin)
+
+
+def _of_onnx(package: Package, description: Description, config: ModelConfig) -> Network:
+    entry = description.weights["onnx"]
+    path = package.file(entry.source, "the ONNX weights", entry.sha256)
+    layouts = {tensor.id: tensor.layout for tensor in description.inputs}
+    same = len(set(layouts.values())) == 1
+    axes = description.inputs[0].layout if same else layouts
+    network = load_onnx(path, config=config, axes=axes)
+    stepped = any(output.postprocessing for output in config.outputs)
+    return Postprocessed(network, config) if stepped else network
 
 
 def model_config(description: Description, origin: Path) -> ModelConfig:
@@ -228,13 +242,12 @@ def _source_module(path: Path) -> ModuleType:
     return module
 
 
-def _agreeing(network: TorchNetwork, origin: Path) -> TorchNetwork:
+def _agreeing(network: Network, config: ModelConfig, origin: Path) -> Network:
     """Refuse outputs of other channels than described, as far as they are known."""
-    assert network.config is not None
     found: list[Any] = list(network.geometry.outputs)
     if not found:
         return network
-    described = [output.channels for output in network.config.outputs]
+    described = [output.channels for output in config.outputs]
     if [output.channels for output in found] != described:
         raise ModelError(
             f"{origin} describes outputs of {described} channels, and its network gives "

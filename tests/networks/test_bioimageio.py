@@ -466,3 +466,28 @@ def test_steps_after_are_those_of_numpy() -> None:
     for bad in ("zscore", "percentiles", "clip_percentiles"):
         with pytest.raises(ValueError, match="postprocessing"):
             OutputConfig(name="a", channels=2, postprocessing=[{"kind": bad}])
+
+
+def test_a_state_dict_stands_in_for_absent_onnx_aloud_and_with_trust(tmp_path: Path) -> None:
+    content = package()
+    content["weights"]["onnx"] = {"source": "absent.onnx"}
+    folder = small_package(tmp_path / "small", **content)
+    with pytest.raises(ModelError, match=r"the ONNX weights, absent\.onnx, is absent"):
+        load_network(folder)
+    network = load_network(folder, trust=True)
+    assert isinstance(network, TorchNetwork)
+    assert network.config is not None
+    assert "its state dict is taken" in network.config.notes[0]
+
+
+def test_an_onnx_file_of_other_channels_than_described_is_refused(
+    packages: Path, tmp_path: Path
+) -> None:
+    pytest.importorskip("onnxruntime")
+    folder = tmp_path / "package"
+    shutil.copytree(packages / "bioimageio_unet2d_nuclei_broad", folder)
+    content = yaml.safe_load((folder / "bioimageio.yaml").read_text())
+    content["outputs"][0]["axes"][1]["channel_names"] = ["a", "b"]
+    (folder / "bioimageio.yaml").write_text(yaml.safe_dump(content))
+    with pytest.raises(ModelError, match=r"outputs of \[2\] channels"):
+        load_network(folder)
