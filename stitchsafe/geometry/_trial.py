@@ -136,10 +136,11 @@ class Trial:
         if text not in self.contradictions:
             self.contradictions.append(text)
 
-    def _within(self, output: str, fact: str, measured: Any, traced: Any) -> None:
-        above = np.greater(measured, traced)
-        if above.any():
-            self._contradict(output, f"{fact} measured {measured}, traced {traced}")
+    def _within(
+        self, output: str, fact: str, found: Any, traced: Any, how: str = "measured"
+    ) -> None:
+        if np.greater(found, traced).any():
+            self._contradict(output, f"{fact} {how} {found}, traced {traced}")
 
     # sizes
 
@@ -465,6 +466,11 @@ class Trial:
     def _compare(self, own: OutputAxis, found: MeasuredOutput) -> None:
         self._within(found.name, "context", found.context, own.context)
         self._within(found.name, "receptive field", found.receptive_field, own.receptive_field)
+        reach = max((hi - lo + 1 for lo, hi in filter(None, own.support)), default=0)
+        context, how = self._context(own, own.support, (0, 0), 0), "that its supports ask for"
+        self._within(found.name, "context", context, own.context, how)
+        self._within(found.name, "receptive field", reach, own.receptive_field, how)
+        self._within("all outputs", "context", own.context, self.axis.context, "of an output")
         if found.receptive_field < own.receptive_field:
             self.wider.append(
                 f"along {self.letter}, {found.name}: receptive field measured "
