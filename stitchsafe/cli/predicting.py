@@ -10,6 +10,7 @@ import typer
 import stitchsafe
 from stitchsafe.cli.options import (
     ModelOption,
+    ModelOptions,
     OutputOptions,
     PredictOptions,
     VolumeArgument,
@@ -55,6 +56,7 @@ def predict(
         bool, typer.Option("--dry-run", help="Print the plan, as `plan` does, and stop.")
     ] = False,
     *,
+    network: ModelOptions,
     run: PredictOptions,
     source: VolumeOptions,
     output: OutputOptions,
@@ -66,6 +68,7 @@ def predict(
             "ngff": ngff,
             "image": image,
             "overwrite": overwrite,
+            **network.keywords(),
             **run.keywords(),
             **source.keywords(),
         }
@@ -87,11 +90,20 @@ def _summary(values: Mapping[str, Any]) -> str:
         f"{what} in {values['out']}",
         f"{values['blocks_done']} of {values['blocks_total']} blocks in {values['seconds']:.1f} s"
         f"{before}; {values['peak_memory_bytes'] / 1e9:.2f} GB of memory at most",
-        "exact: stitched equals whole"
-        if values["exact"]
-        else "NOT exact: this network cannot be stitched exactly",
     ]
-    return "\n".join(lines)
+    if values["exact"]:
+        return "\n".join([*lines, "exact: stitched equals whole"])
+    breaks = [f"{b['layer']} ({b['op']}): {b['reason']}" for b in values["breaks"]]
+    seams = values["seams"]
+    return "\n".join(
+        [
+            *lines,
+            "NOT exact: this network cannot be stitched exactly",
+            *(f"  {each}" for each in breaks),
+            f"  from other tiles, {seams['elements']} recorded elements differ by up to "
+            f"{seams['max_abs_diff']:.2g} (largest value {seams['max_abs_value']:.2g})",
+        ]
+    )
 
 
 @accepts_groups
@@ -100,6 +112,7 @@ def plan(
     model: ModelOption = None,
     save: SaveOption = "labels",
     *,
+    network: ModelOptions,
     run: PredictOptions,
     source: VolumeOptions,
     output: OutputOptions,
@@ -108,6 +121,7 @@ def plan(
     with conversation(output) as session:
         options: dict[str, Any] = {
             "save": parse_choices(save, "--save", SAVED),
+            **network.keywords(),
             **run.keywords(),
             **source.keywords(),
         }

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 
@@ -160,7 +160,11 @@ def _replace(shape: tuple[int, ...], axis: int, size: int) -> tuple[int, ...]:
 
 
 def analyse(
-    run: Callable[[tuple[int, ...]], Graph], *, ndim: int, name: str = "network"
+    run: Callable[[tuple[int, ...]], Graph],
+    *,
+    ndim: int,
+    name: str = "network",
+    fixed: tuple[int, ...] | None = None,
 ) -> NetworkGeometry:
     """The geometry of a network and the verdict whether its tiles can be stitched exactly.
 
@@ -173,9 +177,14 @@ def analyse(
         Number of spatial axes.
     name
         Of the network, for what concerns all of it.
+    fixed
+        The only shape that the network takes, where there is just one.
     """
     search = _Search(run)
-    base = _first_size(search, ndim)
+    if fixed is None:
+        base = _first_size(search, ndim)
+    else:
+        base = fixed if search.at(fixed) is not None else None
     graph = search.graph
     if graph is None:
         return _unsafe((_refused(name, search.refusal),), (), ())
@@ -184,7 +193,7 @@ def analyse(
     if base is None:
         breaks = graph.breaks or (_refused(name, search.refusal),)
         return _unsafe(breaks, inputs, outputs)
-    solved = _solve(search, base)
+    solved = _solve(search, base) if fixed is None else _solve_fixed(search, fixed)
     if solved is None:
         return _unsafe((*graph.breaks, _refused(name, None)), inputs, outputs)
     solutions, program = solved
@@ -240,11 +249,19 @@ def _first_size(search: _Search, ndim: int) -> tuple[int, ...] | None:
 
 
 def _offsets(ndim: int) -> Iterator[tuple[int, ...]]:
-    """Unequal offsets per axis, small ones first."""
-    for largest in range(1, MOST_RESIDUES):
-        for offsets in itertools.product(range(largest + 1), repeat=ndim):
-            if max(offsets) == largest and len(set(offsets)) > 1:
-                yield offsets
+    """Unequal offsets per axis, small ones first: those that set z apart before all others."""
+
+    def sets_z_apart(offsets: tuple[int, ...]) -> bool:
+        return max(offsets) < 10 and len(set(offsets[1:])) == 1
+
+    for first in (True, False):
+        for largest in range(1, MOST_RESIDUES):
+            for offsets in itertools.product(range(largest + 1), repeat=ndim):
+                unequal = max(offsets) == largest and len(set(offsets)) > 1
+                if unequal and sets_z_apart(offsets) is first:
+                    yield offsets
+            if first and largest == 9:
+                break
 
 
 _Solution = tuple[AxisGeometry, tuple[OutputAxis, ...]]
@@ -271,7 +288,13 @@ def _solve(search: _Search, base: tuple[int, ...]) -> tuple[tuple[_Solution, ...
             return None
         chosen.append(picked)
     known = tuple(facts[0].input_size for facts, _, _ in chosen)
-    further = search.at(tuple(size + p for size, p in zip(known, periods, strict=True)))
+    # Unequal sizes, lest a network be told apart from its transpose by none.
+    further = search.at(
+        tuple(
+            size + p * (1 + place)
+            for place, (size, p) in enumerate(zip(known, periods, strict=True))
+        )
+    )
     if search.at(known) is None or further is None:
         return None
     if any(f.key != facts[0].key for f, (facts, _, _) in zip(further, chosen, strict=True)):
@@ -282,6 +305,14 @@ def _solve(search: _Search, base: tuple[int, ...]) -> tuple[tuple[_Solution, ...
     )
     final = search.at(smallest)
     return None if final is None else (axes, final[0].program)
+
+
+def _solve_fixed(search: _Search, shape: tuple[int, ...]) -> tuple[tuple[_Solution, ...], str]:
+    """The map of the one size that there is; its lattice holds from tile to tile of that size."""
+    facts = search.at(shape)
+    assert facts is not None
+    axes = tuple(_axis([fact], 0, size) for fact, size in zip(facts, shape, strict=True))
+    return axes, facts[0].program
 
 
 def _choose(found: dict[int, _Fact], period: int) -> tuple[list[_Fact], int, int] | None:
@@ -369,7 +400,7 @@ def _widest(contexts: list[tuple[int, int]]) -> tuple[int, int]:
     return max(before for before, _ in contexts), max(after for _, after in contexts)
 
 
-def agrees(geometry: NetworkGeometry, graph: Graph, *, whole: bool = False) -> None:
+def agrees(geometry: NetworkGeometry, graph: Graph, *, whole: Sequence[bool] | None = None) -> None:
     """Pass if a trace at a concrete shape has the lattice map that the geometry promises.
 
     Parameters
@@ -379,7 +410,8 @@ def agrees(geometry: NetworkGeometry, graph: Graph, *, whole: bool = False) -> N
     graph
         From :func:`trace`, at the shape of a tile's input or of the whole.
     whole
-        Whether the shape is that of the whole volume, where both ends are true borders.
+        Per axis, whether the shape is that of the whole volume, where both ends are true borders;
+        nowhere by default.
 
     Raises
     ------
@@ -407,7 +439,7 @@ def agrees(geometry: NetworkGeometry, graph: Graph, *, whole: bool = False) -> N
                 f"{where} has another lattice map along axis {number} than the network's "
                 f"(shrinkage {fact.shrinkage}, not {axis.shrinkage}); {advice}"
             )
-        if whole:
+        if whole is not None and whole[number]:
             continue
         short = [c > known for c, known in zip(fact.context, axis.context, strict=True)]
         if any(short) or any(each.mixed for each in fact.maps):

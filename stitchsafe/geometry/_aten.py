@@ -49,8 +49,10 @@ class Call:
         What it returned.
     layer
         The module that called it.
+    given
+        All tensors among its arguments.
     constant
-        Admits another operand against a value: that value, or one told apart by its place.
+        Admits tensors that are constants to a value: that value, or one told apart by its place.
     """
 
     flow: Flow
@@ -59,7 +61,8 @@ class Call:
     values: Mapping[int, Value]
     results: Sequence[torch.Tensor]
     layer: torch.nn.Module
-    constant: Callable[[Value], Value]
+    given: Sequence[torch.Tensor]
+    constant: Callable[[Value, Sequence[torch.Tensor]], Value]
 
     @property
     def first(self) -> Value:
@@ -135,7 +138,7 @@ def _handles(*names: str) -> Callable[[Handler], Handler]:
 def pointwise(call: Call) -> Value:
     """Elements of the same place combined."""
     made = call.flow.pointwise(list(call.values.values()), call.shape)
-    return call.constant(made)
+    return call.constant(made, call.given)
 
 
 _handles(
@@ -338,7 +341,7 @@ def _without(flow: Flow, value: Value, dimensions: Sequence[int]) -> Value:
 @_handles("cat")
 def _cat(call: Call) -> Value:
     made = call.flow.concat(list(call.values.values()), call.dimension(), call.shape)
-    return call.constant(made)
+    return call.constant(made, call.given)
 
 
 @_handles("stack")
@@ -346,7 +349,7 @@ def _stack(call: Call) -> Value:
     flow, rank = call.flow, len(call.shape)
     d = int(call.arguments.get("dim", 0)) % rank
     opened = [flow.permute(v, [*range(d), None, *range(d, v.rank)]) for v in call.values.values()]
-    return call.constant(flow.concat(opened, d, call.shape))
+    return call.constant(flow.concat(opened, d, call.shape), call.given)
 
 
 # layout
@@ -458,6 +461,10 @@ def _batch_norm(call: Call) -> Value:
             else "batch normalisation without stored statistics"
         )
         return _normalised(call, [d for d in range(value.rank) if d != 1], what)
+    if value.space([1]):
+        raise Breaking(
+            "it normalises each place by statistics of its own", "normalise channels", keeps=value
+        )
     return call.flow.keep(value)
 
 
@@ -513,7 +520,10 @@ def _matrix(call: Call) -> Value:
     if left is None and right is None:
         raise Breaking("it adds to a product of constants", "use plain addition")
     made = call.flow.matmul(left, right, call.shape)
-    return made if added is None else call.flow.pointwise([made, added], call.shape)
+    if call.name in ("mm", "bmm"):
+        return made
+    bias = call.arguments["self"]
+    return call.flow.pointwise([made, added], call.shape) if added else call.constant(made, [bias])
 
 
 @_handles(

@@ -417,10 +417,9 @@ class _Recorder(TorchDispatchMode):  # type: ignore[misc, no-untyped-call, unuse
         else:
             layer = self._layers[-1][1] if self._layers else nn.Module()
             call = Call(
-                flow, name, arguments, values, results, layer,
-                lambda value: self._constants_admitted(value, name, given),
-            )  # fmt: skip
-            made = self._made(func, call, given)
+                flow, name, arguments, values, results, layer, given, self._constants_admitted
+            )
+            made = self._made(func, call)
         flops, workspace = cost(name, arguments, results[0])
         transient = sum(t.numel() * t.element_size() for t in results[1:]) if "pool" in name else 0
         if len(flow.nodes) > first:
@@ -434,14 +433,14 @@ class _Recorder(TorchDispatchMode):  # type: ignore[misc, no-untyped-call, unuse
         for tensor, value in zip(results, made, strict=False):
             self.bind(tensor, value)
 
-    def _made(self, func: Any, call: Call, given: list[torch.Tensor]) -> list[Value]:
+    def _made(self, func: Any, call: Call) -> list[Value]:
         """What an operator makes of its values; what breaks locality is noted."""
         flow = self.flow
         try:
             handler = self._handler(func, call)
             found = handler(call)
             if func._schema.is_mutable:
-                self._check_write(call, given)
+                self._check_write(call)
         except Breaking as error:
             noted = self.refuse(error.reason, error.fix)
             if error.keeps is not None and error.keeps.shape == call.shape:
@@ -480,7 +479,7 @@ class _Recorder(TorchDispatchMode):  # type: ignore[misc, no-untyped-call, unuse
         given = args[2:] if name == "constant_pad_nd" else (args, kwargs)
         return repr([v for v in tree_leaves(given) if isinstance(v, int | float)])
 
-    def _constants_admitted(self, value: Value, name: str, given: list[torch.Tensor]) -> Value:
+    def _constants_admitted(self, value: Value, given: Sequence[torch.Tensor]) -> Value:
         """A value that constants were combined into, told apart by place where they differ.
 
         Raises
@@ -513,8 +512,8 @@ class _Recorder(TorchDispatchMode):  # type: ignore[misc, no-untyped-call, unuse
                     value = self.flow.periodic(value, part)
         return value
 
-    def _check_write(self, call: Call, given: list[torch.Tensor]) -> None:
-        target = given[0]
+    def _check_write(self, call: Call) -> None:
+        target = call.given[0]
         if target not in self._values:
             raise Breaking("it writes into a constant, which is not analysed", _WRITES_ANYWHERE)
         storage = target.untyped_storage()

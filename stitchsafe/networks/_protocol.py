@@ -63,6 +63,10 @@ class Network(Protocol):
         """Floating point type of the weights."""
 
     @property
+    def build(self) -> str:
+        """The library that runs it, with its version."""
+
+    @property
     def parameter_bytes(self) -> int: ...
 
     @property

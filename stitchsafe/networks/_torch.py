@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import re
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 
@@ -23,11 +24,13 @@ from stitchsafe.geometry import (
     trace,
 )
 from stitchsafe.networks._config import ModelConfig, OutputConfig
+from stitchsafe.networks._pointwise import apply_after
 from stitchsafe.networks._positive import positive_weights
 from stitchsafe.networks._protocol import Output, Runtime
 
 __all__ = ["TorchNetwork"]
 
+_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,63}")
 _CONVOLUTIONS = {
     nn.Conv2d: 2,
     nn.ConvTranspose2d: 2,
@@ -69,7 +72,9 @@ class TorchNetwork:
         self.name = name or (config.name if config else type(module).__name__)
         self._split: tuple[int, ...]
         if config is not None:
-            self.ndim, self._split = len(config.input.axes), (config.input.channels,)
+            self.ndim = len(config.input.axes)
+            split = tuple(tensor.channels for tensor in config.input.tensors)
+            self._split = split or (config.input.channels,)
         elif ndim is not None and channels is not None:
             self.ndim = ndim
             self._split = (channels,) if isinstance(channels, int) else tuple(channels)
@@ -82,10 +87,14 @@ class TorchNetwork:
 
     @cached_property
     def fingerprint(self) -> str:
-        """Digest of architecture, operators with their constants, activations and weights."""
+        """Digest of architecture, operators with their constants, what follows, and weights."""
         digest = hashlib.sha256(str(self.module).encode())
         digest.update(self.geometry.program.encode())
         digest.update(repr([o.activation for o in self._declared]).encode())
+        for output in self._declared:
+            digest.update(
+                "".join(step.model_dump_json() for step in output.postprocessing).encode()
+            )
         for key, tensor in sorted(self._state()):
             array = tensor.detach().cpu().contiguous().numpy()
             digest.update(f"{key} {array.dtype} {array.shape}".encode())
@@ -98,7 +107,8 @@ class TorchNetwork:
             return tuple(Output(o.name, o.channels) for o in self.config.outputs)
         found = self.geometry.outputs
         return tuple(
-            Output(f"output{o.name}" if o.name.isdigit() else o.name, o.channels) for o in found
+            Output(o.name if _NAME.fullmatch(o.name) else f"output{place}", o.channels)
+            for place, o in enumerate(found)
         )
 
     @cached_property
@@ -108,6 +118,10 @@ class TorchNetwork:
             if tensor.is_floating_point():
                 return str(tensor.dtype).removeprefix("torch.")
         return "float32"
+
+    @property
+    def build(self) -> str:
+        return f"torch {torch.__version__}"
 
     @cached_property
     def parameter_bytes(self) -> int:
@@ -159,9 +173,12 @@ class TorchNetwork:
         )
         result = self._ready(*torch.split(tensor, list(self._split), 1))
         tensors = [leaf for leaf in tree_leaves(result) if isinstance(leaf, Tensor)]
+        # Of a module that could not be analysed, not even the number of its outputs is known.
+        declared = self._declared or (None,) * len(tensors)
+        layouts = self._layouts or ("",) * len(tensors)
         return tuple(
-            _activate(_channels_first(t, layout), declared).cpu().numpy()
-            for t, layout, declared in zip(tensors, self._layouts, self._declared, strict=True)
+            _finished(_channels_first(t, layout), own)
+            for t, layout, own in zip(tensors, layouts, declared, strict=True)
         )
 
     def positive(self, seed: int = 0) -> TorchNetwork:
@@ -194,14 +211,22 @@ class TorchNetwork:
 
 
 def _channels_first(tensor: Tensor, layout: str) -> Tensor:
-    """A tensor of any layout as (n, channels, *spatial)."""
-    if layout[:2] == "bc" and layout[2:] == "zyx"[3 - len(layout[2:]) :]:
+    """A tensor of any layout as (n, channels, *spatial); as it is where the layout is unknown."""
+    if not layout or (layout[:2] == "bc" and layout[2:] == "zyx"[3 - len(layout[2:]) :]):
         return tensor
     front = [place for place, letter in enumerate(layout) if letter in "bc1"]
     space = sorted(set(range(len(layout))) - set(front), key=lambda place: -ord(layout[place]))
     moved = tensor.permute(*front, *space)
     batch = tensor.shape[layout.index("b")] if "b" in layout else 1
     return moved.reshape(batch, -1, *moved.shape[len(front) :])
+
+
+def _finished(tensor: Tensor, declared: OutputConfig | None) -> NDArray[np.floating]:
+    """An output with all that its configuration says happens to it."""
+    if declared is None:
+        array: NDArray[np.floating] = tensor.cpu().numpy()
+        return array
+    return apply_after(declared.postprocessing, _activate(tensor, declared).cpu().numpy())
 
 
 def _activate(tensor: Tensor, declared: OutputConfig) -> Tensor:

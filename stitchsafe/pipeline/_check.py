@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from stitchsafe.engine import Events, Silent
@@ -90,6 +91,9 @@ class Verdict:
 def check(
     model: ModelLike,
     *,
+    weights: str | Path | None = None,
+    arguments: Mapping[str, Any] | None = None,
+    trust_model: bool = False,
     probe: bool = False,
     trained_on: Sequence[int] | None = None,
     events: Events | None = None,
@@ -99,7 +103,12 @@ def check(
     Parameters
     ----------
     model
-        A name in ``models/``, a model folder, or a `torch.nn.Module`.
+        A name in ``models/``, a model folder, a bioimage.io package, an ONNX file,
+        ``package.module:factory``, or a `torch.nn.Module`.
+    weights, arguments
+        For a factory: a file of weights, and keyword arguments.
+    trust_model
+        Whether code that the model brings along may run.
     probe
         Also run the network, and compare what it depends on with what was traced.
     trained_on
@@ -122,7 +131,7 @@ def check(
         raise InputError(
             f"trained_on {tuple(trained_on)} is not a shape; give one positive size per axis"
         )
-    network = load_network(model)
+    network = load_network(model, weights=weights, arguments=arguments, trust=trust_model)
     letters = "zyx"[-network.ndim :]
     if trained_on is not None and len(trained_on) != network.ndim:
         raise InputError(
@@ -145,21 +154,31 @@ def _named(geometry: NetworkGeometry, network: Network) -> NetworkGeometry:
     return replace(geometry, outputs=tuple(replace(each, name=known.name) for each, known in pairs))
 
 
-def _trained_on(network: Network, given: Sequence[int] | None) -> tuple[int, ...] | None:
-    """The patch that a network was trained on: as given, or as its source says."""
-    if given is not None:
-        return tuple(given)
-    known = getattr(network, "trained_on", None)
-    if known is None and network.config is not None:
-        known = network.config.training.get("window")
-    return None if known is None else tuple(int(size) for size in known)
+def _warnings(network: Network, trained_on: Sequence[int] | None) -> tuple[str, ...]:
+    notes = network.config.notes if network.config else ()
+    return (*notes, *_of_the_halo(network), *_of_training(network, trained_on))
 
 
-def _warnings(network: Network, given: Sequence[int] | None) -> tuple[str, ...]:
+def _of_the_halo(network: Network) -> Iterator[str]:
+    """A description may declare less than the network needs."""
+    declared = network.config.declared if network.config else None
+    if declared is None or declared.halo is None:
+        return
+    for letter, axis, halo in zip(
+        "zyx"[-network.ndim :], network.geometry.axes, declared.halo, strict=False
+    ):
+        if halo < max(axis.context):
+            yield (
+                f"along {letter} the description declares a halo of {halo}, and the network needs "
+                f"{axis.context[0]} before and {axis.context[1]} after: tiles read what it needs"
+            )
+
+
+def _of_training(network: Network, given: Sequence[int] | None) -> Iterator[str]:
     """A padded network has only ever seen its training patch, border included."""
-    patch = _trained_on(network, given)
+    patch, known_as = _patch(network, given)
     if patch is None:
-        return ()
+        return
     beyond = [
         f"{axis.receptive_field} voxels against {size} along {letter}"
         for letter, axis, size in zip(
@@ -167,11 +186,21 @@ def _warnings(network: Network, given: Sequence[int] | None) -> tuple[str, ...]:
         )
         if axis.padded and axis.receptive_field > size
     ]
-    if not beyond:
-        return ()
-    return (
-        "the network pads, and what an output depends on exceeds the patches that it was trained "
-        f"on ({', '.join(beyond)}): stitched equals whole, but a whole without padding nearby it "
-        "has never seen; compare its scores on large and on patch-sized images, or train it with "
-        "valid padding or larger patches",
-    )
+    if beyond:
+        yield (
+            f"the network pads, and what an output depends on exceeds {known_as} "
+            f"({', '.join(beyond)}): stitched equals whole, but a whole without padding nearby it "
+            "has never seen; compare its scores on large and on patch-sized images, or train it "
+            "with valid padding or larger patches"
+        )
+
+
+def _patch(network: Network, given: Sequence[int] | None) -> tuple[Sequence[int] | None, str]:
+    """The patch that a network was trained on, as given or as its source says, and what it is."""
+    trained = "the patches that it was trained on"
+    if given is not None or network.config is None:
+        return given, trained
+    window, declared = network.config.training.get("window"), network.config.declared
+    if window is None and declared is not None and not any(declared.input_step):
+        return declared.input_min, "the one size that its description takes"
+    return window, trained

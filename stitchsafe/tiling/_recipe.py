@@ -12,12 +12,14 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from fractions import Fraction
 from typing import Any, Literal
 
 from pydantic import TypeAdapter
 
 from stitchsafe.coordinates import CellGrid, Roi, ceil_to
 from stitchsafe.errors import PlanError
+from stitchsafe.tiling._fields import Field
 
 __all__ = ["BorderRule", "Normalization", "Recipe", "Schedule"]
 
@@ -29,11 +31,13 @@ class Normalization:
     """Intensity rule, with statistics of the whole volume, per channel.
 
     ``percentile`` maps the two percentiles to 0 and 1, ``zscore`` mean and standard deviation to 0
-    and 1, ``none`` only converts the type.
+    and 1, ``none`` only converts the type. ``steps`` does what `tensors` list, one entry for each
+    input of the network: its channels, and its steps in order.
     """
 
-    kind: Literal["none", "zscore", "percentile"] = "none"
+    kind: Literal["none", "zscore", "percentile", "steps"] = "none"
     percentiles: tuple[float, float] = (1.0, 99.0)
+    tensors: tuple[dict[str, Any], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -59,10 +63,12 @@ class Recipe:
         How the volume is extended, scaled, and what becomes of NaN.
     device, precision, layout, threads
         How a forward pass is carried out.
-    torch, processor
-        The build and the machine, since kernels differ.
+    build, processor
+        The library that runs the network with its version, and the machine, since kernels differ.
     exact
         Whether stitching is exact for this network.
+    scales
+        Elements per voxel of each field, per axis, as ``"1/2"``; empty where all are 1.
     """
 
     network: str
@@ -82,10 +88,11 @@ class Recipe:
     precision: str
     layout: str
     threads: int
-    torch: str
+    build: str
     processor: str
     seed: int
     exact: bool = True
+    scales: tuple[tuple[str, ...], ...] = ()
 
     def __post_init__(self) -> None:
         for cell, tile in zip(self.cell_shape, self.tile_shape, strict=True):
@@ -120,6 +127,15 @@ class Recipe:
             for field in fields(self)
             if getattr(self, field.name) != getattr(other, field.name)
         ]
+
+    @property
+    def fields(self) -> tuple[Field, ...]:
+        """Where the elements of each output lie."""
+        scales = self.scales or (("1",) * len(self.extent),) * len(self.outputs)
+        return tuple(
+            Field(name, channels, tuple(map(Fraction, scale)))
+            for (name, channels), scale in zip(self.outputs, scales, strict=True)
+        )
 
     @property
     def cells(self) -> CellGrid:

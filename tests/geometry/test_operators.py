@@ -230,6 +230,13 @@ GLOBAL = {
     "joined": (lambda x: torch.cat([x, x], 2), "Inside", "joins tensors along space"),
     "repeated": (lambda x: x.repeat(1, 1, 2, 1), "Inside", "repeats the whole"),
     "halves": (lambda x: x.unflatten(3, (2, -1)).mean(3), "Inside", "global pooling"),
+    "square only": (lambda x: x.reshape(x.shape[0], -1, x.shape[3], x.shape[2]), "Inside",
+                    "no family of input sizes"),
+    "bias by place": (
+        lambda x: torch.baddbmm(
+            torch.arange(x[0, 0].numel()) * 1.0, torch.ones(1, 4, 4), x.flatten(2)
+        ).view_as(x), "Inside", "origin",
+    ),
     "cumulated": (lambda x: x.cumsum(2), "Inside", "whole of space"),
     "sorted": (lambda x: x.sort(3).values, "Inside", "whole of space"),
 }  # fmt: skip

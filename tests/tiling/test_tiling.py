@@ -121,7 +121,7 @@ def recipe(**changes) -> Recipe:
         "tile_shape": (8, 16), "halo": ((4, 4), (4, 4)), "cell_shape": (16, 32),
         "outputs": (("embedding", 3),), "save_fields": False, "labels": {"bandwidth": 1.5},
         "border": "reflect", "normalization": Normalization(), "nan": "refuse", "device": "cpu",
-        "precision": "float32", "layout": "channels_last", "threads": 2, "torch": "2",
+        "precision": "float32", "layout": "channels_last", "threads": 2, "build": "2",
         "processor": "p", "seed": 0,
     }  # fmt: skip
     return Recipe(**{**values, **changes})

@@ -1,0 +1,337 @@
+"""An ONNX graph as a network, run by onnxruntime."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from stitchsafe.errors import ModelError, PlanError
+from stitchsafe.geometry import (
+    Graph,
+    InputGeometry,
+    LatticeMismatch,
+    NetworkGeometry,
+    OnnxProgram,
+    SizeRefusal,
+    analyse,
+    trace_onnx,
+)
+from stitchsafe.networks._config import ModelConfig
+from stitchsafe.networks._onnx_file import OnnxFile, read_onnx
+from stitchsafe.networks._onnx_layout import OnnxTensor, inputs_of, outputs_of
+from stitchsafe.networks._onnx_session import OPTIONS, OnnxSession, runtime_build
+from stitchsafe.networks._protocol import Output, Runtime
+
+__all__ = ["ONNX_SUFFIXES", "OnnxNetwork", "load_onnx"]
+
+ONNX_SUFFIXES = (".onnx", ".czann")
+"""Of the files that :func:`load_onnx` reads."""
+
+
+def load_onnx(
+    path: str | Path,
+    *,
+    config: ModelConfig | None = None,
+    axes: str | Mapping[str, str] | None = None,
+) -> OnnxNetwork:
+    """Load an ONNX file (or a ``.czann`` archive, which holds one) as a network.
+
+    Parameters
+    ----------
+    path
+        Of the file. Weights in further files must lie in its folder.
+    config
+        What a card or package says of the network.
+    axes
+        Layout of all inputs, such as ``"bcyx"`` or ``"byxc"``, or of single inputs and outputs by
+        name; by default they are read from the graph.
+
+    Raises
+    ------
+    ModelError
+        If the file is damaged, reaches out of its folder, or is no dense network.
+    MissingExtraError
+        If onnx or onnxruntime is not installed.
+    """
+    file = read_onnx(Path(path))
+    name = config.name if config else Path(path).stem
+    # Whether this build knows all operators and opsets is learnt before any work starts.
+    OnnxSession(file.source, name=name, device="cpu", threads=1, optimize=False)
+    return OnnxNetwork(file, name=name, config=config, axes=axes)
+
+
+class OnnxNetwork:
+    """An ONNX graph with (batch, channels, *space) at its face, whatever its own layouts.
+
+    Parameters
+    ----------
+    file
+        The graph and where its weights lie.
+    name
+        What to call it in plans and messages.
+    config, axes
+        See :func:`load_onnx`.
+    """
+
+    def __init__(
+        self,
+        file: OnnxFile,
+        *,
+        name: str,
+        config: ModelConfig | None = None,
+        axes: str | Mapping[str, str] | None = None,
+    ) -> None:
+        self.name, self.config = name, config
+        self._file = file
+        self._inputs = inputs_of(file.model, name, axes)
+        self._stated = outputs_of(file.model, name, axes)
+        self.ndim = self._inputs[0].ndim
+        self.channels = sum(each.channels or 1 for each in self._inputs)
+        self._check()
+        self._runtime: Runtime | None = None
+        self._session: OnnxSession | None = None
+
+    def _check(self) -> None:
+        for each in self._inputs:
+            if each.ndim != self.ndim:
+                raise ModelError(
+                    f"{self.name} takes inputs of {self.ndim} and of {each.ndim} spatial axes; "
+                    "export it with inputs of the same axes"
+                )
+        if self.config is None:
+            return
+        declared = len(self.config.input.axes), self.config.input.channels
+        if declared != (self.ndim, self.channels):
+            raise ModelError(
+                f"the configuration of {self.name!r} declares {declared[0]} axes and {declared[1]} "
+                f"channels, and its graph takes {self.ndim} and {self.channels}; correct the "
+                "configuration"
+            )
+        if len(self.config.outputs) != len(self._stated):
+            raise ModelError(
+                f"the configuration of {self.name!r} declares {len(self.config.outputs)} outputs, "
+                f"and its graph has {len(self._stated)}; correct the configuration"
+            )
+
+    @cached_property
+    def fixed(self) -> tuple[int | None, ...]:
+        """Spatial size that the graph states, per axis, where it does.
+
+        Raises
+        ------
+        ModelError
+            If its inputs state different ones.
+        """
+        found = []
+        for sizes in zip(*(each.space for each in self._inputs), strict=True):
+            stated = {size for size in sizes if size is not None}
+            if len(stated) > 1:
+                raise ModelError(
+                    f"the inputs of {self.name} have sizes {sorted(stated)} along one axis, and "
+                    "here all inputs share one volume; export it with inputs of one size"
+                )
+            found.append(next(iter(stated), None))
+        return tuple(found)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Digest of graph, weights, layouts, activations, and how sessions are opened."""
+        layouts = [(each.name, each.layout) for each in (*self._inputs, *self._stated)]
+        text = repr((self._file.digest, layouts, self._activations, OPTIONS))
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    @property
+    def build(self) -> str:
+        """The onnxruntime that runs it."""
+        return runtime_build()
+
+    @cached_property
+    def outputs(self) -> tuple[Output, ...]:
+        if self.config is not None:
+            return tuple(Output(each.name, each.channels) for each in self.config.outputs)
+        count = len(self._results)
+        return tuple(
+            Output(_plain(each.name, place, count), each.channels or 1)
+            for place, each in enumerate(self._results)
+        )
+
+    @cached_property
+    def _results(self) -> tuple[OnnxTensor, ...]:
+        """What it returns, its layouts stated, or found by the tracer, or else the input's."""
+        known = {each.name: each for each in self.geometry.outputs}
+        like = self._inputs[0].layout
+        found = []
+        for each in self._stated:
+            traced = known.get(each.name)
+            guess = like if len(like) == len(each.sizes) else ""
+            layout = each.layout or (traced.layout if traced else guess)
+            channels = each.sizes[layout.index("c")] if "c" in layout else 1
+            if channels is None and traced is not None:
+                channels = traced.channels
+            found.append(replace(each, layout=layout, channels=channels))
+        return tuple(found)
+
+    @property
+    def _activations(self) -> list[str]:
+        if self.config is not None:
+            return [each.activation for each in self.config.outputs]
+        return ["none"] * len(self._stated)
+
+    @cached_property
+    def precision(self) -> str:
+        """Least floating point type of the weights, ``float32`` for a network without any."""
+        from onnx import TensorProto
+
+        held = {t.data_type for t in self._file.model.graph.initializer if len(t.dims) > 1}
+        if held & {TensorProto.FLOAT16, TensorProto.BFLOAT16}:
+            return "float16"
+        if TensorProto.FLOAT in held or TensorProto.DOUBLE not in held:
+            return "float32"
+        return "float64"
+
+    @cached_property
+    def parameter_bytes(self) -> int:
+        """Bytes of the stored weights, without those that operators hold as constants."""
+        from onnx.helper import tensor_dtype_to_np_dtype
+
+        return sum(
+            int(np.prod(t.dims)) * np.dtype(tensor_dtype_to_np_dtype(t.data_type)).itemsize
+            for t in self._file.model.graph.initializer
+        )
+
+    @cached_property
+    def _program(self) -> OnnxProgram:
+        inputs = [
+            InputGeometry(each.name, each.channels or 1, each.layout) for each in self._inputs
+        ]
+        return OnnxProgram(self._file.model, inputs, self._file.path.parent)
+
+    @cached_property
+    def geometry(self) -> NetworkGeometry:
+        stated = [size for size in self.fixed if size is not None]
+        return analyse(
+            lambda shape: trace_onnx(self._program, self._admitted(shape)),
+            ndim=self.ndim,
+            name=self.name,
+            fixed=tuple(stated) if len(stated) == self.ndim else None,
+        )
+
+    def _admitted(self, shape: Sequence[int]) -> tuple[int, ...]:
+        for own, size in zip(self.fixed, shape, strict=True):
+            if own not in (None, size):
+                raise SizeRefusal(f"the graph states an input of {own} voxels, not {size}")
+        return tuple(shape)
+
+    def trace(self, shape: Sequence[int]) -> Graph:
+        """The graph at one spatial input size.
+
+        Raises
+        ------
+        PlanError
+            If the network does not take that size.
+        """
+        try:
+            return trace_onnx(self._program, self._admitted(shape))
+        except (SizeRefusal, LatticeMismatch) as error:
+            raise PlanError(
+                f"{self.name} does not take an input of {tuple(shape)} voxels: {error}; give "
+                "another --tile-shape"
+            ) from error
+
+    def prepare(self, runtime: Runtime) -> None:
+        """Open a session on the device of `runtime`.
+
+        Raises
+        ------
+        PlanError
+            If another precision is asked for than that of the graph, which is fixed.
+        """
+        if runtime.precision != self.precision:
+            raise PlanError(
+                f"{self.name} computes in {self.precision}, as its graph says, and not in "
+                f"{runtime.precision}; leave --precision out"
+            )
+        if runtime == self._runtime and self._session is not None:
+            return
+        self._session = OnnxSession(
+            self._file.source, name=self.name, device=runtime.device, threads=runtime.threads
+        )
+        self._runtime = runtime
+
+    def run(self, batch: NDArray[np.floating]) -> tuple[NDArray[np.floating], ...]:
+        """One pass, element by element of the batch; a graph's own batch is 1."""
+        if self._session is None:
+            self.prepare(Runtime(precision=self.precision))
+        passes = [self._run_one(each) for each in batch]
+        return tuple(
+            _activate(np.stack(results), activation)
+            for results, activation in zip(
+                zip(*passes, strict=True), self._activations, strict=True
+            )
+        )
+
+    def _run_one(self, image: NDArray[np.floating]) -> list[NDArray[np.floating]]:
+        assert self._session is not None
+        feeds, begin = {}, 0
+        for each in self._inputs:
+            count = each.channels or 1
+            feeds[each.name] = _arranged(image[begin : begin + count], each)
+            begin += count
+        names = [each.name for each in self._results]
+        found = self._session.run(feeds, names)
+        return [self._taken(array, each) for array, each in zip(found, self._results, strict=True)]
+
+    def _taken(self, array: NDArray[Any], own: OnnxTensor) -> NDArray[np.floating]:
+        """An output as (channels, *space)."""
+        if not own.layout:
+            raise ModelError(
+                f"the output {own.name!r} of {self.name} has {array.ndim} axes and is no image; "
+                "state its axes, or take a network whose outputs are images"
+            )
+        array = array[tuple(0 if letter in "b1" else slice(None) for letter in own.layout)]
+        letters = own.layout.replace("b", "").replace("1", "")
+        if "c" not in letters:
+            array, letters = array[np.newaxis], "c" + letters
+        order = [letters.index(letter) for letter in "czyx" if letter in letters]
+        return np.ascontiguousarray(array.transpose(order), dtype=self.precision)
+
+
+def _arranged(image: NDArray[np.floating], own: OnnxTensor) -> NDArray[Any]:
+    """(channels, *space) in the layout and type of an input."""
+    letters = "czyx" if own.ndim == 3 else "cyx"
+    if "c" not in own.layout:
+        image, letters = image[0], letters[1:]
+    array = image.transpose([letters.index(c) for c in own.layout if c != "b"])
+    if "b" in own.layout:
+        array = np.expand_dims(array, own.layout.index("b"))
+    if own.dtype.kind in "iu":
+        limits = np.iinfo(own.dtype)
+        array = np.rint(array).clip(limits.min, limits.max)
+    return np.ascontiguousarray(array, dtype=own.dtype)
+
+
+def _activate(array: NDArray[np.floating], activation: str) -> NDArray[np.floating]:
+    if activation == "sigmoid":
+        small = np.exp(-np.abs(array))
+        risen: NDArray[np.floating] = np.where(array >= 0, 1 / (1 + small), small / (1 + small))
+        return risen
+    if activation == "softmax":
+        powers = np.exp(array - array.max(axis=1, keepdims=True))
+        scaled: NDArray[np.floating] = powers / powers.sum(axis=1, keepdims=True)
+        return scaled
+    return array
+
+
+def _plain(name: str, place: int, count: int) -> str:
+    """A name that a file may have: the graph's own where it is an identifier."""
+    if re.fullmatch(r"[A-Za-z]\w{0,63}", name):
+        return name
+    return "output" if count == 1 else f"output{place}"
