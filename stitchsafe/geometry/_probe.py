@@ -15,7 +15,8 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 from stitchsafe.geometry._bench import Bench, Refusal, Run, Sizes, space_of
-from stitchsafe.geometry._trial import MeasuredAxis, Trial
+from stitchsafe.geometry._measured import MeasuredAxis
+from stitchsafe.geometry._trial import Trial
 from stitchsafe.geometry._types import NetworkGeometry
 
 __all__ = ["Probe", "probe", "probe_shapes"]

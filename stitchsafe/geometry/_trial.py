@@ -10,65 +10,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from stitchsafe.geometry._bench import Bench, Rows, differing, element, own_period, period_of
+from stitchsafe.geometry._bench import Bench, Rows, differing, own_period, period_of
+from stitchsafe.geometry._cuts import Cuts, Support
+from stitchsafe.geometry._measured import MeasuredAxis, MeasuredOutput
 from stitchsafe.geometry._types import AxisGeometry, OutputAxis
 
-__all__ = ["MeasuredAxis", "MeasuredOutput", "Trial"]
+__all__ = ["Trial"]
 
 MOST_SIZES = 3
-
-
-@dataclass(frozen=True, slots=True)
-class MeasuredOutput:
-    """What was seen of one output along one axis, in the terms of `OutputAxis`.
-
-    Parameters
-    ----------
-    name
-        Of the output.
-    scale, offset, context, receptive_field, support
-        As in the trace; a phase that was not seen to respond has no support.
-    touched
-        Elements (at the beginning, at the end) that an end of the input changes.
-    """
-
-    name: str
-    scale: Fraction
-    offset: int
-    context: tuple[int, int]
-    receptive_field: int
-    support: tuple[tuple[int, int] | None, ...]
-    touched: tuple[int, int]
-
-
-@dataclass(frozen=True, slots=True)
-class MeasuredAxis:
-    """What was seen along one axis.
-
-    Parameters
-    ----------
-    axis
-        Its letter.
-    input_size
-        Of the inputs that were used.
-    passes
-        How often the network ran.
-    period
-        The least shift under which nothing changed; None where none was found.
-    context, receptive_field, output_offset
-        The largest of all outputs.
-    outputs
-        One each.
-    """
-
-    axis: str
-    input_size: int
-    passes: int
-    period: int | None
-    context: tuple[int, int]
-    receptive_field: int
-    output_offset: int
-    outputs: tuple[MeasuredOutput, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,9 +28,6 @@ class _Reference:
     size: int
     rows: Rows
     noise: Rows
-
-
-_Support = tuple[tuple[int, int] | None, ...]
 
 
 @dataclass(slots=True)
@@ -111,9 +57,10 @@ class Trial:
         period = self._period(reference)
         self._other_sizes(reference)
         size = self.bench.sizes.short
+        cuts = Cuts(self.bench, self.letter, self.names, self._contradict, self.wider)
         found = []
         for own, name, offset, support, ends in zip(
-            self.bench.outputs, self.names, offsets, self._supports(), touched, strict=True
+            self.bench.outputs, self.names, offsets, cuts.measure(), touched, strict=True
         ):
             field_ = max((hi - lo + 1 for lo, hi in filter(None, support)), default=0)
             context = self._context(own, support, ends, own.size(size))
@@ -136,10 +83,11 @@ class Trial:
         if text not in self.contradictions:
             self.contradictions.append(text)
 
-    def _within(self, output: str, fact: str, measured: Any, traced: Any) -> None:
-        above = np.greater(measured, traced)
-        if above.any():
-            self._contradict(output, f"{fact} measured {measured}, traced {traced}")
+    def _within(
+        self, output: str, fact: str, found: Any, traced: Any, how: str = "measured"
+    ) -> None:
+        if np.greater(found, traced).any():
+            self._contradict(output, f"{fact} {how} {found}, traced {traced}")
 
     # sizes
 
@@ -341,110 +289,10 @@ class Trial:
                 what = f"between an input of {size} voxels and one of {reference.size}"
                 self._window(reference, 0, size, what)
 
-    # supports
-
-    def _supports(self) -> list[_Support]:
-        sides = self._side(before=True), self._side(before=False)
-        found = []
-        for own, first, last in zip(self.bench.outputs, *sides, strict=True):
-            n, period = len(own.support), own_period(own)
-            rows: list[tuple[int, int] | None] = []
-            for phase in range(n):
-                lo = [v - i // n * period for i, v in first.items() if i % n == phase]
-                hi = [v - i // n * period for i, v in last.items() if i % n == phase]
-                rows.append((min(lo), max(hi)) if lo and hi and min(lo) <= max(hi) else None)
-            found.append(tuple(rows))
-        return found
-
-    def _side(self, *, before: bool) -> list[dict[int, int]]:
-        """Per output, the outermost voxel that each element of one period responds to."""
-        size, period = self.bench.sizes.short, self.axis.period
-        places = self.bench.sizes.periods(self.axis.context)
-        place = places[-1] if before else places[0]
-        goals: dict[tuple[int, int], int | None] = {}
-        for number, own in enumerate(self.bench.outputs):
-            for index in period_of(own, period, place):
-                reach = element(own, index)
-                goals[number, index] = (
-                    None if reach is None else reach[0] if before else size - 1 - reach[1]
-                )
-        depths = {depth for depth in goals.values() if depth is not None}
-        for count in sorted({d + more for d in depths for more in (0, 1)}):
-            if 0 < count <= size:
-                self.bench.respond(before, count)
-        self._refine(goals, place, before)
-        found: list[dict[int, int]] = [{} for _ in self.bench.outputs]
-        for (number, index), depth in goals.items():
-            _, seen = self._bounds(number, index, place, before)
-            if seen is not None:
-                found[number][index] = seen - 1 if before else size - seen
-            self._judge(number, index, place, depth, seen, before)
-        return found
-
-    def _refine(self, goals: dict[tuple[int, int], int | None], place: int, before: bool) -> None:
-        """Halve what is open between a cut without and one with a response."""
-        if not self.bench.thorough:
-            return
-        for _ in range(2 * self.bench.sizes.short.bit_length()):
-            for (number, index), depth in goals.items():
-                quiet, seen = self._bounds(number, index, place, before)
-                if (seen is None and depth is not None) or (seen is not None and seen - quiet > 1):
-                    if self.bench.enrich():
-                        break
-                    if seen is not None:
-                        self.bench.respond(before, (quiet + seen) // 2)
-                        break
-            else:
-                return
-
-    def _bounds(self, number: int, index: int, place: int, before: bool) -> tuple[int, int | None]:
-        """The largest cut without, and the least one with, a response: of the element or a copy."""
-        own, period = self.bench.outputs[number], self.axis.period
-        step = int(period * own.scale)
-        seen: list[int] = []
-        quiet = [0]
-        for count, rows in self.bench.seen(before):
-            for copy in self.bench.sizes.periods(self.axis.context):
-                away = copy - place
-                cut = count - away * period if before else count + away * period
-                (seen if rows[number][index + away * step] else quiet).append(cut)
-        least = min(seen, default=None)
-        return max(q for q in quiet if least is None or q < least or q == 0), least
-
-    def _judge(
-        self, number: int, index: int, place: int, depth: int | None, seen: int | None, before: bool
-    ) -> None:
-        own, size = self.bench.outputs[number], self.bench.sizes.short
-        phase = index - period_of(own, self.axis.period, place).start
-        what = f"phase {phase} responds to"
-        end = "first" if before else "last"
-
-        def voxel(cut: int) -> int:
-            origin = self.axis.output_offset + place * self.axis.period
-            return (cut - 1 if before else size - cut) - origin
-
-        if depth is None:
-            if seen is not None:
-                self._contradict(
-                    self.names[number], f"{what} the input, and nothing was traced for it"
-                )
-        elif seen is not None and seen <= depth:
-            self._contradict(
-                self.names[number],
-                f"{what} voxel {voxel(seen):+d} of its period, and the {end} that was traced is "
-                f"{voxel(depth + 1):+d}",
-            )
-        elif seen is None or seen > depth + 1:
-            shown = "nothing" if seen is None else f"voxel {voxel(seen):+d}"
-            self.wider.append(
-                f"along {self.letter}, {self.names[number]}: phase {phase} responds at most to "
-                f"{shown}, and the {end} that was traced is {voxel(depth + 1):+d}"
-            )
-
     # context
 
     def _context(
-        self, own: OutputAxis, support: _Support, touched: tuple[int, int], size: int
+        self, own: OutputAxis, support: Support, touched: tuple[int, int], size: int
     ) -> tuple[int, int]:
         """The margin around whole periods that was seen to matter."""
         axis, before, after = self.axis, 0, 0
@@ -465,6 +313,11 @@ class Trial:
     def _compare(self, own: OutputAxis, found: MeasuredOutput) -> None:
         self._within(found.name, "context", found.context, own.context)
         self._within(found.name, "receptive field", found.receptive_field, own.receptive_field)
+        reach = max((hi - lo + 1 for lo, hi in filter(None, own.support)), default=0)
+        context, how = self._context(own, own.support, (0, 0), 0), "that its supports ask for"
+        self._within(found.name, "context", context, own.context, how)
+        self._within(found.name, "receptive field", reach, own.receptive_field, how)
+        self._within("all outputs", "context", own.context, self.axis.context, "of an output")
         if found.receptive_field < own.receptive_field:
             self.wider.append(
                 f"along {self.letter}, {found.name}: receptive field measured "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import re
 from collections.abc import Mapping, Sequence
@@ -27,6 +28,7 @@ from stitchsafe.geometry import (
 from stitchsafe.networks._config import ModelConfig
 from stitchsafe.networks._onnx_file import OnnxFile, read_onnx
 from stitchsafe.networks._onnx_layout import OnnxTensor, inputs_of, outputs_of
+from stitchsafe.networks._onnx_positive import positive_graph
 from stitchsafe.networks._onnx_session import OPTIONS, OnnxSession, runtime_build
 from stitchsafe.networks._protocol import Output, Runtime
 
@@ -277,6 +279,18 @@ class OnnxNetwork:
                 zip(*passes, strict=True), self._activations, strict=True
             )
         )
+
+    def positive(self, seed: int = 0) -> OnnxNetwork | None:
+        """The same network with generic positive weights; None where they lie in other files."""
+        if not isinstance(self._file.source, bytes):
+            return None
+        model = positive_graph(self._file.model, seed)
+        twin = copy.copy(self)
+        twin._file = replace(self._file, model=model, source=model.SerializeToString())
+        twin._runtime = twin._session = None
+        for name in ("fingerprint", "_program"):
+            vars(twin).pop(name, None)
+        return twin
 
     def _run_one(self, image: NDArray[np.floating]) -> list[NDArray[np.floating]]:
         assert self._session is not None

@@ -118,7 +118,7 @@ def probe_network(network: Network, events: Events) -> ProbeReport:
         threads = usable_cores()
         events.say(f"a pass takes {work / 1e9:.0f}·10⁹ operations: probing in {precision}")
     elif twin is not None:
-        precision = "float64"
+        precision = twin.precision
     itemsize = np.dtype(precision if precision in ("float32", "float64") else "float32").itemsize
     limit = int(SHARE * allotted_memory().memory)
 

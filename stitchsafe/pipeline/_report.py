@@ -198,6 +198,10 @@ def _probe(found: ProbeReport) -> Iterator[str]:
         yield (
             f"{found.passes} passes: nothing that the running network does goes beyond the trace"
         )
+        if found.positive is None and found.own.equal:
+            yield "with its own weights, what was measured equals the trace"
+        elif found.positive is None:
+            yield "with its own weights less was seen than traced, as some weigh next to nothing"
     if found.equal:
         yield "with generic positive weights, what was measured equals the trace"
     elif found.positive is not None and not found.contradictions:

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import nn
 
-from stitchsafe.networks import TorchNetwork
+from stitchsafe.networks import ModelConfig, TorchNetwork
 from stitchsafe.nn import UNet
 from stitchsafe.pipeline import check
 from stitchsafe.pipeline._report import draw_tile
@@ -60,7 +60,8 @@ def naming(monkeypatch: pytest.MonkeyPatch):
 
     def name(module: nn.Module) -> None:
         monkeypatch.setattr(
-            "stitchsafe.pipeline._check.load_network", lambda model: TorchNetwork(module)
+            "stitchsafe.pipeline._check.load_network",
+            lambda model, *given, **more: TorchNetwork(module),
         )
 
     return name
@@ -157,10 +158,19 @@ def test_patches_of_the_training_are_compared_with_what_padded_networks_read() -
     assert "along y" not in warning
     valid = UNet(ndim=2, in_channels=1, levels=2, base_channels=2, heads={"a": 1})
     assert check(valid, trained_on=(1, 1)).warnings == ()
-    network = TorchNetwork(PADDED)
-    assert check(network).warnings == ()
-    network.trained_on = (16, 16)  # as sources do that know of it
-    assert len(check(network).warnings) == 1
+    card = ModelConfig.model_validate(
+        {
+            "format": "stitchsafe-model/1",
+            "name": "padded",
+            "network": {"name": "unet"},
+            "input": {"axes": "yx"},
+            "outputs": [{"name": "a", "channels": 2}, {"name": "b", "channels": 1}],
+            "training": {"window": [16, 16]},
+        }
+    )
+    (warning,) = check(TorchNetwork(PADDED, config=card)).warnings
+    assert "against 16 along x" in warning
+    assert check(TorchNetwork(PADDED, config=card), trained_on=(field, field)).warnings == ()
 
 
 @pytest.mark.parametrize(

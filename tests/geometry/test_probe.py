@@ -146,6 +146,7 @@ def _channels(net):
     return next(p.shape[1] for p in net.parameters() if p.dim() > 1)
 
 
+torch.manual_seed(1)
 PADDED = UNet(
     ndim=2, in_channels=1, levels=2, base_channels=2, padding="same", heads={"embedding": 2}
 )
@@ -196,6 +197,14 @@ WRONG = {
     "last voxels": lambda g: altered(
         g, 0, output={"support": moved(g.outputs[0].axes[0].support, 0, 1)}
     ),
+    "all of it": lambda g: altered(
+        g, 1,
+        context=shortened(g, 1, 1, 0), receptive_field=g.receptive_field[1] - 1,
+        output={
+            "support": moved(g.outputs[0].axes[1].support, 1, 0), "context": shortened(g, 1, 1, 0),
+            "receptive_field": g.receptive_field[1] - 1,
+        },
+    ),
     "one phase": lambda g: altered(
         g, 0, output={"support": (None, *g.outputs[0].axes[0].support[1:])}
     ),
@@ -242,6 +251,7 @@ def test_a_wider_trace_is_said_to_be_wider_and_no_contradiction():
     assert found.contradictions == ()
     assert not found.equal
     assert any("receptive field measured 3, traced 5" in text for text in found.wider)
+    assert any("phase 0 responds at most to voxel -1" in text for text in found.wider)
 
 
 def test_float32_rounding_contradicts_nothing():

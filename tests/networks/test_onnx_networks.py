@@ -19,6 +19,7 @@ from torch import nn
 
 from stitchsafe.errors import InputError, MissingExtraError, ModelError, PlanError
 from stitchsafe.networks import OnnxNetwork, Runtime, load_network, load_onnx
+from stitchsafe.pipeline import check
 
 pytest.importorskip("onnxruntime", reason="onnxruntime comes with the extra onnx")
 
@@ -394,3 +395,20 @@ def test_a_file_beyond_what_protocol_buffers_hold(tmp_path: Path) -> None:
     with path.open("wb") as file:
         file.truncate(2**31)
     assert "external data" in refusal(path)
+
+
+def test_positive_weights_give_what_was_traced(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    module = nn.Sequential(
+        nn.Conv2d(1, 4, 3, padding=1), nn.BatchNorm2d(4), nn.PReLU(), nn.MaxPool2d(2),
+        nn.Conv2d(4, 4, 3, padding=1), nn.ConvTranspose2d(4, 4, 2, 2), nn.Conv2d(4, 1, 3),
+    ).eval()  # fmt: skip
+    network = load_onnx(exported(module, tmp_path / "network.onnx", (1, 1, 16, 16)))
+    before = network.run(np.ones((1, 1, 16, 16), np.float32))
+    found = check(network, probe=True)
+    assert found.safe
+    assert found.probe is not None
+    assert found.probe.equal is True
+    assert found.probe.precision == "float32"
+    again = network.run(np.ones((1, 1, 16, 16), np.float32))
+    assert all((a == b).all() for a, b in zip(before, again, strict=True))
