@@ -177,6 +177,8 @@ def _say_what_is_taken(
             continue
         fits = all(t == a or a >= e for t, a, e in zip(taken, asked, short, strict=True))
         reason = "the volume is no larger" if fits else "what the memory allows"
+        if name == "tile" and not all(axis.geometry.input_step for axis in drafted.grid.axes):
+            reason = "what the one input size that the network takes leaves room for"
         events.say(f"{name}: {_shape(asked)} asked for, {_shape(taken)} taken, {reason}")
     if not recipe.exact:
         inputs = " or ".join(
