@@ -138,6 +138,7 @@ def test_only_what_was_given_is_passed_on(api: Calls, run: Run) -> None:
         "image": "link",
         "overwrite": False,
         "accept_inexact": False,
+        "trust_model": False,
         "refuse_missing_chunks": False,
     }
 
@@ -150,7 +151,7 @@ def test_every_option_of_predict_arrives_parsed(api: Calls, run: Run) -> None:
         "--normalize zscore --device cpu --precision float64 --seed 7 --threads 2 "
         "--roi 0:64,128:512,: --level 1 --channel 2 --time 3 --axes zyx "
         "--voxel-size 10,10,10nm --nan zero --refuse-missing-chunks --quiet "
-        "--image copy --foreground-threshold 0.6 --accept-inexact"
+        "--image copy --foreground-threshold 0.6 --accept-inexact --trust-model"
     )
     assert run(words).code == 0
     _, arguments, keywords = api.made[-1]
@@ -174,6 +175,7 @@ def test_every_option_of_predict_arrives_parsed(api: Calls, run: Run) -> None:
         "seed": 7,
         "threads": 2,
         "accept_inexact": True,
+        "trust_model": True,
         "foreground_threshold": 0.6,
         "roi": ((0, 64), (128, 512), (None, None)),
         "level": 1,
@@ -307,7 +309,7 @@ def test_verify_can_be_told_where_things_are_now(api: Calls, run: Run) -> None:
     verb, arguments, keywords = api.made[-1]
     del keywords["events"]
     assert (verb, arguments) == ("verify", ("out.zarr",))
-    assert keywords == {"volume": "v.zarr", "model": "folder"}
+    assert keywords == {"volume": "v.zarr", "model": "folder", "trust_model": False}
 
 
 def test_decisions_are_said_on_stderr_and_no_bar_is_drawn_off_a_terminal(
