@@ -177,15 +177,16 @@ def _say_what_is_taken(
             continue
         fits = all(t == a or a >= e for t, a, e in zip(taken, asked, short, strict=True))
         reason = "the volume is no larger" if fits else "what the memory allows"
+        if name == "tile" and not all(axis.geometry.input_step for axis in drafted.grid.axes):
+            reason = "what the one input size that the network takes leaves room for"
         events.say(f"{name}: {_shape(asked)} asked for, {_shape(taken)} taken, {reason}")
     if not recipe.exact:
-        inputs = " or ".join(
-            _shape(shape) for shape in sorted(drafted.grid.input_shapes(recipe.roi))
-        )
+        read = drafted.grid.input_shapes(recipe.roi)
+        largest = [max(sizes) for sizes in zip(*read, strict=True)]
         events.say(
             f"NOT exact: each tile of {_shape(recipe.tile_shape)} reads a halo of "
             f"{' '.join(f'{before}+{after}' for before, after in recipe.halo)}, the widest that "
-            f"memory allows (inputs of {inputs}); more memory means fewer and weaker seams"
+            f"memory allows (inputs of {_shape(largest)}); more memory means fewer and weaker seams"
         )
     extended = tuple(end - begin for begin, end in (axis.domain for axis in drafted.grid.axes))
     if any(

@@ -188,7 +188,14 @@ class AxisTiling:
         if not net.input_step:
             begin = max(first, min(begin, last - net.input_min))
             end = begin + net.input_min
-        elif net.padded or not self.exact:
+        elif not self.exact:
+            # What is not exact is the better, the more is read: tiles slide inward here too.
+            size = end - begin
+            if end > last:
+                begin, end = first + floor_to(last - size - first, net.period), last
+            if begin < first:
+                begin, end = first, min(last, first + size)
+        elif net.padded:
             end = min(end, last)
             begin = max(begin, first)
             while end - begin < net.input_min and begin > first:

@@ -38,6 +38,8 @@ PREDICTED = {
     "voxels_per_second": 1e6,
     "peak_memory_bytes": 5e8,
     "exact": True,
+    "breaks": [],
+    "seams": None,
 }
 LINES = {
     "predict": ["predict", "volume.zarr"],
@@ -135,6 +137,8 @@ def test_only_what_was_given_is_passed_on(api: Calls, run: Run) -> None:
         "ngff": "0.5",
         "image": "link",
         "overwrite": False,
+        "accept_inexact": False,
+        "trust_model": False,
         "refuse_missing_chunks": False,
     }
 
@@ -147,7 +151,7 @@ def test_every_option_of_predict_arrives_parsed(api: Calls, run: Run) -> None:
         "--normalize zscore --device cpu --precision float64 --seed 7 --threads 2 "
         "--roi 0:64,128:512,: --level 1 --channel 2 --time 3 --axes zyx "
         "--voxel-size 10,10,10nm --nan zero --refuse-missing-chunks --quiet "
-        "--image copy --foreground-threshold 0.6"
+        "--image copy --foreground-threshold 0.6 --accept-inexact --trust-model"
     )
     assert run(words).code == 0
     _, arguments, keywords = api.made[-1]
@@ -170,6 +174,8 @@ def test_every_option_of_predict_arrives_parsed(api: Calls, run: Run) -> None:
         "precision": "float64",
         "seed": 7,
         "threads": 2,
+        "accept_inexact": True,
+        "trust_model": True,
         "foreground_threshold": 0.6,
         "roi": ((0, 64), (128, 512), (None, None)),
         "level": 1,
@@ -273,10 +279,15 @@ def test_people_read_what_came_out_and_where(api: Calls, run: Run) -> None:
     assert "1,042 instances in out.zarr" in shown
     assert "3 of 12 blocks in 2.0 s, 9 more were done before; 0.50 GB" in shown
     assert "stitched equals whole" in shown
-    api.behave = lambda *_, **__: Answer({**PREDICTED, "instances": None, "exact": False})
+    broken = {"layer": "enc.1", "op": "aten.mean", "reason": "it averages", "fix": "do not"}
+    seams = {"elements": 32, "max_abs_diff": 0.0123, "max_abs_value": 4.56}
+    inexact = {"exact": False, "breaks": [broken], "seams": seams, "instances": None}
+    api.behave = lambda *_, **__: Answer({**PREDICTED, **inexact})
     shown = run(["predict", "volume.zarr"]).out
     assert "fields in out.zarr" in shown
     assert "NOT exact" in shown
+    assert "enc.1 (aten.mean): it averages" in shown
+    assert "32 recorded elements differ by up to 0.012 (largest value 4.6)" in shown
 
 
 def test_a_dry_run_is_rehearsed(api: Calls, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -298,7 +309,7 @@ def test_verify_can_be_told_where_things_are_now(api: Calls, run: Run) -> None:
     verb, arguments, keywords = api.made[-1]
     del keywords["events"]
     assert (verb, arguments) == ("verify", ("out.zarr",))
-    assert keywords == {"volume": "v.zarr", "model": "folder"}
+    assert keywords == {"volume": "v.zarr", "model": "folder", "trust_model": False}
 
 
 def test_decisions_are_said_on_stderr_and_no_bar_is_drawn_off_a_terminal(
