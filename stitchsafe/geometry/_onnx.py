@@ -365,7 +365,8 @@ class _Walk:
             return
         flops = cost(call)
         if len(flow.nodes) > first:
-            flow.nodes[-1] = replace(flow.nodes[-1], constants=_numbers(node, given), flops=flops)
+            constants = " ".join([_numbers(node, given), *call.notes])
+            flow.nodes[-1] = replace(flow.nodes[-1], constants=constants, flops=flops)
         source = self._roots.get(node.input[0]) if node.op_type in ALIASES else None
         for name, each in zip(node.output, made, strict=True):
             if name and each is not None:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from stitchsafe.geometry._axis import Taps, drops_remainder
 from stitchsafe.geometry._flow import Breaking, Value
-from stitchsafe.geometry._graph import AxisStep
+from stitchsafe.geometry._graph import AxisStep, Kind
 from stitchsafe.geometry._onnx_call import Call, Known
 from stitchsafe.geometry._windows import SizeRefusal, padding, strided, transposed
 
@@ -312,6 +312,8 @@ def pad(call: Call) -> Value:
             raise Breaking(f"{mode} padding with negative sizes is not analysed", "slice instead")
         if mode == "reflect" and max(before, after) >= value.shape[d]:
             raise SizeRefusal(f"{value.shape[d]} elements cannot be reflected {before}, {after}")
+        if not value.space([d]):
+            call.notes.append(f"{d}: {before} {after}")
         steps[d] = padding(value.shape[d], call.shape[d], before, after, depth)
     return call.flow.local("pad", value, steps, call.shape)
 
@@ -332,9 +334,16 @@ def slices(call: Call) -> Value:
             raise Breaking(
                 "it turns the whole of an axis round (a flip)", "leave it out of the network"
             )
-        # Along channels only the number that is left counts.
+        # Along channels only the number that is left counts for the map.
         steps[d] = AxisStep(Taps.window(1, max(1, step), -first), out)
-    return call.flow.local("crop", value, steps, call.shape)
+        if not value.space([d]):
+            call.notes.append(f"{d}: {first} {step}")
+    return call.flow.local(_cut(call), value, steps, call.shape)
+
+
+def _cut(call: Call) -> Kind:
+    """Crops of space are the map's to tell, and left out of the program; those of channels not."""
+    return "view" if call.notes else "crop"
 
 
 def split(call: Call) -> list[Value]:
@@ -343,6 +352,8 @@ def split(call: Call) -> list[Value]:
     for place in range(len(call.shapes)):
         shape = call.result(place)
         step = AxisStep(Taps.window(1, 1, -start), shape[d])
-        found.append(call.flow.local("crop", value, {d: step}, shape))
+        if not value.space([d]):
+            call.notes.append(f"{d}: {start}")
+        found.append(call.flow.local(_cut(call), value, {d: step}, shape))
         start += shape[d]
     return found

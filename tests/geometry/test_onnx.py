@@ -336,6 +336,16 @@ def test_a_constant_that_follows_the_size_is_found_out(tmp_path: Path) -> None:
     assert load_onnx(saved(tmp_path, model(same))).geometry.verdict == "safe"
 
 
+def test_channels_that_follow_the_size_are_found_out(tmp_path: Path) -> None:
+    """Which channels are taken depends on the size: at another one, the program is another."""
+    nodes = [
+        node("Shape", "x", out="s", start=2, end=3), node("Mod", "s", "two", out="begin"),
+        node("Add", "begin", "two", out="end"), node("Slice", "x", "begin", "end", "one"),
+    ]  # fmt: skip
+    weights = [constant("two", [2], np.int64), constant("one", [1], np.int64)]
+    assert "no two sizes agree" in named(tmp_path, nodes, weights=weights, channels=4)[0][2]
+
+
 def test_constants_in_further_files_are_read(tmp_path: Path) -> None:
     """A slope that is told channels apart is no matter, and one that tells places apart is."""
     for shape, verdict in (((4, 1, 1), "safe"), ((1, 1, 64), "unsafe")):
