@@ -7,8 +7,8 @@ from typing import Annotated
 import typer
 
 import stitchsafe
-from stitchsafe.cli.options import OutputOptions, accepts_groups
-from stitchsafe.cli.parsing import parse_numbers
+from stitchsafe.cli.options import MODEL_HELP, ModelOptions, OutputOptions, accepts_groups
+from stitchsafe.cli.parsing import parse_numbers, parse_shape
 from stitchsafe.cli.session import conversation
 
 __all__ = ["check", "evaluate", "verify"]
@@ -18,14 +18,29 @@ __all__ = ["check", "evaluate", "verify"]
 def check(
     model: Annotated[
         str,
-        typer.Argument(metavar="MODEL", help="A bundled model's name or a model folder."),
+        typer.Argument(metavar="MODEL", help=f"{MODEL_HELP}."),
     ],
+    probe: Annotated[
+        bool,
+        typer.Option("--probe", help="Also run the network, and compare it with what was traced."),
+    ] = False,
+    trained_on: Annotated[
+        str | None,
+        typer.Option(
+            metavar="128,128,128",
+            help="Patches that the network was trained on, where its card does not say.",
+        ),
+    ] = None,
     *,
+    network: ModelOptions,
     output: OutputOptions,
 ) -> None:
     """Tell whether a network can be stitched exactly, and what it needs. Exit code 1: it cannot."""
     with conversation(output) as session:
-        verdict = stitchsafe.check(model)
+        patch = parse_shape(trained_on, "--trained-on") if trained_on else None
+        verdict = stitchsafe.check(
+            model, probe=probe, trained_on=patch, events=session.events, **network.keywords()
+        )
         session.answer(verdict, ok=verdict.safe)
 
 
@@ -40,11 +55,14 @@ def verify(
         typer.Option("--model", "-m", metavar="MODEL", help="The model, if it has been moved."),
     ] = None,
     *,
+    network: ModelOptions,
     output: OutputOptions,
 ) -> None:
     """Compare a result with its ledger and with the network. Exit code 1: it does not hold."""
     with conversation(output) as session:
-        verification = stitchsafe.verify(out, volume=volume, model=model, events=session.events)
+        verification = stitchsafe.verify(
+            out, volume=volume, model=model, events=session.events, **network.keywords()
+        )
         session.answer(verification, ok=verification.ok)
 
 

@@ -14,10 +14,12 @@ from typing import Annotated, Any, Literal, get_type_hints
 
 import typer
 
-from stitchsafe.cli.parsing import parse_bytes, parse_roi, parse_shape
+from stitchsafe.cli.parsing import parse_arguments, parse_bytes, parse_roi, parse_shape
 
 __all__ = [
+    "MODEL_HELP",
     "ModelOption",
+    "ModelOptions",
     "OutputOptions",
     "PredictOptions",
     "VolumeArgument",
@@ -33,13 +35,17 @@ VolumeArgument = Annotated[
         show_default=False,
     ),
 ]
+MODEL_HELP = (
+    "A bundled model's name, a model folder, a bioimage.io package, an ONNX file, a .pt2, or "
+    "package.module:factory"
+)
 ModelOption = Annotated[
     str | None,
     typer.Option(
         "--model",
         "-m",
         metavar="MODEL",
-        help="A bundled model's name or a model folder; by default the bundled one that fits.",
+        help=f"{MODEL_HELP}; by default the bundled one that fits.",
     ),
 ]
 
@@ -60,6 +66,34 @@ class OutputOptions:
     json: Annotated[bool, _flag("--json", "Print one JSON object on stdout.", "Output")] = False
     quiet: Annotated[bool, _flag("--quiet", "Say nothing on stderr but errors.", "Output")] = False
     debug: Annotated[bool, _flag("--debug", "Show the traceback of an error.", "Output")] = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelOptions:
+    """What a model does not say itself, and whether its code may run."""
+
+    weights: Annotated[
+        str | None,
+        _option("Weights for package.module:factory: safetensors or .pth.", "FILE", "Model"),
+    ] = None
+    arg: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--arg",
+            metavar="NAME=VALUE",
+            help="An argument of package.module:factory, as a Python literal; once for each.",
+            rich_help_panel="Model",
+        ),
+    ] = None
+    trust_model: Annotated[
+        bool, _flag("--trust-model", "Run code that the model brings along.", "Model")
+    ] = False
+
+    def keywords(self) -> dict[str, Any]:
+        values = _given(self, arg=parse_arguments)
+        if "arg" in values:
+            values["arguments"] = values.pop("arg")
+        return values
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,12 +2,25 @@
 
 from __future__ import annotations
 
+import ast
 import math
 import re
+from collections.abc import Sequence
+from typing import Any
 
 from stitchsafe.errors import InputError
 
-__all__ = ["parse_bytes", "parse_choices", "parse_numbers", "parse_roi", "parse_shape"]
+__all__ = [
+    "parse_arguments",
+    "parse_bytes",
+    "parse_choices",
+    "parse_numbers",
+    "parse_roi",
+    "parse_shape",
+]
+
+_WORD = re.compile(r"[A-Za-z_][\w./-]*")
+_NOT_WORDS = {"true": "True", "false": "False", "null": "None", "none": "None"}
 
 _UNITS = {
     "": 1,
@@ -93,3 +106,43 @@ def parse_choices(text: str, option: str, known: tuple[str, ...]) -> tuple[str, 
                 f"{', '.join(known)}"
             )
     return words
+
+
+def parse_arguments(texts: Sequence[str]) -> dict[str, Any]:
+    """Keyword arguments as people type them, ``name=value``.
+
+    A value is a Python literal (``3``, ``1e-3``, ``(2, 2)``, ``{'x': 1}``, ``True``, ``None``) or
+    a plain word, which is text.
+
+    Raises
+    ------
+    InputError
+        If one has another form, or a name comes twice.
+    """
+    found: dict[str, Any] = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        name, value = name.strip(), value.strip()
+        if not equals or not name.isidentifier():
+            raise InputError(f"--arg {text!r} is not name=value; write it as in --arg levels=3")
+        if name in found:
+            raise InputError(f"--arg gives {name!r} twice; give it once")
+        found[name] = _value(name, value)
+    return found
+
+
+def _value(name: str, text: str) -> Any:
+    if text in _NOT_WORDS:
+        raise InputError(
+            f"--arg {name}={text} could be a word or a value; write {name}={_NOT_WORDS[text]}, or "
+            f"{name}=\"'{text}'\" for the word"
+        )
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError) as error:
+        if _WORD.fullmatch(text):
+            return text
+        raise InputError(
+            f"--arg {name}={text} is no Python literal; write a number, a word, or as in "
+            f"--arg \"{name}={{'x': 1}}\""
+        ) from error

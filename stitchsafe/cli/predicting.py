@@ -10,6 +10,7 @@ import typer
 import stitchsafe
 from stitchsafe.cli.options import (
     ModelOption,
+    ModelOptions,
     OutputOptions,
     PredictOptions,
     VolumeArgument,
@@ -55,6 +56,7 @@ def predict(
         bool, typer.Option("--dry-run", help="Print the plan, as `plan` does, and stop.")
     ] = False,
     *,
+    network: ModelOptions,
     run: PredictOptions,
     source: VolumeOptions,
     output: OutputOptions,
@@ -66,6 +68,7 @@ def predict(
             "ngff": ngff,
             "image": image,
             "overwrite": overwrite,
+            **network.keywords(),
             **run.keywords(),
             **source.keywords(),
         }
@@ -100,6 +103,7 @@ def plan(
     model: ModelOption = None,
     save: SaveOption = "labels",
     *,
+    network: ModelOptions,
     run: PredictOptions,
     source: VolumeOptions,
     output: OutputOptions,
@@ -108,6 +112,7 @@ def plan(
     with conversation(output) as session:
         options: dict[str, Any] = {
             "save": parse_choices(save, "--save", SAVED),
+            **network.keywords(),
             **run.keywords(),
             **source.keywords(),
         }

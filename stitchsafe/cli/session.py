@@ -8,7 +8,9 @@ import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, redirect_stdout
 from fractions import Fraction
-from os import PathLike, fspath
+from inspect import signature
+from os import PathLike, environ, fspath
+from shutil import get_terminal_size
 from typing import Any, Protocol, TextIO
 
 import typer
@@ -39,9 +41,21 @@ class Session:
         self.events.close()
         if self._as_json:
             text = json.dumps(to_plain(answer.to_json()), indent=2, allow_nan=False)
-        print(_for_people(answer) if text is None else text, file=self._stdout)
+        print(self._for_people(answer) if text is None else text, file=self._stdout)
         if not ok:
             raise typer.Exit(ExitCode.NO)
+
+    def _for_people(self, answer: Answer) -> str:
+        describe = getattr(answer, "describe", None)
+        if describe is None:
+            return _by_key(answer.to_json())
+        if "width" not in signature(describe).parameters:
+            return str(describe())
+        # Off a terminal the width is the answer's own, the same for every reader.
+        if not self._stdout.isatty():
+            return str(describe())
+        columns = get_terminal_size().columns
+        return str(describe(width=columns, color="NO_COLOR" not in environ))
 
 
 @contextmanager
@@ -76,11 +90,6 @@ def to_plain(value: Any) -> Any:
     if isinstance(value, int):
         return value
     raise TypeError(f"{type(value).__name__} has no form in JSON: {value!r}")
-
-
-def _for_people(answer: Answer) -> str:
-    describe = getattr(answer, "describe", None)
-    return str(describe()) if describe is not None else _by_key(answer.to_json())
 
 
 def _by_key(values: Mapping[str, Any]) -> str:

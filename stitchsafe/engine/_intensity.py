@@ -1,7 +1,8 @@
 """Intensities on their way into the network: type, scale, and what becomes of NaN.
 
-A rule is one affine map per channel, evaluated in float64 and rounded once to the network's type.
-Integers of up to 16 bits go through a table of all their values, which is the same map.
+A rule is one affine map per channel, and further pointwise maps where the model asks for them, all
+evaluated in float64 and rounded once to the network's type. Integers of up to 16 bits go through a
+table of all their values, which is the same map.
 """
 
 from __future__ import annotations
@@ -12,12 +13,14 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
+from stitchsafe.networks import Pointwise
+
 __all__ = ["Intensity"]
 
 
 @dataclass(frozen=True)
 class Intensity:
-    """``(value - offset) * gain`` per channel.
+    """``(value - offset) * gain`` per channel, and what follows.
 
     Parameters
     ----------
@@ -27,12 +30,15 @@ class Intensity:
         Floating point type of the network.
     nan_to_zero
         Replace what is not finite by 0 before scaling.
+    then
+        For each channel, the maps that follow; empty where none do.
     """
 
     offset: tuple[float, ...]
     gain: tuple[float, ...]
     dtype: str = "float32"
     nan_to_zero: bool = False
+    then: tuple[tuple[Pointwise, ...], ...] = ()
 
     @classmethod
     def between(
@@ -46,26 +52,25 @@ class Intensity:
         """Scale an array of shape (channels, *spatial)."""
         scaled = np.empty(raw.shape, self.dtype)
         narrow = raw.dtype.kind in "iub" and raw.dtype.itemsize <= 2
-        for channel, (offset, gain) in enumerate(zip(self.offset, self.gain, strict=True)):
+        for channel in range(len(self.offset)):
             if narrow:
-                table = self._affine(_all_values(raw.dtype), offset, gain)
+                table = self._map(_all_values(raw.dtype), channel)
             for part in range(raw.shape[1]):
                 values = raw[channel, part]
                 # Negative values index from the table's end, where _all_values puts them.
                 scaled[channel, part] = (
-                    table.take(values, mode="wrap")
-                    if narrow
-                    else self._affine(values, offset, gain)
+                    table.take(values, mode="wrap") if narrow else self._map(values, channel)
                 )
         return scaled
 
-    def _affine(
-        self, values: NDArray[np.generic], offset: float, gain: float
-    ) -> NDArray[np.floating]:
-        exact = values.astype(np.float64)
+    def _map(self, values: NDArray[np.generic], channel: int) -> NDArray[np.floating]:
+        exact: NDArray[np.floating] = values.astype(np.float64)
         if self.nan_to_zero:
             np.nan_to_num(exact, copy=False, nan=0.0, posinf=0.0, neginf=0.0)
-        return ((exact - offset) * gain).astype(self.dtype)
+        exact = (exact - self.offset[channel]) * self.gain[channel]
+        for step in self.then[channel] if self.then else ():
+            exact = step.apply(exact)
+        return exact.astype(self.dtype)
 
 
 def _all_values(dtype: DTypeLike) -> NDArray[np.generic]:

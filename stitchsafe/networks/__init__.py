@@ -1,21 +1,28 @@
 """Where networks come from and how they run."""
 
 from stitchsafe.networks._config import (
+    DeclaredConfig,
     InputConfig,
     LabelsConfig,
     ModelConfig,
     NetworkConfig,
     OutputConfig,
+    TensorConfig,
     TilingConfig,
     load_config,
 )
+from stitchsafe.networks._factory import is_factory
 from stitchsafe.networks._folder import build_module, load_folder, save_folder
 from stitchsafe.networks._onnx import OnnxNetwork, load_onnx
+from stitchsafe.networks._pointwise import Pointwise, pointwise
 from stitchsafe.networks._protocol import Network, Output, Runtime
 from stitchsafe.networks._resolve import bundled_models, load_network, models_root
+from stitchsafe.networks._steps import ClipPercentiles, Percentiles, Zscore
 from stitchsafe.networks._torch import TorchNetwork
 
 __all__ = [
+    "ClipPercentiles",
+    "DeclaredConfig",
     "InputConfig",
     "LabelsConfig",
     "ModelConfig",
@@ -24,15 +31,21 @@ __all__ = [
     "OnnxNetwork",
     "Output",
     "OutputConfig",
+    "Percentiles",
+    "Pointwise",
     "Runtime",
+    "TensorConfig",
     "TilingConfig",
     "TorchNetwork",
+    "Zscore",
     "build_module",
     "bundled_models",
+    "is_factory",
     "load_config",
     "load_folder",
     "load_network",
     "load_onnx",
     "models_root",
+    "pointwise",
     "save_folder",
 ]

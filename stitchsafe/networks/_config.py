@@ -10,21 +10,27 @@ import difflib
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from stitchsafe.errors import ModelError
+from stitchsafe.networks import _steps
+from stitchsafe.networks._steps import After, Before
+from stitchsafe.networks._yaml import read_yaml
 
 __all__ = [
+    "DeclaredConfig",
     "InputConfig",
     "LabelsConfig",
     "ModelConfig",
     "NetworkConfig",
     "OutputConfig",
+    "TensorConfig",
     "TilingConfig",
+    "first_problem",
     "load_config",
 ]
 
+_STEPS = ("Zscore", "Percentiles", "ClipPercentiles", "Linear", "Clip", "Binarize", "Integer")
 Positive = Annotated[int, Field(gt=0)]
 
 
@@ -39,8 +45,25 @@ class NetworkConfig(_Strict):
     arguments: dict[str, Any] = {}
 
 
+class TensorConfig(_Strict):
+    """One input of a network that has several, or one whose intensities take several steps."""
+
+    name: str = "input"
+    channels: Positive = 1
+    preprocessing: tuple[Before, ...] = ()
+
+    @model_validator(mode="after")
+    def _numbers_for_its_channels(self) -> TensorConfig:
+        _fit(self.preprocessing, self.channels, self.name)
+        return self
+
+
 class InputConfig(_Strict):
-    """What the network was trained to see."""
+    """What the network was trained to see.
+
+    `normalize` is one rule for all channels; `tensors` says it step by step for each input, whose
+    channels follow each other in the volume.
+    """
 
     axes: Literal["yx", "zyx"]
     channels: Positive = 1
@@ -48,14 +71,43 @@ class InputConfig(_Strict):
     unit: str = "nanometer"
     normalize: Literal["none", "zscore", "percentile"] = "none"
     percentiles: tuple[float, float] = (1.0, 99.0)
+    tensors: tuple[TensorConfig, ...] = ()
+
+    @model_validator(mode="after")
+    def _one_rule(self) -> InputConfig:
+        if not self.tensors:
+            return self
+        if self.normalize != "none":
+            raise ValueError("normalize and tensors both say how intensities are scaled; give one")
+        total = sum(tensor.channels for tensor in self.tensors)
+        if total != self.channels:
+            raise ValueError(f"the tensors have {total} channels, and channels is {self.channels}")
+        return self
 
 
 class OutputConfig(_Strict):
-    """One output of the network."""
+    """One output of the network; its name is that of a folder, too."""
 
-    name: str
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}$")]
     channels: Positive
     activation: Literal["none", "sigmoid", "softmax"] = "none"
+    postprocessing: tuple[After, ...] = ()
+
+    @model_validator(mode="after")
+    def _numbers_for_its_channels(self) -> OutputConfig:
+        _fit(self.postprocessing, self.channels, self.name)
+        return self
+
+
+class DeclaredConfig(_Strict):
+    """What a description states of the network's sizes, to be held against what was derived.
+
+    A step of 0 means just that size.
+    """
+
+    input_min: tuple[int, ...]
+    input_step: tuple[int, ...]
+    halo: tuple[int, ...] | None = None
 
 
 class LabelsConfig(_Strict):
@@ -79,7 +131,7 @@ class ModelConfig(_Strict):
     format: Literal["stitchsafe-model/1"]
     name: str
     description: str = ""
-    network: NetworkConfig
+    network: NetworkConfig | None = None
     input: InputConfig
     outputs: tuple[OutputConfig, ...]
     labels: LabelsConfig | None = None
@@ -87,6 +139,15 @@ class ModelConfig(_Strict):
     training: dict[str, Any] = {}
     scores: dict[str, Any] = {}
     license: str = ""
+    declared: DeclaredConfig | None = None
+    notes: tuple[str, ...] = ()
+
+    @model_validator(mode="after")
+    def _each_output_once(self) -> ModelConfig:
+        names = [output.name for output in self.outputs]
+        if len(set(names)) < len(names):
+            raise ValueError(f"the outputs {', '.join(names)} need different names")
+        return self
 
 
 def load_config(path: Path) -> ModelConfig:
@@ -97,27 +158,41 @@ def load_config(path: Path) -> ModelConfig:
     ModelError
         If it is not YAML, or does not follow the schema; names the key and the nearest known one.
     """
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        reason = str(error).splitlines()[0]
-        raise ModelError(f"{path} cannot be read as YAML ({reason}); repair the file") from error
+    content = read_yaml(path)
     try:
         return ModelConfig.model_validate(content)
     except ValidationError as error:
-        raise ModelError(f"{path} is not a model's configuration: {_first(error)}") from error
+        raise ModelError(
+            f"{path} is not a model's configuration: {first_problem(error, _known_keys())}"
+        ) from error
 
 
-def _first(error: ValidationError) -> str:
+def first_problem(error: ValidationError, known: list[str]) -> str:
+    """The first thing that is wrong, with the nearest of the `known` keys for an unknown one."""
     problem = error.errors()[0]
     place = ".".join(str(part) for part in problem["loc"]) or "the file"
     if problem["type"] == "extra_forbidden":
-        near = difflib.get_close_matches(str(problem["loc"][-1]), _known_keys(), n=1)
+        near = difflib.get_close_matches(str(problem["loc"][-1]), known, n=1)
         hint = f"; did you mean {near[0]!r}?" if near else ""
         return f"unknown key {place!r}{hint}"
-    return f"{place}: {problem['msg']}"
+    return f"{place}: {' '.join(problem['msg'].split())}"
+
+
+def _fit(steps: tuple[Before | After, ...], channels: int, name: str) -> None:
+    """Refuse numbers per channel that are not one for each."""
+    for step in steps:
+        for key in ("gain", "offset", "threshold"):
+            count = len(getattr(step, key, (0,)))
+            if count not in (1, channels):
+                raise ValueError(
+                    f"{step.kind} has {count} numbers for {key}, and {name!r} has {channels} "
+                    "channels; give one for all or one for each"
+                )
 
 
 def _known_keys() -> list[str]:
-    models = (ModelConfig, NetworkConfig, InputConfig, OutputConfig, LabelsConfig, TilingConfig)
+    models: list[type[BaseModel]] = [
+        ModelConfig, NetworkConfig, InputConfig, OutputConfig, LabelsConfig, TilingConfig,
+        TensorConfig, DeclaredConfig, *(getattr(_steps, name) for name in _STEPS),
+    ]  # fmt: skip
     return sorted({field.alias or name for m in models for name, field in m.model_fields.items()})

@@ -30,8 +30,13 @@ def build_module(config: ModelConfig) -> nn.Module:
     Raises
     ------
     ModelError
-        If the architecture does not take the arguments.
+        If it names none, or the architecture does not take the arguments.
     """
+    if config.network is None:
+        raise ModelError(
+            f"the configuration of {config.name!r} names no network; give network: with one of "
+            f"{', '.join(_ARCHITECTURES)}"
+        )
     try:
         return _ARCHITECTURES[config.network.name](**config.network.arguments)
     except (TypeError, ValueError) as error:

@@ -1,23 +1,41 @@
-"""From what the user names to a network: a bundled name, a model folder, or a module.
+"""From what the user names to a network: the one place that knows all its forms.
 
-Names are looked up in ``models/``, which lies beside the package in a checkout and inside it in an
-installed wheel.
+::
+
+    disks-2d                   a name in models/, beside the package or inside an installed wheel
+    folder/                    a model folder, or a bioimage.io package
+    model.zip                  a bioimage.io package
+    model.onnx                 an ONNX file
+    model.pt2                  a program of torch.export; runs code, and needs trust
+    package.module:factory     code that the user has installed; arguments and weights apart
+
+A file is known by what it holds where its name could mislead. Nothing here runs code that a file
+brings along, unless the user says that it may.
 """
 
 from __future__ import annotations
 
+import copy
 import difflib
-import zipfile
+import weakref
+from collections.abc import Mapping
+from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 from torch import nn
 
 from stitchsafe.errors import ModelError
+from stitchsafe.networks._bioimageio import load_package
 from stitchsafe.networks._config import ModelConfig, load_config
+from stitchsafe.networks._exported import load_exported
+from stitchsafe.networks._factory import build_from, is_factory
 from stitchsafe.networks._folder import load_folder
 from stitchsafe.networks._onnx import ONNX_SUFFIXES, load_onnx
+from stitchsafe.networks._package import describes, opened, zip_names
 from stitchsafe.networks._protocol import Network
 from stitchsafe.networks._torch import TorchNetwork
+from stitchsafe.networks._weights import load_weights
 
 __all__ = ["bundled_models", "load_network", "models_root"]
 
@@ -37,57 +55,136 @@ def bundled_models() -> dict[str, ModelConfig]:
     return {folder.name: load_config(folder / "config.yaml") for folder in folders}
 
 
-def load_network(model: str | Path | nn.Module | Network) -> Network:
+def load_network(
+    model: str | Path | nn.Module | Network,
+    *,
+    weights: str | Path | None = None,
+    arguments: Mapping[str, Any] | None = None,
+    trust: bool = False,
+) -> Network:
     """Load the network that `model` names.
 
     Parameters
     ----------
     model
-        A name in ``models/``, a model folder, an ONNX file, a `torch.nn.Module`, or a network
-        already loaded.
+        A name in ``models/``, a model folder, a bioimage.io package (folder or zip), an ONNX file,
+        a ``.pt2``, ``package.module:factory``, a `torch.nn.Module`, or a network already loaded.
+    weights
+        File of weights for a factory or a module: safetensors, or a state dict that torch saved.
+    arguments
+        Keyword arguments for a factory.
+    trust
+        Whether code that `model` brings along or names may run: that of a ``.pt2``, and the
+        architecture of a bioimage.io package.
 
     Raises
     ------
     ModelError
-        If there is no such model, or loading it would run code that it brings along.
+        If there is no such model, it cannot be loaded, or that would run code without trust.
     """
     if isinstance(model, nn.Module):
+        _refuse_options(type(model).__name__, None, arguments)
+        if weights is not None:
+            model = copy.deepcopy(model)
+            load_weights(model, Path(weights))
         return TorchNetwork(model)
     if not isinstance(model, str | Path):
+        _refuse_options(model.name, weights, arguments)
         return model
+    try:
+        return _named(str(model), weights, arguments, trust)
+    except OSError as error:
+        raise ModelError(
+            f"{model} cannot be read ({error.strerror or error}); check path and permissions"
+        ) from error
+
+
+def _named(
+    model: str, weights: str | Path | None, arguments: Mapping[str, Any] | None, trust: bool
+) -> Network:
     path = Path(model)
+    bundled = models_root() / model
+    named = path.parent == Path() and (bundled / "config.yaml").is_file()
+    if path.exists() or named:
+        _refuse_options(model, weights, arguments)
     if path.is_dir():
+        described = describes([each.name for each in path.iterdir()])
+        if described and not (path / "config.yaml").is_file():
+            return _package(path, trust)
         return load_folder(path)
-    if path.is_file() and path.suffix.lower() in ONNX_SUFFIXES:
-        return load_onnx(path)
     if path.is_file():
-        raise _not_a_folder(path)
-    bundled = models_root() / str(model)
-    if path.parent == Path() and (bundled / "config.yaml").is_file():
+        return _file(path, trust)
+    if named:
         return load_folder(bundled)
-    raise _unknown(str(model))
+    if is_factory(model):
+        module = build_from(model, arguments)
+        if weights is not None:
+            load_weights(module, Path(weights))
+        return TorchNetwork(module, name=model)
+    raise _unknown(model)
 
 
-def _not_a_folder(path: Path) -> ModelError:
-    if path.suffix.lower() in _PICKLES or _looks_pickled(path):
-        return ModelError(
-            f"{path} is a pickle, which runs code when it is loaded; save its weights as "
-            "safetensors in a model folder (config.yaml and weights.safetensors) instead"
-        )
-    return ModelError(
-        f"{path} is a file, and a model is a folder that holds config.yaml and weights.safetensors"
-    )
+def _refuse_options(
+    model: str, weights: str | Path | None, arguments: Mapping[str, Any] | None
+) -> None:
+    for name, value in (("weights", weights), ("arguments", arguments)):
+        if value:
+            raise ModelError(
+                f"{model} says itself what it is made of, and takes no {name} (--weights and --arg "
+                "go with package.module:factory); leave them out"
+            )
 
 
-def _looks_pickled(path: Path) -> bool:
+def _package(path: Path, trust: bool) -> Network:
+    with ExitStack() as stack:
+        network = load_package(stack.enter_context(opened(path)), trust=trust)
+        if not isinstance(network, TorchNetwork):
+            # Its files are read again when it runs: they go when it goes.
+            weakref.finalize(network, stack.pop_all().close)
+        return network
+
+
+def _file(path: Path, trust: bool) -> Network:
+    if path.suffix.lower() in ONNX_SUFFIXES:
+        return load_onnx(path)
     with path.open("rb") as file:
-        start = file.read(2)
-    if start[:1] == b"\x80":
-        return True
-    if start != b"PK" or not zipfile.is_zipfile(path):
-        return False
-    with zipfile.ZipFile(path) as archive:
-        return any(name.endswith(".pkl") for name in archive.namelist())
+        start = file.read(4)
+    names = zip_names(path) if start[:2] == b"PK" else []
+    if describes(names):
+        return _package(path, trust)
+    if any(name.endswith("/archive_format") or name == "archive_format" for name in names):
+        if not trust:
+            raise ModelError(
+                f"{path} is a program of torch.export, which runs code when it is loaded; add "
+                "--trust-model if you trust who made it, or export it as ONNX"
+            )
+        return load_exported(path)
+    if path.suffix.lower() == ".pt2":
+        raise ModelError(f"{path} is no program of torch.export, or is damaged; export it again")
+    if any(name.endswith("constants.pkl") for name in names):
+        raise ModelError(
+            f"{path} is TorchScript, whose layers cannot be analysed; export the network as ONNX, "
+            "or give its code and weights with -m package.module:factory --weights FILE"
+        )
+    if (
+        start[:1] == b"\x80"
+        or any(name.endswith(".pkl") for name in names)
+        or path.suffix.lower() in _PICKLES
+    ):
+        raise ModelError(
+            f"{path} is a pickle, which runs code when it is loaded; if it holds weights, give "
+            "them with -m package.module:factory --weights FILE, or save them as safetensors in a "
+            "model folder"
+        )
+    if path.suffix.lower() == ".safetensors":
+        raise ModelError(
+            f"{path} holds weights alone; say what network they are of with "
+            "-m package.module:factory --weights FILE"
+        )
+    raise ModelError(
+        f"{path} is a file of no known kind, and a model is a folder that holds config.yaml and "
+        "weights.safetensors, an ONNX file, a bioimage.io package, or package.module:factory"
+    )
 
 
 def _unknown(model: str) -> ModelError:
@@ -95,6 +192,6 @@ def _unknown(model: str) -> ModelError:
     near = difflib.get_close_matches(model, known, n=1)
     hint = f"did you mean {near[0]!r}? " if near else ""
     return ModelError(
-        f"there is no model {model!r}: {hint}bundled are {', '.join(known) or 'none'}, "
-        "and a path must be a model folder"
+        f"there is no model {model!r}: {hint}bundled are {', '.join(known) or 'none'}, and else it "
+        "is the path of a model or package.module:factory"
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import re
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 
@@ -23,10 +24,13 @@ from stitchsafe.geometry import (
     trace,
 )
 from stitchsafe.networks._config import ModelConfig, OutputConfig
+from stitchsafe.networks._pointwise import apply_after
+from stitchsafe.networks._positive import positive_weights
 from stitchsafe.networks._protocol import Output, Runtime
 
 __all__ = ["TorchNetwork"]
 
+_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,63}")
 _CONVOLUTIONS = {
     nn.Conv2d: 2,
     nn.ConvTranspose2d: 2,
@@ -68,7 +72,9 @@ class TorchNetwork:
         self.name = name or (config.name if config else type(module).__name__)
         self._split: tuple[int, ...]
         if config is not None:
-            self.ndim, self._split = len(config.input.axes), (config.input.channels,)
+            self.ndim = len(config.input.axes)
+            split = tuple(tensor.channels for tensor in config.input.tensors)
+            self._split = split or (config.input.channels,)
         elif ndim is not None and channels is not None:
             self.ndim = ndim
             self._split = (channels,) if isinstance(channels, int) else tuple(channels)
@@ -81,10 +87,14 @@ class TorchNetwork:
 
     @cached_property
     def fingerprint(self) -> str:
-        """Digest of architecture, operators with their constants, activations and weights."""
+        """Digest of architecture, operators with their constants, what follows, and weights."""
         digest = hashlib.sha256(str(self.module).encode())
         digest.update(self.geometry.program.encode())
         digest.update(repr([o.activation for o in self._declared]).encode())
+        for output in self._declared:
+            digest.update(
+                "".join(step.model_dump_json() for step in output.postprocessing).encode()
+            )
         for key, tensor in sorted(self._state()):
             array = tensor.detach().cpu().contiguous().numpy()
             digest.update(f"{key} {array.dtype} {array.shape}".encode())
@@ -97,7 +107,8 @@ class TorchNetwork:
             return tuple(Output(o.name, o.channels) for o in self.config.outputs)
         found = self.geometry.outputs
         return tuple(
-            Output(f"output{o.name}" if o.name.isdigit() else o.name, o.channels) for o in found
+            Output(o.name if _NAME.fullmatch(o.name) else f"output{place}", o.channels)
+            for place, o in enumerate(found)
         )
 
     @cached_property
@@ -163,9 +174,21 @@ class TorchNetwork:
         result = self._ready(*torch.split(tensor, list(self._split), 1))
         tensors = [leaf for leaf in tree_leaves(result) if isinstance(leaf, Tensor)]
         return tuple(
-            _activate(_channels_first(t, layout), declared).cpu().numpy()
+            apply_after(
+                declared.postprocessing,
+                _activate(_channels_first(t, layout), declared).cpu().numpy(),
+            )
             for t, layout, declared in zip(tensors, self._layouts, self._declared, strict=True)
         )
+
+    def positive(self, seed: int = 0) -> TorchNetwork:
+        """The same network with generic positive weights, for the probe."""
+        twin = copy.copy(self)
+        twin.module = positive_weights(self.module, seed)
+        twin._runtime = twin._ready = None
+        for name in ("fingerprint", "precision", "parameter_bytes"):
+            vars(twin).pop(name, None)
+        return twin
 
     @property
     def _declared(self) -> tuple[OutputConfig, ...]:

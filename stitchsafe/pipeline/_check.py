@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
+from stitchsafe.engine import Events, Silent
+from stitchsafe.errors import InputError
 from stitchsafe.geometry import NetworkGeometry
 from stitchsafe.networks import Network, load_network
 from stitchsafe.pipeline._inputs import ModelLike
+from stitchsafe.pipeline._probing import ProbeReport, probe_network
+from stitchsafe.pipeline._report import WIDTH, report
 
 __all__ = ["Verdict", "check"]
 
@@ -26,57 +32,89 @@ class Verdict:
         The facts, and the layers that break locality.
     warnings
         What is exact and may still be inaccurate.
+    probe
+        What was measured on the running network, if that was asked for.
     """
 
     model: str
     axes: str
     geometry: NetworkGeometry
     warnings: tuple[str, ...] = ()
+    probe: ProbeReport | None = None
 
     @property
     def safe(self) -> bool:
-        return self.geometry.verdict == "safe"
+        """Whether tiles can be stitched exactly, if need be after decisions for the volume."""
+        return self.geometry.verdict != "unsafe"
 
     def to_json(self) -> dict[str, Any]:
-        axes = self.geometry.axes
+        geometry, axes = self.geometry, self.geometry.axes
         return {
             "model": self.model,
             "axes": self.axes,
-            "verdict": self.geometry.verdict,
+            "verdict": geometry.verdict,
             "period": [axis.period for axis in axes],
             "context": [list(axis.context) for axis in axes],
             "receptive_field": [axis.receptive_field for axis in axes],
             "input_size": [{"min": axis.input_min, "step": axis.input_step} for axis in axes],
             "output_offset": [axis.output_offset for axis in axes],
+            "inputs": [
+                {"name": each.name, "channels": each.channels, "layout": each.layout}
+                for each in geometry.inputs
+            ],
+            "outputs": [
+                {
+                    "name": each.name,
+                    "channels": each.channels,
+                    "layout": each.layout,
+                    "scale": [str(axis.scale) for axis in each.axes],
+                    "offset": [axis.offset for axis in each.axes],
+                    "context": [list(axis.context) for axis in each.axes],
+                    "receptive_field": [axis.receptive_field for axis in each.axes],
+                }
+                for each in geometry.outputs
+            ],
+            "consensus": [{"layer": layer, "decide": what} for layer, what in geometry.consensus],
             "breaks": [
                 {"layer": b.layer, "op": b.op, "reason": b.reason, "fix": b.fix}
-                for b in self.geometry.breaks
+                for b in geometry.breaks
             ],
             "warnings": list(self.warnings),
+            "probe": self.probe.to_json() if self.probe else None,
         }
 
-    def describe(self) -> str:
-        """The answer for people."""
-        lines = [f"{self.model}: {self.geometry.verdict}"]
-        if self.geometry.axes:
-            lines += [
-                f"  {letter}  period {axis.period}, context {axis.context[0]} before and "
-                f"{axis.context[1]} after, receptive field {axis.receptive_field}, input sizes "
-                f"{axis.input_min} + k * {axis.input_step}"
-                for letter, axis in zip(self.axes, self.geometry.axes, strict=True)
-            ]
-        lines += [f"  {b.layer} ({b.op}): {b.reason}; {b.fix}" for b in self.geometry.breaks]
-        lines += [f"  warning: {warning}" for warning in self.warnings]
-        return "\n".join(lines)
+    def describe(self, *, width: int = WIDTH, color: bool = False) -> str:
+        """The answer for people, at most `width` columns wide."""
+        return report(self, width=width, color=color)
 
 
-def check(model: ModelLike) -> Verdict:
+def check(
+    model: ModelLike,
+    *,
+    weights: str | Path | None = None,
+    arguments: Mapping[str, Any] | None = None,
+    trust_model: bool = False,
+    probe: bool = False,
+    trained_on: Sequence[int] | None = None,
+    events: Events | None = None,
+) -> Verdict:
     """Analyse a network.
 
     Parameters
     ----------
     model
-        A name in ``models/``, a model folder, or a `torch.nn.Module`.
+        A name in ``models/``, a model folder, a bioimage.io package, an ONNX file,
+        ``package.module:factory``, or a `torch.nn.Module`.
+    weights, arguments
+        For a factory: a file of weights, and keyword arguments.
+    trust_model
+        Whether code that the model brings along may run.
+    probe
+        Also run the network, and compare what it depends on with what was traced.
+    trained_on
+        Shape of the patches that it was trained on, where its card does not say.
+    events
+        Told what is being done.
 
     Returns
     -------
@@ -86,22 +124,83 @@ def check(model: ModelLike) -> Verdict:
     ------
     ModelError
         If it cannot be loaded.
+    InputError
+        If `trained_on` is no shape for it.
     """
-    network = load_network(model)
-    return Verdict(network.name, "zyx"[-network.ndim :], network.geometry, _warnings(network))
-
-
-def _warnings(network: Network) -> tuple[str, ...]:
-    """A padded network has only ever seen its training window, border included."""
-    window = network.config.training.get("window") if network.config else None
-    if window is None:
-        return ()
-    return tuple(
-        f"along {letter} the network pads, and its context of {max(axis.context)} voxels exceeds "
-        f"the training window of {size}: it has never seen the inside of a volume; train it with "
-        "valid padding or a larger window"
-        for letter, axis, size in zip(
-            "zyx"[-network.ndim :], network.geometry.axes, window, strict=False
+    if trained_on is not None and not all(size > 0 for size in trained_on):
+        raise InputError(
+            f"trained_on {tuple(trained_on)} is not a shape; give one positive size per axis"
         )
-        if axis.padded and max(axis.context) > size
-    )
+    network = load_network(model, weights=weights, arguments=arguments, trust=trust_model)
+    letters = "zyx"[-network.ndim :]
+    if trained_on is not None and len(trained_on) != network.ndim:
+        raise InputError(
+            f"trained_on {tuple(trained_on)} has {len(trained_on)} sizes, and {network.name} runs "
+            f"over {letters}; give one per axis"
+        )
+    geometry, found = network.geometry, None
+    if probe:
+        found = probe_network(network, events or Silent())
+        geometry = found.judge(geometry, network.name)
+    geometry = _named(geometry, network)
+    return Verdict(network.name, letters, geometry, _warnings(network, trained_on), found)
+
+
+def _named(geometry: NetworkGeometry, network: Network) -> NetworkGeometry:
+    """The outputs called as the card calls them."""
+    if network.config is None or len(network.config.outputs) != len(geometry.outputs):
+        return geometry
+    pairs = zip(geometry.outputs, network.config.outputs, strict=True)
+    return replace(geometry, outputs=tuple(replace(each, name=known.name) for each, known in pairs))
+
+
+def _warnings(network: Network, trained_on: Sequence[int] | None) -> tuple[str, ...]:
+    notes = network.config.notes if network.config else ()
+    return (*notes, *_of_the_halo(network), *_of_training(network, trained_on))
+
+
+def _of_the_halo(network: Network) -> Iterator[str]:
+    """A description may declare less than the network needs."""
+    declared = network.config.declared if network.config else None
+    if declared is None or declared.halo is None:
+        return
+    for letter, axis, halo in zip(
+        "zyx"[-network.ndim :], network.geometry.axes, declared.halo, strict=False
+    ):
+        if halo < max(axis.context):
+            yield (
+                f"along {letter} the description declares a halo of {halo}, and the network needs "
+                f"{axis.context[0]} before and {axis.context[1]} after: tiles read what it needs"
+            )
+
+
+def _of_training(network: Network, given: Sequence[int] | None) -> Iterator[str]:
+    """A padded network has only ever seen its training patch, border included."""
+    patch, known_as = _patch(network, given)
+    if patch is None:
+        return
+    beyond = [
+        f"{axis.receptive_field} voxels against {size} along {letter}"
+        for letter, axis, size in zip(
+            "zyx"[-network.ndim :], network.geometry.axes, patch, strict=False
+        )
+        if axis.padded and axis.receptive_field > size
+    ]
+    if beyond:
+        yield (
+            f"the network pads, and what an output depends on exceeds {known_as} "
+            f"({', '.join(beyond)}): stitched equals whole, but a whole without padding nearby it "
+            "has never seen; compare its scores on large and on patch-sized images, or train it "
+            "with valid padding or larger patches"
+        )
+
+
+def _patch(network: Network, given: Sequence[int] | None) -> tuple[Sequence[int] | None, str]:
+    """The patch that a network was trained on, as given or as its source says, and what it is."""
+    trained = "the patches that it was trained on"
+    if given is not None or network.config is None:
+        return given, trained
+    window, declared = network.config.training.get("window"), network.config.declared
+    if window is None and declared is not None and not any(declared.input_step):
+        return declared.input_min, "the one size that its description takes"
+    return window, trained

@@ -8,6 +8,8 @@ from typing import Any
 
 from stitchsafe.engine import Events, Intensity
 from stitchsafe.errors import IntegrityError, VolumeError
+from stitchsafe.networks import Pointwise
+from stitchsafe.pipeline._steps import decide_steps, first_percentiles
 from stitchsafe.pipeline._store import ResultStore
 from stitchsafe.tiling import Recipe
 from stitchsafe.volumes import StatisticsProgress, Volume, statistics
@@ -26,6 +28,7 @@ class Consensus:
         return {
             "offset": list(self.intensity.offset),
             "gain": list(self.intensity.gain),
+            "then": [[step.to_json() for step in steps] for steps in self.intensity.then],
             "statistics": self.statistics,
         }
 
@@ -45,7 +48,9 @@ def decide(volume: Volume, recipe: Recipe, events: Events) -> Consensus:
     nan_to_zero = recipe.nan == "zero"
     if rule.kind == "none" and not floating:
         return Consensus(_unscaled(volume.channels, recipe.precision, nan_to_zero), None)
-    asked = rule.percentiles if rule.kind == "percentile" else ()
+    asked: tuple[float, ...] = rule.percentiles if rule.kind == "percentile" else ()
+    if rule.kind == "steps":
+        asked = first_percentiles(rule)
     listener = _Listener(events)
     found = statistics(volume, percentiles=asked, events=listener)
     for kind, count, first in (
@@ -63,6 +68,10 @@ def decide(volume: Volume, recipe: Recipe, events: Events) -> Consensus:
     elif rule.kind == "percentile":
         low, high = (found.percentile(q) for q in rule.percentiles)
         intensity = Intensity.between(low, high, dtype=recipe.precision, nan_to_zero=nan_to_zero)
+    elif rule.kind == "steps":
+        then = decide_steps(volume, rule, found, listener)
+        zero, one = (0.0,) * volume.channels, (1.0,) * volume.channels
+        intensity = Intensity(zero, one, recipe.precision, nan_to_zero, then)
     else:
         above = [mean + std for mean, std in zip(found.mean, found.std, strict=True)]
         intensity = Intensity.between(
@@ -78,7 +87,14 @@ def load_consensus(store: ResultStore, recipe: Recipe) -> Consensus | None:
     try:
         content = json.loads(store.consensus_file.read_text())
         intensity = Intensity(
-            tuple(content["offset"]), tuple(content["gain"]), recipe.precision, recipe.nan == "zero"
+            tuple(content["offset"]),
+            tuple(content["gain"]),
+            recipe.precision,
+            recipe.nan == "zero",
+            tuple(
+                tuple(Pointwise.from_json(step) for step in steps)
+                for steps in content.get("then", ())
+            ),
         )
         return Consensus(intensity, content["statistics"])
     except (ValueError, KeyError, TypeError) as error:
@@ -98,6 +114,8 @@ class _Listener:
         self.events, self.done = events, 0
 
     def __call__(self, progress: StatisticsProgress) -> None:
+        if progress.voxels_done < self.done:  # of another step
+            self.done = 0
         if not self.done:
             self.events.stage("statistics", progress.voxels_total, "voxels")
         self.events.advance(progress.voxels_done - self.done)

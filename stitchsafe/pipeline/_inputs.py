@@ -17,7 +17,14 @@ from stitchsafe.errors import (
     UnsafeNetworkError,
     VolumeError,
 )
-from stitchsafe.networks import ModelConfig, Network, bundled_models, load_network
+from stitchsafe.networks import (
+    ModelConfig,
+    Network,
+    bundled_models,
+    is_factory,
+    load_network,
+)
+from stitchsafe.pipeline._origin import Origin
 from stitchsafe.pipeline._settings import Settings
 from stitchsafe.volumes import Volume, VoxelSize, open_volume, planar, require_voxel_size
 
@@ -35,7 +42,8 @@ VolumeLike = Any
 """A path, a URL, an array, or an opened volume."""
 
 ModelLike = Any
-"""A name in ``models/``, a model folder, a `torch.nn.Module`, or a loaded network."""
+"""Whatever `stitchsafe.networks.load_network` takes: a name, a path, ``package.module:factory``, a
+`torch.nn.Module`, or a loaded network."""
 
 
 @dataclass(frozen=True)
@@ -45,8 +53,8 @@ class Inputs:
     volume: Volume
     network: Network
     roi: Roi
-    model: str | None
-    """What loads the network again: a bundled name or an absolute path; None for a module."""
+    origin: Origin
+    """What loads the network again."""
 
     linkable: bool
     """Whether the image that the volume lies in has the volume's axes, so that it can be linked."""
@@ -124,7 +132,16 @@ def match_inputs(
     if model is None:
         model = _only_model_for(volume, roi)
         events.say(f"model: {model}, the one bundled model that fits this volume")
-    network = load_network(model)
+    network = load_network(
+        model,
+        weights=settings.weights,
+        arguments=settings.arguments,
+        trust=settings.trust_model,
+    )
+    for note in network.config.notes if network.config else ():
+        events.say(f"model: {note}")
+    if isinstance(model, str) and is_factory(model) and settings.weights is None:
+        events.say(f"model: no --weights given, so its weights are those that {model} makes")
     volume, roi = _on_the_networks_axes(volume, roi, network)
     if volume.channels != network.channels:
         remedy = (
@@ -142,13 +159,8 @@ def match_inputs(
     network.geometry.require_safe()
     _refuse_undecided(network)
     _refuse_absent_chunks(volume, roi, settings, events)
-    return Inputs(volume, network, roi, _place_of(model), linkable=volume.axes == axes)
-
-
-def _place_of(model: ModelLike) -> str | None:
-    if not isinstance(model, str | Path):
-        return None
-    return str(Path(model).absolute()) if Path(model).is_dir() else str(model)
+    origin = Origin.of(model, settings.weights, settings.arguments)
+    return Inputs(volume, network, roi, origin, linkable=volume.axes == axes)
 
 
 def _refuse_undecided(network: Network) -> None:

@@ -46,7 +46,7 @@ def plan(
     volume
         A path, an array, or an opened volume.
     model
-        A name in ``models/``, a model folder, or a module; by default the one that fits.
+        As for `predict`; by default the bundled one that fits.
     events
         Told what is assumed.
     **options
@@ -230,6 +230,10 @@ def _refuse_missing_fields(labels: LabelSettings, network: Network) -> None:
 
 def _normalization(config: ModelConfig | None, settings: Settings) -> Normalization:
     declared = config.input if config else None
+    if declared and declared.tensors and settings.normalize is None:
+        return Normalization(
+            "steps", tensors=tuple(each.model_dump(mode="json") for each in declared.tensors)
+        )
     kind = settings.normalize or (declared.normalize if declared else "none")
     return Normalization(kind, declared.percentiles if declared else (1.0, 99.0))
 

@@ -110,8 +110,9 @@ def predict(
     volume
         A path (OME-Zarr, Zarr, ``file.h5:dataset``, TIFF, NumPy), an array, or an opened volume.
     model
-        A name in ``models/``, a model folder, or a `torch.nn.Module`; by default the one bundled
-        model that fits the volume.
+        A name in ``models/``, a model folder, a bioimage.io package, an ONNX file,
+        ``package.module:factory`` (with the options `weights` and `arguments`), or a
+        `torch.nn.Module`; by default the one bundled model that fits the volume.
     out
         Where the OME-Zarr goes; by default beside the volume. An array without `out` gives its
         result in memory.
@@ -249,7 +250,7 @@ def _begin(
         "source": volume.path,
         "opened": settings.opened(),
         "form": settings.form(),
-        "model": inputs.model,
+        **inputs.origin.to_json(),
         "axes": volume.axes,
         "voxel_size": None if volume.voxel_size is None else volume.voxel_size.to_json(),
     }

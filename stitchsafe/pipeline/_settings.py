@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from numbers import Integral
+from pathlib import Path
 from typing import Any, Literal, TypedDict, get_args
 
 from stitchsafe.coordinates import Roi
@@ -48,6 +49,9 @@ class Options(TypedDict, total=False):
     threads: int | None
     seed: int
     overwrite: bool
+    weights: str | Path | None
+    arguments: Mapping[str, Any] | None
+    trust_model: bool
 
 
 @dataclass(frozen=True)
@@ -90,6 +94,10 @@ class Settings:
         Of the sampled voxels that `verify` re-predicts.
     overwrite
         Replace an earlier result of stitchsafe. Nothing else is ever replaced.
+    weights, arguments
+        For a model given as ``package.module:factory``: a file of weights, keyword arguments.
+    trust_model
+        Whether code that the model brings along may run.
     """
 
     labels_from: LabelSource | None = None
@@ -117,6 +125,9 @@ class Settings:
     threads: int | None = None
     seed: int = 0
     overwrite: bool = False
+    weights: str | Path | None = None
+    arguments: Mapping[str, Any] | None = None
+    trust_model: bool = False
 
     @classmethod
     def of(cls, options: Options) -> Settings:

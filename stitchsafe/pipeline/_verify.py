@@ -10,7 +10,7 @@ Three questions, each answered from the store and the volume alone:
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -34,6 +34,7 @@ from stitchsafe.networks import Network, load_network
 from stitchsafe.pipeline._consensus import load_consensus
 from stitchsafe.pipeline._inputs import ModelLike, VolumeLike, match_inputs
 from stitchsafe.pipeline._machine import processor_name
+from stitchsafe.pipeline._origin import Origin
 from stitchsafe.pipeline._settings import Settings
 from stitchsafe.pipeline._stages import Written, final_labels_of, written_by
 from stitchsafe.pipeline._store import ResultStore
@@ -119,6 +120,9 @@ def verify(
     *,
     volume: VolumeLike | None = None,
     model: ModelLike | None = None,
+    weights: str | Path | None = None,
+    arguments: Mapping[str, Any] | None = None,
+    trust_model: bool = False,
     cells: int = 8,
     events: Events | None = None,
 ) -> Verification:
@@ -130,6 +134,10 @@ def verify(
         The store.
     volume, model
         Where they are now, if they have been moved; by default where predict found them.
+    weights, arguments
+        Of `model`, if it is ``package.module:factory``.
+    trust_model
+        Whether code that the model brings along, or that the result names, may run.
     cells
         How many cells to predict again, spread over the volume. All arrays are checked whole.
     events
@@ -152,7 +160,14 @@ def verify(
     store = ResultStore(Path(out))
     stored = store.stored()
     recipe = store.recipe()
-    network, source = _inputs(stored, recipe, volume, model)
+    if model is None and (weights is not None or arguments):
+        raise ModelError("weights and arguments go with a model; give it too, with --model")
+    network = (
+        Origin.from_json(stored).load(trust=trust_model)
+        if model is None
+        else load_network(model, weights=weights, arguments=arguments, trust=trust_model)
+    )
+    source = _volume(stored, recipe, volume, network)
     missing, corrupt = _check_arrays(store, recipe, source, events)
     consensus = load_consensus(store, recipe)
     if consensus is None:
@@ -196,14 +211,11 @@ def verify(
     return Verification(voxels, bits, difference, tolerance, labels, corrupt, missing)
 
 
-def _inputs(
-    stored: dict[str, Any], recipe: Recipe, volume: VolumeLike | None, model: ModelLike | None
-) -> tuple[Network, Volume]:
+def _volume(
+    stored: dict[str, Any], recipe: Recipe, volume: VolumeLike | None, network: Network
+) -> Volume:
     if volume is None and stored["source"] is None:
         raise StoreError("the result was made of an array in memory; give it as volume=")
-    if model is None and stored["model"] is None:
-        raise ModelError("the result was made with a module in memory; give it as model=")
-    network = load_network(stored["model"] if model is None else model)
     if network.fingerprint != recipe.weights:
         raise ModelError(
             f"the weights of {network.name} are not those of the recipe; give the model that the "
@@ -217,7 +229,7 @@ def _inputs(
             f"the volume {source} is not the one that the result was made of (its identity "
             "differs); give the right one by --volume"
         )
-    return network, inputs.volume
+    return inputs.volume
 
 
 def _spread(store: ResultStore, count: int) -> list[CellIndex]:

@@ -29,11 +29,13 @@ class Normalization:
     """Intensity rule, with statistics of the whole volume, per channel.
 
     ``percentile`` maps the two percentiles to 0 and 1, ``zscore`` mean and standard deviation to 0
-    and 1, ``none`` only converts the type.
+    and 1, ``none`` only converts the type. ``steps`` does what `tensors` list, one entry for each
+    input of the network: its channels, and its steps in order.
     """
 
-    kind: Literal["none", "zscore", "percentile"] = "none"
+    kind: Literal["none", "zscore", "percentile", "steps"] = "none"
     percentiles: tuple[float, float] = (1.0, 99.0)
+    tensors: tuple[dict[str, Any], ...] = ()
 
 
 @dataclass(frozen=True)

@@ -160,6 +160,8 @@ class TrainingConfig(_Strict):
         ndim = len(self.input.axes)
         if len(self.window) != ndim:
             raise ValueError(f"window {self.window} needs one size per axis of {self.input.axes!r}")
+        if self.input.tensors:
+            raise ValueError("training scales by normalize; leave out the input's tensors")
         if self.embedding is None and self.foreground is None:
             raise ValueError("nothing to learn: give embedding or foreground")
         heads = self.network.arguments.get("heads", {"embedding": 3})

@@ -1,0 +1,57 @@
+"""Programs that torch.export saved (``.pt2``): to load one runs code, so it needs trust."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from stitchsafe.errors import ModelError
+from stitchsafe.networks._torch import TorchNetwork
+
+__all__ = ["load_exported"]
+
+
+def load_exported(path: Path) -> TorchNetwork:
+    """Load a program; whoever calls this trusts it.
+
+    Raises
+    ------
+    ModelError
+        If it is damaged, or was exported for one size of input only.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            program = torch.export.load(path)
+            module = program.module()
+    except Exception as error:
+        reason = " ".join(str(error).split())[:160]
+        raise ModelError(
+            f"{path} cannot be loaded as a program of torch.export ({type(error).__name__}: "
+            f"{reason}); export it again with this torch"
+        ) from error
+    signature = program.graph_signature
+    values = {node.name: node.meta.get("val") for node in program.graph.nodes}
+    inputs = [values.get(str(name)) for name in signature.user_inputs]
+    outputs = [values.get(str(name)) for name in signature.user_outputs]
+    if not inputs or not all(_is_image(value) for value in (*inputs, *outputs)):
+        raise ModelError(
+            f"{path} takes or gives something other than tensors (batch, channels, *space) with "
+            "two or three axes of space; export a network that does"
+        )
+    first: Any = inputs[0]
+    space = "zyx"[-(first.ndim - 2) :]
+    if all(isinstance(size, int) for size in first.shape[2:]):
+        raise ModelError(
+            f"{path} was exported for inputs of {' x '.join(map(str, first.shape[2:]))} alone; "
+            "export it again with dynamic_shapes for its axes of space"
+        )
+    channels = [int(value.shape[1]) for value in inputs if value is not None]
+    return TorchNetwork(module, name=path.stem, ndim=len(space), channels=channels)
+
+
+def _is_image(value: Any) -> bool:
+    return isinstance(value, torch.Tensor) and value.ndim in (4, 5)
