@@ -39,6 +39,10 @@ _LARGEST = 2**27
 _READ = 4096
 """Elements of a constant that shapes may be computed from."""
 _INT64 = 7
+_UNFORESEEN = (
+    ArithmeticError, AssertionError, AttributeError, LookupError, MemoryError, TypeError, ValueError,
+)  # fmt: skip
+"""What a graph that contradicts itself may raise in a handler."""
 _ANALYSED = "use operators that stitchsafe knows"
 
 
@@ -389,7 +393,7 @@ class _Walk:
             raise Breaking("not analysed", _ANALYSED)
         try:
             found = handler(call)
-        except (ArithmeticError, AssertionError, AttributeError, LookupError, TypeError) as error:
+        except _UNFORESEEN as error:
             raise Breaking(f"not analysed ({_line(error)})", _ANALYSED) from error
         made: Sequence[Operand | None] = found if isinstance(found, list) else [found]
         for name, each, shape in zip(node.output, made, call.shapes, strict=False):

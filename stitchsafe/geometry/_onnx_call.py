@@ -81,7 +81,7 @@ class Known:
         """The content with each dimension 1 long along which nothing changes."""
         held = self.array
         for d in range(held.ndim):
-            first = held.take([0], axis=d) if held.shape[d] else held
+            first = held[(*[slice(None)] * d, slice(0, 1))]
             if held.shape[d] > 1 and (held.strides[d] == 0 or _same(held, first)):
                 held = first
         return held

@@ -29,6 +29,7 @@ __all__ = [
     "without_idle_windows",
 ]  # fmt: skip
 
+_LONGEST = 4096
 _FIXED = "use operators whose settings do not follow the size of the input"
 
 
@@ -72,6 +73,7 @@ def _windows(call: Call, kernel: list[int]) -> dict[int, AxisStep]:
     strides, dilations = call.ints("strides", n, 1), call.ints("dilations", n, 1)
     pads = call.ints("pads", 2 * n, 0)
     automatic = call.attribute("auto_pad", "NOTSET")
+    _refuse_endless(kernel, strides, dilations)
     steps = {}
     for axis, (k, s, d) in enumerate(zip(kernel, strides, dilations, strict=True)):
         size, out = value.shape[2 + axis], call.shape[2 + axis]
@@ -100,6 +102,7 @@ def transposed_convolution(call: Call) -> Value:
             f"onnxruntime takes no output_padding of {max(extra)} with strides {strides}",
             "take less than the stride",
         )
+    _refuse_endless(kernel, strides, dilations)
     steps = {}
     for axis, (k, s, d) in enumerate(zip(kernel, strides, dilations, strict=True)):
         size, out = value.shape[2 + axis], call.shape[2 + axis]
@@ -115,6 +118,17 @@ def transposed_convolution(call: Call) -> Value:
             before = total // 2 if automatic == "SAME_UPPER" else total - total // 2
         steps[2 + axis] = transposed(out, k, s, before, d)
     return call.flow.local("transposed conv", value, steps, call.shape, mixes=[1])
+
+
+def _refuse_endless(*settings: Sequence[int]) -> None:
+    """Windows beyond any image, which only a damaged file has."""
+    for numbers in settings:
+        for number in numbers:
+            if not 1 <= number <= _LONGEST:
+                raise Breaking(
+                    f"a window or stride of {number} elements is not analysed",
+                    f"use windows of 1 to {_LONGEST} elements",
+                )
 
 
 # resizing
@@ -163,6 +177,7 @@ def _resized(
     size: int, out: int, scale: float | None, mode: str, how: str, rounding: str
 ) -> AxisStep:
     factor = _factor(size, out, scale)
+    _refuse_endless([factor.numerator, factor.denominator])
     if how == "align_corners":
         how = "half_pixel"  # as which it lies, once mended
     if how not in _PLACES:

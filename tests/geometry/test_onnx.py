@@ -289,6 +289,13 @@ GRAPHS: dict[str, tuple[list[onnx.NodeProto], str]] = {
     "a crop of the middle": ([node("Resize", "x", "roi", "twice", mode="linear",
                                    coordinate_transformation_mode="tf_crop_and_resize")],
                              "tf_crop_and_resize"),
+    "group norm": (
+        [node("GroupNormalization", "x", "one", "one", num_groups=1)], "group normalisation",
+    ),
+    "a window beyond all images": (
+        [node("MaxPool", "x", kernel_shape=[10**8, 1], pads=[10**8 - 1, 0, 0, 0])],
+        "window or stride of 100000000",
+    ),
     "a value as a setting": (
         [node("ReduceMax", "x", out="a"), node("Clip", "x", "", "a")], "global pooling",
     ),
