@@ -180,6 +180,14 @@ class PredictOptions:
     threads: Annotated[
         int | None, _option("Threads of one forward pass.", "N", "Running", min=1)
     ] = None
+    accept_inexact: Annotated[
+        bool,
+        _flag(
+            "--accept-inexact",
+            "Run a network that cannot be stitched exactly too; the result says so.",
+            "Running",
+        ),
+    ] = False
     seed: Annotated[
         int | None, _option("Seed of the voxels that verify re-predicts.", "N", "Running", min=0)
     ] = None

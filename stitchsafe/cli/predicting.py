@@ -90,11 +90,20 @@ def _summary(values: Mapping[str, Any]) -> str:
         f"{what} in {values['out']}",
         f"{values['blocks_done']} of {values['blocks_total']} blocks in {values['seconds']:.1f} s"
         f"{before}; {values['peak_memory_bytes'] / 1e9:.2f} GB of memory at most",
-        "exact: stitched equals whole"
-        if values["exact"]
-        else "NOT exact: this network cannot be stitched exactly",
     ]
-    return "\n".join(lines)
+    if values["exact"]:
+        return "\n".join([*lines, "exact: stitched equals whole"])
+    breaks = [f"{b['layer']} ({b['op']}): {b['reason']}" for b in values["breaks"]]
+    seams = values["seams"]
+    return "\n".join(
+        [
+            *lines,
+            "NOT exact: this network cannot be stitched exactly",
+            *(f"  {each}" for each in breaks),
+            f"  from other tiles, {seams['elements']} recorded elements differ by up to "
+            f"{seams['max_abs_diff']:.2g} (largest value {seams['max_abs_value']:.2g})",
+        ]
+    )
 
 
 @accepts_groups

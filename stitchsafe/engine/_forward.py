@@ -23,7 +23,7 @@ from stitchsafe.tiling import BorderRule, Recipe, Tile, TileGrid
 __all__ = ["BlockInput", "FieldMaker", "Fields", "Readable"]
 
 Fields = dict[str, NDArray[np.floating]]
-"""Fields of a region by name, each of shape (channels, *region)."""
+"""Fields of a region by name, each of shape (channels, *elements that cover the region)."""
 
 
 class Readable(Protocol):
@@ -127,18 +127,19 @@ class FieldMaker:
         return BlockInput.read(self.volume, list(self.grid.tiles(region)), self.recipe.border)
 
     def fields(self, cell: Roi, source: BlockInput) -> Fields:
-        """The fields of one cell (or of any region, tile by tile)."""
+        """The fields of one cell (or of any region, tile by tile): the elements that cover it."""
         fields = {
-            name: np.empty((channels, *cell.shape), self.recipe.precision)
-            for name, channels in self.recipe.outputs
+            field.name: np.empty(field.box(cell).shape, self.recipe.precision)
+            for field in self.recipe.fields
         }
         for tile in self.grid.tiles(cell):
             results = self.pass_over(tile, source)
             wanted = tile.output.intersect(cell)
-            part = wanted.relative_to(tile.output).shift(tile.crop.offset)
-            for (name, _), result in zip(self.recipe.outputs, results, strict=True):
-                target = wanted.relative_to(cell)
-                fields[name][(slice(None), *target.slices)] = result[(slice(None), *part.slices)]
+            for field, crop, result in zip(self.recipe.fields, tile.crops, results, strict=True):
+                elements = field.elements(wanted)
+                part = elements.relative_to(field.elements(tile.output)).shift(crop.offset)
+                target = (slice(None), *elements.relative_to(field.elements(cell)).slices)
+                fields[field.name][target] = result[(slice(None), *part.slices)]
         return fields
 
     def pass_over(self, tile: Tile, source: BlockInput) -> tuple[NDArray[np.floating], ...]:
@@ -152,8 +153,8 @@ class FieldMaker:
         source = BlockInput.read(self.volume, [tile], self.recipe.border)
         results = self.pass_over(tile, source)
         return {
-            name: result[(slice(None), *tile.crop.slices)]
-            for (name, _), result in zip(self.recipe.outputs, results, strict=True)
+            field.name: result[(slice(None), *crop.slices)]
+            for field, crop, result in zip(self.recipe.fields, tile.crops, results, strict=True)
         }
 
 

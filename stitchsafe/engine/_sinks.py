@@ -14,12 +14,13 @@ from stitchsafe.coordinates import CellGrid, Roi
 from stitchsafe.engine._durable import save_arrays
 from stitchsafe.engine._forward import FieldMaker, Fields
 from stitchsafe.engine._ledger import CellIndex, CellRecord
+from stitchsafe.tiling import Field
 from stitchsafe.volumes import ArrayStore
 
 __all__ = ["FieldSink", "SampleSink", "Sink", "checksum", "map_fields", "sample_positions"]
 
 SAMPLES = 64
-"""Voxels of each cell that are recorded for `verify`."""
+"""Elements of each cell and field that are recorded for `verify`."""
 
 
 class Sink(Protocol):
@@ -55,39 +56,48 @@ def checksum(array: NDArray[np.generic]) -> str:
 
 
 class FieldSink:
-    """Writes fields to arrays of shape (channels, *volume)."""
+    """Writes fields to arrays of shape (channels, *elements over the volume)."""
 
-    def __init__(self, arrays: Mapping[str, ArrayStore]) -> None:
-        self.arrays = arrays
+    def __init__(self, arrays: Mapping[str, ArrayStore], layout: Sequence[Field]) -> None:
+        self.arrays, self.layout = arrays, layout
 
     def take(self, cell: Roi, fields: Fields) -> Mapping[str, str]:
         written = {}
-        for name, array in self.arrays.items():
-            field = fields[name]
-            array.write(Roi((0, *cell.offset), (field.shape[0], *cell.shape)), field)
-            written[name] = checksum(field)
+        for field in self.layout:
+            self.arrays[field.name].write(field.box(cell), fields[field.name])
+            written[field.name] = checksum(fields[field.name])
         return written
 
 
 class SampleSink:
-    """Keeps a few voxels of every cell, for `verify` to predict again."""
+    """Keeps a few elements of every cell and field, for `verify` to predict again."""
 
-    def __init__(self, place: Callable[[CellIndex], Path], cells: CellGrid, seed: int) -> None:
-        self.place, self.cells, self.seed = place, cells, seed
+    def __init__(
+        self,
+        place: Callable[[CellIndex], Path],
+        cells: CellGrid,
+        layout: Sequence[Field],
+        seed: int,
+    ) -> None:
+        self.place, self.cells, self.layout, self.seed = place, cells, layout, seed
 
     def take(self, cell: Roi, fields: Fields) -> Mapping[str, str]:
         index = self.cells.index(cell)
-        positions = sample_positions(cell, index, self.seed)
-        inside = tuple((positions - np.asarray(cell.offset)).T)
-        arrays = {f"field_{name}": field[(slice(None), *inside)] for name, field in fields.items()}
-        return {"samples": save_arrays(self.place(index), {"positions": positions, **arrays})}
+        arrays: dict[str, NDArray[np.generic]] = {}
+        for field in self.layout:
+            elements = field.elements(cell)
+            positions = sample_positions(elements, index, self.seed)
+            inside = tuple((positions - np.asarray(elements.offset)).T)
+            arrays[f"positions_{field.name}"] = positions
+            arrays[f"field_{field.name}"] = fields[field.name][(slice(None), *inside)]
+        return {"samples": save_arrays(self.place(index), arrays)}
 
 
-def sample_positions(cell: Roi, index: CellIndex, seed: int) -> NDArray[np.int64]:
-    """Positions in the volume of a cell's recorded voxels, shape (samples, ndim).
+def sample_positions(elements: Roi, index: CellIndex, seed: int) -> NDArray[np.int64]:
+    """Positions in a field of a cell's recorded elements, shape (samples, ndim).
 
     A function of the seed and the cell alone, so that no order of work can change it.
     """
     generator = np.random.default_rng([seed, *index])
-    corner, shape = np.asarray(cell.offset), np.asarray(cell.shape)
+    corner, shape = np.asarray(elements.offset), np.asarray(elements.shape)
     return corner + generator.integers(0, shape, size=(SAMPLES, len(shape)))

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 
@@ -249,11 +249,19 @@ def _first_size(search: _Search, ndim: int) -> tuple[int, ...] | None:
 
 
 def _offsets(ndim: int) -> Iterator[tuple[int, ...]]:
-    """Unequal offsets per axis, small ones first."""
-    for largest in range(1, MOST_RESIDUES):
-        for offsets in itertools.product(range(largest + 1), repeat=ndim):
-            if max(offsets) == largest and len(set(offsets)) > 1:
-                yield offsets
+    """Unequal offsets per axis, small ones first: those that set z apart before all others."""
+
+    def sets_z_apart(offsets: tuple[int, ...]) -> bool:
+        return max(offsets) < 10 and len(set(offsets[1:])) == 1
+
+    for first in (True, False):
+        for largest in range(1, MOST_RESIDUES):
+            for offsets in itertools.product(range(largest + 1), repeat=ndim):
+                unequal = max(offsets) == largest and len(set(offsets)) > 1
+                if unequal and sets_z_apart(offsets) is first:
+                    yield offsets
+            if first and largest == 9:
+                break
 
 
 _Solution = tuple[AxisGeometry, tuple[OutputAxis, ...]]
@@ -392,7 +400,7 @@ def _widest(contexts: list[tuple[int, int]]) -> tuple[int, int]:
     return max(before for before, _ in contexts), max(after for _, after in contexts)
 
 
-def agrees(geometry: NetworkGeometry, graph: Graph, *, whole: bool = False) -> None:
+def agrees(geometry: NetworkGeometry, graph: Graph, *, whole: Sequence[bool] | None = None) -> None:
     """Pass if a trace at a concrete shape has the lattice map that the geometry promises.
 
     Parameters
@@ -402,7 +410,8 @@ def agrees(geometry: NetworkGeometry, graph: Graph, *, whole: bool = False) -> N
     graph
         From :func:`trace`, at the shape of a tile's input or of the whole.
     whole
-        Whether the shape is that of the whole volume, where both ends are true borders.
+        Per axis, whether the shape is that of the whole volume, where both ends are true borders;
+        nowhere by default.
 
     Raises
     ------
@@ -430,7 +439,7 @@ def agrees(geometry: NetworkGeometry, graph: Graph, *, whole: bool = False) -> N
                 f"{where} has another lattice map along axis {number} than the network's "
                 f"(shrinkage {fact.shrinkage}, not {axis.shrinkage}); {advice}"
             )
-        if whole:
+        if whole is not None and whole[number]:
             continue
         short = [c > known for c, known in zip(fact.context, axis.context, strict=True)]
         if any(short) or any(each.mixed for each in fact.maps):

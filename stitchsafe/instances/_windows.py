@@ -7,7 +7,7 @@ embedding wherever they lie. Parts are joined by faces: 6 neighbours in 3-D, 4 i
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import cc3d
@@ -32,7 +32,8 @@ def segment_window(fields: Fields, *, settings: LabelSettings) -> WindowSegments
     Parameters
     ----------
     fields
-        By name, ``(channels, *window)`` each; foreground as probability in its first channel.
+        By name; those that are read are ``(channels, *window)``, foreground as probability in its
+        first channel.
     settings
         Names of the fields to read, and how.
 
@@ -41,7 +42,7 @@ def segment_window(fields: Fields, *, settings: LabelSettings) -> WindowSegments
     InputError
         If a field is missing (with those that there are), has another shape, or holds NaN.
     """
-    arrays = {name: _field(fields, name) for name in settings.fields}
+    arrays = {name: _field(fields, name, settings.fields) for name in settings.fields}
     foreground = arrays[settings.foreground_field][0] if settings.needs_foreground else None
     core = None if foreground is None else foreground >= settings.foreground_threshold
     if settings.source == "embeddings":
@@ -140,14 +141,14 @@ def _grow(
     return numbered, np.where(cores > 0, numbered, np.uint32(0)), first, of_segment
 
 
-def _field(fields: Fields, name: str) -> NDArray[Any]:
+def _field(fields: Fields, name: str, names: Sequence[str]) -> NDArray[Any]:
     if name not in fields:
         raise InputError(
             f"the network has no field {name!r}, which the label settings read; it has "
             f"{', '.join(sorted(fields))}: name one of them in the settings"
         )
     field = fields[name]
-    shapes = {other.shape[1:] for other in fields.values()}
+    shapes = {fields[other].shape[1:] for other in names if other in fields}
     if len(shapes) != 1 or len(field) == 0:
         raise InputError(f"fields of one window differ in shape or are empty: {sorted(shapes)}")
     if field.dtype.kind == "f" and np.isnan(field).any():

@@ -173,12 +173,12 @@ class TorchNetwork:
         )
         result = self._ready(*torch.split(tensor, list(self._split), 1))
         tensors = [leaf for leaf in tree_leaves(result) if isinstance(leaf, Tensor)]
+        # Of a module that could not be analysed, not even the number of its outputs is known.
+        declared = self._declared or (None,) * len(tensors)
+        layouts = self._layouts or ("",) * len(tensors)
         return tuple(
-            apply_after(
-                declared.postprocessing,
-                _activate(_channels_first(t, layout), declared).cpu().numpy(),
-            )
-            for t, layout, declared in zip(tensors, self._layouts, self._declared, strict=True)
+            _finished(_channels_first(t, layout), own)
+            for t, layout, own in zip(tensors, layouts, declared, strict=True)
         )
 
     def positive(self, seed: int = 0) -> TorchNetwork:
@@ -211,14 +211,22 @@ class TorchNetwork:
 
 
 def _channels_first(tensor: Tensor, layout: str) -> Tensor:
-    """A tensor of any layout as (n, channels, *spatial)."""
-    if layout[:2] == "bc" and layout[2:] == "zyx"[3 - len(layout[2:]) :]:
+    """A tensor of any layout as (n, channels, *spatial); as it is where the layout is unknown."""
+    if not layout or (layout[:2] == "bc" and layout[2:] == "zyx"[3 - len(layout[2:]) :]):
         return tensor
     front = [place for place, letter in enumerate(layout) if letter in "bc1"]
     space = sorted(set(range(len(layout))) - set(front), key=lambda place: -ord(layout[place]))
     moved = tensor.permute(*front, *space)
     batch = tensor.shape[layout.index("b")] if "b" in layout else 1
     return moved.reshape(batch, -1, *moved.shape[len(front) :])
+
+
+def _finished(tensor: Tensor, declared: OutputConfig | None) -> NDArray[np.floating]:
+    """An output with all that its configuration says happens to it."""
+    if declared is None:
+        array: NDArray[np.floating] = tensor.cpu().numpy()
+        return array
+    return apply_after(declared.postprocessing, _activate(tensor, declared).cpu().numpy())
 
 
 def _activate(tensor: Tensor, declared: OutputConfig) -> Tensor:

@@ -162,11 +162,11 @@ def _compare_with_whole(
     seconds = time.monotonic() - began
     events.advance()
     difference = largest = 0.0
-    for name, channels in plan.recipe.outputs:
-        stored = ArrayStore.open(store.field(name) / "0")
+    for layout in plan.recipe.fields:
+        stored = ArrayStore.open(store.field(layout.name) / "0")
         for cell in plan.recipe.cells.cells():
-            field = stored.read(Roi((0, *cell.offset), (channels, *cell.shape)))
-            expected = whole[name][(slice(None), *cell.slices)]
+            field = stored.read(layout.box(cell))
+            expected = whole[layout.name][layout.box(cell).slices]
             difference = max(difference, float(np.abs(field - expected).max()))
             largest = max(largest, float(np.abs(expected).max()))
     return difference, 1e-5 * largest, seconds

@@ -13,10 +13,12 @@ from stitchsafe.engine import Events
 from stitchsafe.errors import (
     InputError,
     ModelError,
+    PlanError,
     StoreError,
     UnsafeNetworkError,
     VolumeError,
 )
+from stitchsafe.geometry import Break
 from stitchsafe.networks import (
     ModelConfig,
     Network,
@@ -26,6 +28,8 @@ from stitchsafe.networks import (
 )
 from stitchsafe.pipeline._origin import Origin
 from stitchsafe.pipeline._settings import Settings
+from stitchsafe.pipeline._trial import by_trial
+from stitchsafe.tiling import AxisTiling
 from stitchsafe.volumes import Volume, VoxelSize, open_volume, planar, require_voxel_size
 
 __all__ = [
@@ -58,6 +62,14 @@ class Inputs:
 
     linkable: bool
     """Whether the image that the volume lies in has the volume's axes, so that it can be linked."""
+
+    breaks: tuple[Break, ...] = ()
+    """Why stitching is not exact, where the user accepts that it is not."""
+
+    @property
+    def exact(self) -> bool:
+        """Whether stitched will equal whole."""
+        return not self.breaks
 
 
 @dataclass(frozen=True)
@@ -142,6 +154,10 @@ def match_inputs(
         events.say(f"model: {note}")
     if isinstance(model, str) and is_factory(model) and settings.weights is None:
         events.say(f"model: no --weights given, so its weights are those that {model} makes")
+    breaks: tuple[Break, ...] = ()
+    if network.geometry.verdict == "unsafe":
+        network = _accepted(network, settings, events)
+        breaks = network.geometry.breaks
     volume, roi = _on_the_networks_axes(volume, roi, network)
     if volume.channels != network.channels:
         remedy = (
@@ -149,18 +165,55 @@ def match_inputs(
             if network.channels == 1
             else f"give a volume of {network.channels} channels"
         )
+        several = network.geometry.inputs if len(network.geometry.inputs) > 1 else ()
+        split = ", ".join(f"{each.channels} for {each.name!r}" for each in several)
         raise VolumeError(
             f"{volume.path or 'the array'} has {volume.channels} channels, and {network.name} "
-            f"takes {network.channels}; {remedy}"
+            f"takes {network.channels}{f' ({split})' if split else ''}; {remedy}"
         )
     require_voxel_size(volume, _trained_on(network.config))
     for note in volume.notes:
         events.say(f"volume: {note}")
-    network.geometry.require_safe()
     _refuse_undecided(network)
+    if settings.accept_inexact and not breaks:
+        breaks = _too_small(network, volume.shape, events)
     _refuse_absent_chunks(volume, roi, settings, events)
     origin = Origin.of(model, settings.weights, settings.arguments)
-    return Inputs(volume, network, roi, origin, linkable=volume.axes == axes)
+    return Inputs(volume, network, roi, origin, linkable=volume.axes == axes, breaks=breaks)
+
+
+def _accepted(network: Network, settings: Settings, events: Events) -> Network:
+    """A network that cannot be stitched exactly, as the user wants it run all the same.
+
+    Raises
+    ------
+    UnsafeNetworkError
+        Unless the user does.
+    """
+    if not settings.accept_inexact:
+        try:
+            network.geometry.require_safe()
+        except UnsafeNetworkError as error:
+            raise UnsafeNetworkError(
+                f"{error}; or run it all the same, knowing that it is not exact, with "
+                "--accept-inexact"
+            ) from error
+    for each in network.geometry.breaks:
+        events.say(f"NOT exact: {each}")
+    return network if network.geometry.axes else by_trial(network, events)
+
+
+def _too_small(network: Network, extent: tuple[int, ...], events: Events) -> tuple[Break, ...]:
+    """What speaks against a network whose one input size leaves no room for its context."""
+    try:
+        for axis, size in zip(network.geometry.axes, extent, strict=True):
+            AxisTiling.largest_tile(axis, size)
+    except PlanError as error:
+        reason, _, fix = str(error).partition("; ")
+        found = Break(network.name, "input", reason, fix)
+        events.say(f"NOT exact: {found}")
+        return (found,)
+    return ()
 
 
 def _refuse_undecided(network: Network) -> None:

@@ -122,16 +122,17 @@ def copy_cells(
 def make_field_arrays(store: ResultStore, recipe: Recipe, volume: Volume, ngff: Ngff) -> None:
     """Make the arrays that the first stage writes."""
     if recipe.save_fields:
-        for name, channels in recipe.outputs:
+        for field in recipe.fields:
             create_field(
                 store.path,
-                name,
+                field.name,
                 axes=volume.axes,
-                shape=recipe.extent,
-                channels=channels,
+                shape=field.shape(recipe.extent),
+                channels=field.channels,
                 dtype=recipe.precision,
-                chunks=recipe.cell_shape,
+                chunks=field.shape(recipe.cell_shape),
                 voxel_size=volume.voxel_size,
+                density=field.scale,
                 ngff=ngff,
                 overwrite=True,
             )

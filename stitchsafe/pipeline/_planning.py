@@ -17,6 +17,7 @@ from stitchsafe.pipeline._inputs import Inputs, ModelLike, VolumeLike, match_inp
 from stitchsafe.pipeline._machine import allotted_memory, processor_name, usable_cores
 from stitchsafe.pipeline._settings import Options, Settings
 from stitchsafe.tiling import (
+    Halo,
     Normalization,
     Plan,
     Recipe,
@@ -82,7 +83,7 @@ def draft_plan(
     values = _label_values(network, settings)
     window = None if values is None else tuple(_window(config, network))
     if values is not None:
-        _refuse_missing_fields(LabelSettings.from_json({**values, "window": window}), network)
+        _refuse_fields(LabelSettings.from_json({**values, "window": window}), network)
     precision = network.precision if settings.precision == "auto" else settings.precision
     if precision not in ("float32", "float64"):
         raise PlanError(
@@ -121,6 +122,8 @@ def draft_plan(
             build=network.build,
             processor=processor_name(),
             seed=settings.seed,
+            exact=inputs.exact,
+            scales=tuple(tuple(map(str, output.scale)) for output in network.geometry.outputs),
         )
 
     budget = settings.max_memory
@@ -140,9 +143,19 @@ def draft_plan(
         preferred_tile=preferred,
         window=window,
         block_shape=settings.block_shape,
+        halo=_stored_halo(settings, stored),
+        exact=inputs.exact,
     )
     _say_what_is_taken(drafted, settings, preferred, window, events)
     return drafted
+
+
+def _stored_halo(settings: Settings, stored: Recipe | None) -> Halo | None:
+    """The halo of a run that is resumed, where memory chose it."""
+    if stored is None or stored.exact:
+        return None
+    same = settings.tile_shape is None or tuple(settings.tile_shape) == stored.tile_shape
+    return stored.halo if same else None
 
 
 def _say_what_is_taken(
@@ -165,6 +178,15 @@ def _say_what_is_taken(
         fits = all(t == a or a >= e for t, a, e in zip(taken, asked, short, strict=True))
         reason = "the volume is no larger" if fits else "what the memory allows"
         events.say(f"{name}: {_shape(asked)} asked for, {_shape(taken)} taken, {reason}")
+    if not recipe.exact:
+        inputs = " or ".join(
+            _shape(shape) for shape in sorted(drafted.grid.input_shapes(recipe.roi))
+        )
+        events.say(
+            f"NOT exact: each tile of {_shape(recipe.tile_shape)} reads a halo of "
+            f"{' '.join(f'{before}+{after}' for before, after in recipe.halo)}, the widest that "
+            f"memory allows (inputs of {inputs}); more memory means fewer and weaker seams"
+        )
     extended = tuple(end - begin for begin, end in (axis.domain for axis in drafted.grid.axes))
     if any(
         axis.geometry.padded and size != axis.extent
@@ -218,13 +240,20 @@ def _label_values(network: Network, settings: Settings) -> dict[str, Any] | None
     return values
 
 
-def _refuse_missing_fields(labels: LabelSettings, network: Network) -> None:
+def _refuse_fields(labels: LabelSettings, network: Network) -> None:
+    """Labels are made of fields that exist and have an element for every voxel."""
     names = [output.name for output in network.outputs]
     for field in labels.fields:
         if field not in names:
             raise ModelError(
                 f"labels from {labels.source} need the field {field!r}, and {network.name} has "
                 f"{', '.join(names)}; choose another --labels-from, or --save fields"
+            )
+        scale = network.geometry.outputs[names.index(field)].scale
+        if any(each != 1 for each in scale):
+            raise ModelError(
+                f"labels are made of one element per voxel, and the field {field!r} of "
+                f"{network.name} has {' x '.join(map(str, scale))}; keep it with --save fields"
             )
 
 
@@ -256,7 +285,7 @@ def estimate_seconds(drafted: Plan, network: Network) -> float:
     recipe = drafted.recipe
     network.prepare(Runtime(recipe.device, recipe.precision, recipe.layout, recipe.threads))
     shape = tuple(
-        axis.input_min + -(-24 // axis.input_step) * axis.input_step
+        axis.input_min + (ceil_to(24, axis.input_step) if axis.input_step else 0)
         for axis in network.geometry.axes
     )
     sample = np.zeros((1, network.channels, *shape), recipe.precision)

@@ -11,7 +11,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Unpack
 
@@ -19,7 +19,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 import stitchsafe
-from stitchsafe.coordinates import Roi
 from stitchsafe.engine import (
     Events,
     FieldMaker,
@@ -28,6 +27,7 @@ from stitchsafe.engine import (
     save_json,
 )
 from stitchsafe.errors import InputError, InterruptedRunError
+from stitchsafe.geometry import Break
 from stitchsafe.pipeline._consensus import Consensus, decide, load_consensus
 from stitchsafe.pipeline._inputs import (
     Inputs,
@@ -38,6 +38,7 @@ from stitchsafe.pipeline._inputs import (
     refuse_output_within_input,
 )
 from stitchsafe.pipeline._planning import draft_plan, estimate_seconds
+from stitchsafe.pipeline._samples import Seams, measure_seams, spread
 from stitchsafe.pipeline._settings import Options, Settings
 from stitchsafe.pipeline._stages import Progress, refuse_changed_volume, run_stages
 from stitchsafe.pipeline._store import ResultStore
@@ -63,9 +64,14 @@ class Prediction:
         Time of this run, without what earlier runs had done.
     peak_memory_bytes
         Largest resident memory of this process so far.
+    seams
+        How much recorded elements differ between two tile grids, where stitching is not exact.
+    breaks
+        Why it is not.
     labels, fields
         The results themselves, where no store was asked for: instances of the region's shape, and
-        fields of shape (channels, *region).
+        fields of shape (channels, *elements that cover the region): its voxels, unless the network
+        gives more or fewer elements than it reads voxels.
     """
 
     out: Path | None
@@ -73,6 +79,8 @@ class Prediction:
     progress: Progress
     seconds: float
     peak_memory_bytes: int
+    seams: Seams | None = None
+    breaks: tuple[Break, ...] = ()
     labels: NDArray[np.unsignedinteger] | None = None
     fields: dict[str, NDArray[np.floating]] = field(default_factory=dict)
 
@@ -88,6 +96,8 @@ class Prediction:
             "voxels_per_second": voxels / max(self.seconds, 1e-9),
             "peak_memory_bytes": self.peak_memory_bytes,
             "exact": self.plan.recipe.exact,
+            "breaks": [asdict(each) for each in self.breaks],
+            "seams": None if self.seams is None else self.seams.to_json(),
             "plan": self.plan.to_json(),
         }
 
@@ -223,9 +233,38 @@ def _carry_out(job: _Job, settings: Settings, events: Events) -> Prediction:
             raise
         if progress.blocks_resumed == progress.blocks_total:
             events.say("all blocks were done before; stitchsafe verify checks that they are whole")
+        seams = None if inputs.exact else _seams(job, maker, events)
         seconds = time.monotonic() - began
         _save_provenance(store, seconds)
-    return Prediction(store.path, plan, progress, seconds, _peak_memory())
+    return Prediction(store.path, plan, progress, seconds, _peak_memory(), seams, inputs.breaks)
+
+
+def _seams(job: _Job, maker: FieldMaker, events: Events) -> Seams:
+    """What the tiles of an inexact result do to it, as far as recorded elements tell.
+
+    It takes at most one pass for every five of the prediction's own, or two.
+    """
+    store, plan = job.store, job.plan
+    whole = plan.grid.whole().input.shape
+    if all(shape == whole for shape in plan.grid.input_shapes(plan.recipe.roi)):
+        events.say("NOT exact by proof; but every tile reads the whole, so there are no seams")
+        seams = Seams(0, 0.0, 0.0)
+    else:
+        events.stage("seams", 1, "steps")
+        cells = spread(store, min(8, max(1, plan.tiles // 80)))
+        seams = measure_seams(store, maker, cells, per_cell=min(16, max(2, plan.tiles // 5)))
+        events.advance()
+        events.say(
+            f"NOT exact: from other tiles, {seams.elements} recorded elements of the fields differ "
+            f"by up to {seams.max_abs_diff:.2g} (largest value {seams.max_abs_value:.2g})"
+        )
+    content = {
+        "exact": False,
+        "breaks": [asdict(each) for each in job.inputs.breaks],
+        "seams": seams.to_json(),
+    }
+    save_json(store.inexact_file, content)
+    return seams
 
 
 def _clear(store: ResultStore) -> None:
@@ -300,9 +339,7 @@ def _in_memory(made: Prediction, store: ResultStore, settings: Settings) -> Pred
     if "labels" in settings.save:
         labels = ArrayStore.open(store.labels / "0").read(roi)
     if "fields" in settings.save:
-        for name, channels in made.plan.recipe.outputs:
-            region = Roi((0, *roi.offset), (channels, *roi.shape))
-            fields[name] = ArrayStore.open(store.field(name) / "0").read(region)
-    return Prediction(
-        None, made.plan, made.progress, made.seconds, made.peak_memory_bytes, labels, fields
-    )
+        for field_ in made.plan.recipe.fields:
+            stored = ArrayStore.open(store.field(field_.name) / "0")
+            fields[field_.name] = stored.read(field_.box(roi))
+    return replace(made, out=None, labels=labels, fields=fields)

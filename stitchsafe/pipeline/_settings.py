@@ -52,6 +52,7 @@ class Options(TypedDict, total=False):
     weights: str | Path | None
     arguments: Mapping[str, Any] | None
     trust_model: bool
+    accept_inexact: bool
 
 
 @dataclass(frozen=True)
@@ -98,6 +99,9 @@ class Settings:
         For a model given as ``package.module:factory``: a file of weights, keyword arguments.
     trust_model
         Whether code that the model brings along may run.
+    accept_inexact
+        Run a network that cannot be stitched exactly too, with the widest halo that memory allows;
+        the result then says that it is not exact. Changes nothing for one that can.
     """
 
     labels_from: LabelSource | None = None
@@ -128,6 +132,7 @@ class Settings:
     weights: str | Path | None = None
     arguments: Mapping[str, Any] | None = None
     trust_model: bool = False
+    accept_inexact: bool = False
 
     @classmethod
     def of(cls, options: Options) -> Settings:

@@ -69,7 +69,7 @@ from stitchsafe.pipeline._outputs import (
 )
 from stitchsafe.pipeline._settings import Settings
 from stitchsafe.pipeline._store import ResultStore
-from stitchsafe.tiling import Plan, Recipe
+from stitchsafe.tiling import Field, Plan, Recipe
 from stitchsafe.volumes import ArrayStore, Volume
 
 __all__ = [
@@ -107,12 +107,15 @@ class Written:
         Where each named array lies.
     files
         Where each named file lies, by the index of its cell.
+    layout
+        Of the arrays that are fields: which elements a cell has.
     """
 
     stage: str
     cells: CellGrid | None
     arrays: dict[str, Path] = field(default_factory=dict)
     files: Mapping[str, Callable[[CellIndex], Path]] = field(default_factory=dict)
+    layout: Mapping[str, Field] = field(default_factory=dict)
 
 
 def run_stages(
@@ -198,16 +201,15 @@ class _Run:
             whole = CellGrid(Roi.whole(self.recipe.extent), self.recipe.cell_shape)
             image = ArrayStore.open(self.store.path / "0")
             self.blocks("image", copy_cells(self.volume, image), whole)
-        sinks: list[Sink] = [SampleSink(self.store.samples, self.recipe.cells, self.recipe.seed)]
+        layout = self.recipe.fields
+        sinks: list[Sink] = [
+            SampleSink(self.store.samples, self.recipe.cells, layout, self.recipe.seed)
+        ]
         if self.recipe.save_fields:
-            sinks.append(
-                FieldSink(
-                    {
-                        name: ArrayStore.open(self.store.field(name) / "0")
-                        for name, _ in self.recipe.outputs
-                    }
-                )
-            )
+            arrays = {
+                each.name: ArrayStore.open(self.store.field(each.name) / "0") for each in layout
+            }
+            sinks.append(FieldSink(arrays, layout))
         if self.recipe.labels is not None:
             if self.ledger.finished("finish"):  # for cells whose entries have been deleted
                 make_scratch(self.store, self.recipe)
@@ -325,7 +327,8 @@ def written_by(store: ResultStore, recipe: Recipe, volume: Volume) -> Iterator[W
     if recipe.save_fields:
         fields = {name: store.field(name) / "0" for name, _ in recipe.outputs}
     files = {"samples": store.samples, "evidence": store.evidence}
-    yield Written("predict", recipe.cells, fields, files)
+    layout = {each.name: each for each in recipe.fields}
+    yield Written("predict", recipe.cells, fields, files, layout)
     if recipe.labels is not None:
         yield Written(
             "merge",

@@ -14,6 +14,7 @@
         ledger/<stage>/*.json      finished cells with checksums
         evidence/<cell>.npz        per cell: its segments, and labels at its faces
         samples/<cell>.npz         per cell: voxels of the fields, for verify
+        inexact.json               why stitching is not exact, and by how much; only then
         merges.npz                 which segment became which instance
         provisional/               labels per window, until they are final
         provenance.json            times, host, versions; not compared
@@ -65,6 +66,10 @@ class ResultStore:
     @property
     def merges_file(self) -> Path:
         return self.private / "merges.npz"
+
+    @property
+    def inexact_file(self) -> Path:
+        return self.private / "inexact.json"
 
     @property
     def table_file(self) -> Path:

@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from stitchsafe.coordinates import Roi
 from stitchsafe.engine import (
@@ -24,10 +23,10 @@ from stitchsafe.engine import (
     CellRecord,
     Events,
     FieldMaker,
+    Fields,
     Silent,
     checksum,
     file_checksum,
-    load_arrays,
 )
 from stitchsafe.errors import IntegrityError, ModelError, StoreError
 from stitchsafe.networks import Network, load_network
@@ -35,10 +34,11 @@ from stitchsafe.pipeline._consensus import load_consensus
 from stitchsafe.pipeline._inputs import ModelLike, VolumeLike, match_inputs
 from stitchsafe.pipeline._machine import processor_name
 from stitchsafe.pipeline._origin import Origin
+from stitchsafe.pipeline._samples import Samples, measure_seams, recorded, spread
 from stitchsafe.pipeline._settings import Settings
 from stitchsafe.pipeline._stages import Written, final_labels_of, written_by
 from stitchsafe.pipeline._store import ResultStore
-from stitchsafe.tiling import Recipe, TileGrid, grid_of
+from stitchsafe.tiling import Recipe, grid_of
 from stitchsafe.volumes import ArrayStore, Volume
 
 __all__ = ["Verification", "verify"]
@@ -58,20 +58,25 @@ class Verification:
     bit_mismatches
         Of those, how many differ under the recipe.
     max_abs_diff, tolerance
-        Largest difference on the shifted grid, and what is allowed.
+        Largest difference on the shifted grid, and what is allowed: None where the network cannot
+        be stitched exactly, so that no difference is too large.
     label_mismatches
         Voxels whose label does not come out again.
     corrupt, missing
         Arrays and cells that are damaged, or were never finished.
+    exact
+        Whether stitched equals whole for the network; False where the user accepted that it does
+        not.
     """
 
     voxels: int
     bit_mismatches: int
     max_abs_diff: float
-    tolerance: float
+    tolerance: float | None
     label_mismatches: int
     corrupt: tuple[str, ...]
     missing: tuple[str, ...]
+    exact: bool = True
 
     @property
     def ok(self) -> bool:
@@ -80,12 +85,13 @@ class Verification:
             or self.label_mismatches
             or self.corrupt
             or self.missing
-            or not self.max_abs_diff <= self.tolerance
+            or (self.tolerance is not None and not self.max_abs_diff <= self.tolerance)
         )
 
     def to_json(self) -> dict[str, Any]:
         return {
             "ok": self.ok,
+            "exact": self.exact,
             "voxels": self.voxels,
             "bit_mismatches": self.bit_mismatches,
             "max_abs_diff": self.max_abs_diff,
@@ -97,16 +103,18 @@ class Verification:
 
     def describe(self) -> str:
         """The answer for people."""
+        allowed = "not exact, as accepted"
+        if self.tolerance is not None:
+            allowed = f"tolerance {self.tolerance:.2g}"
         lines = [
             f"{self.voxels} recorded voxels predicted again: {self.bit_mismatches} differ under "
-            f"the recipe; on a shifted grid by at most {self.max_abs_diff:.2g} "
-            f"(tolerance {self.tolerance:.2g})",
+            f"the recipe; on a shifted grid by at most {self.max_abs_diff:.2g} ({allowed})",
             f"labels: {self.label_mismatches} voxels differ",
         ]
         lines += [f"missing: {place}" for place in self.missing]
         lines += [f"corrupt: {place}" for place in self.corrupt]
         if self.ok:
-            return "\n".join([*lines, "verified"])
+            return "\n".join([*lines, "verified" if self.exact else "verified, but NOT exact"])
         remedy = ""
         if self.missing and not self.corrupt:
             remedy = ": the same predict command finishes what is missing"
@@ -167,53 +175,70 @@ def verify(
         if model is None
         else load_network(model, weights=weights, arguments=arguments, trust=trust_model)
     )
-    source = _volume(stored, recipe, volume, network)
+    network, source = _inputs(stored, recipe, volume, network)
     missing, corrupt = _check_arrays(store, recipe, source, events)
     consensus = load_consensus(store, recipe)
     if consensus is None:
         raise IntegrityError(f"{store.consensus_file} is gone; start again with --overwrite")
     grid = grid_of(recipe, network.geometry)
     maker = FieldMaker(recipe, grid, network, source, consensus.intensity)
-    chosen = _spread(store, cells)
+    chosen = spread(store, cells)
     same_machine = _is_this_machine(recipe, network)
     if not same_machine:
         events.say(
             f"the result was made with {recipe.build} on {recipe.processor}, unlike here: "
             "recorded voxels are compared to rounding, not bit for bit"
         )
+    if not recipe.exact:
+        events.say(
+            "the network cannot be stitched exactly, as was accepted; what other tiles give for "
+            "recorded voxels is measured, and speaks neither for nor against the result"
+        )
     events.stage("verify", len(chosen), "cells")
     voxels = bits = labels = 0
-    difference, largest = 0.0, 0.0
     for index in chosen:
-        recorded = _recorded(store, recipe, index)
-        if recorded is None:
-            continue  # among the corrupt files
-        positions, values = recorded
         cell = recipe.cells.cell_at(index)
+        found = recorded(store, recipe, index)
+        if found is None:
+            continue  # among the corrupt files
         again = maker.fields(cell, maker.read(cell))
-        inside = (slice(None), *(positions - np.asarray(cell.offset)).T)
-        shifted = _shifted(maker, positions[:4])
-        wrong = np.zeros(len(positions), bool)
-        for name, expected in values.items():
-            size = float(np.nanmax(np.abs(expected), initial=0.0))
-            largest = max(largest, size)
-            found = again[name][inside]
-            allowed = 0.0 if same_machine else _TOLERANCE[recipe.precision] * size
-            agree = (np.abs(found - expected) <= allowed) | (np.isnan(found) & np.isnan(expected))
-            wrong |= ~agree.all(axis=0)
-            apart = np.abs(shifted[name] - expected[:, :4])
-            difference = max(difference, float(np.nanmax(apart, initial=0.0)))
-        voxels += len(positions)
-        bits += int(wrong.sum())
+        for samples in found:
+            voxels += len(samples.positions)
+            bits += _mismatches(samples, cell, again, same_machine, recipe.precision)
         labels += _label_mismatches(store, recipe, cell, again)
         events.advance()
-    tolerance = _TOLERANCE[recipe.precision] * max(largest, 1e-30)
-    return Verification(voxels, bits, difference, tolerance, labels, corrupt, missing)
+    seams = measure_seams(store, maker, chosen)
+    tolerance = _TOLERANCE[recipe.precision] * max(seams.max_abs_value, 1e-30)
+    return Verification(
+        voxels,
+        bits,
+        seams.max_abs_diff,
+        tolerance if recipe.exact else None,
+        labels,
+        corrupt,
+        missing,
+        exact=recipe.exact,
+    )
 
 
-def _volume(
+def _mismatches(
+    samples: Samples, cell: Roi, again: Fields, same_machine: bool, precision: str
+) -> int:
+    """How many recorded places of a cell do not come out again under the recipe."""
+    wrong = np.zeros(len(samples.positions), bool)
+    for field in samples.layout:
+        inside = (samples.positions - np.asarray(field.elements(cell).offset)).T
+        found, expected = again[field.name][(slice(None), *inside)], samples.values[field.name]
+        size = float(np.nanmax(np.abs(expected), initial=0.0))
+        allowed = 0.0 if same_machine else _TOLERANCE[precision] * size
+        agree = (np.abs(found - expected) <= allowed) | (np.isnan(found) & np.isnan(expected))
+        wrong |= ~agree.all(axis=0)
+    return int(wrong.sum())
+
+
+def _inputs(
     stored: dict[str, Any], recipe: Recipe, volume: VolumeLike | None, network: Network
-) -> Volume:
+) -> tuple[Network, Volume]:
     if volume is None and stored["source"] is None:
         raise StoreError("the result was made of an array in memory; give it as volume=")
     if network.fingerprint != recipe.weights:
@@ -221,7 +246,7 @@ def _volume(
             f"the weights of {network.name} are not those of the recipe; give the model that the "
             "result was made with by --model"
         )
-    settings = Settings.of(stored["opened"])
+    settings = replace(Settings.of(stored["opened"]), accept_inexact=not recipe.exact)
     source = stored["source"] if volume is None else volume
     inputs = match_inputs(source, network, settings, Silent())
     if inputs.volume.identity != stored["volume"]:
@@ -229,27 +254,7 @@ def _volume(
             f"the volume {source} is not the one that the result was made of (its identity "
             "differs); give the right one by --volume"
         )
-    return inputs.volume
-
-
-def _spread(store: ResultStore, count: int) -> list[CellIndex]:
-    """Some of the finished cells, spread over the region."""
-    done = sorted(store.ledger.finished("predict"))
-    if not done:
-        return []
-    return [done[k] for k in np.unique(np.linspace(0, len(done) - 1, count).astype(int))]
-
-
-def _recorded(
-    store: ResultStore, recipe: Recipe, index: CellIndex
-) -> tuple[NDArray[np.int64], dict[str, NDArray[np.floating]]] | None:
-    """Recorded voxels of a cell and their fields; None if the record is damaged."""
-    try:
-        record = load_arrays(store.samples(index))
-        fields = {name: record[f"field_{name}"] for name, _ in recipe.outputs}
-        return record["positions"], fields
-    except (IntegrityError, KeyError, OSError):
-        return None
+    return inputs.network, inputs.volume
 
 
 def _is_this_machine(recipe: Recipe, network: Network) -> bool:
@@ -313,6 +318,8 @@ def _damaged_arrays(stage: Written, cell: Roi, record: CellRecord) -> Iterator[s
             array = ArrayStore.open(path)
             leading = array.shape[: len(array.shape) - cell.ndim]
             region = Roi((*[0] * len(leading), *cell.offset), (*leading, *cell.shape))
+            if name in stage.layout:
+                region = stage.layout[name].box(cell)
             if checksum(array.read(region)) != record["checksums"][name]:
                 yield f"{path} at {cell}: holds other values than were written"
         except (IntegrityError, StoreError, ValueError, OSError) as error:
@@ -322,24 +329,6 @@ def _damaged_arrays(stage: Written, cell: Roi, record: CellRecord) -> Iterator[s
 def _changed_input(volume: Volume, cell: Roi, record: CellRecord) -> Iterator[str]:
     if "input" in record and checksum(volume.read(cell)) != record["input"]:
         yield f"{volume.path or 'the array'} at {cell}: holds other values than were read"
-
-
-def _shifted(maker: FieldMaker, positions: NDArray[np.int64]) -> dict[str, NDArray[np.floating]]:
-    """Fields at some positions, by tiles that start a period off the recipe's grid."""
-    geometry = maker.network.geometry
-    shape = tuple(2 * period for period in geometry.period)
-    grid = TileGrid.of(geometry, maker.recipe.extent, shape)
-    other = FieldMaker(
-        replace(maker.recipe, tile_shape=shape, cell_shape=shape, halo=grid.halo),
-        grid, maker.network, maker.volume, maker.intensity,
-    )  # fmt: skip
-    columns: dict[str, list[NDArray[np.floating]]] = {name: [] for name, _ in other.recipe.outputs}
-    for position in positions:
-        voxel = Roi(tuple(int(p) for p in position), (1,) * len(shape))
-        fields = other.fields(voxel, other.read(voxel))
-        for name, column in columns.items():
-            column.append(fields[name].reshape(-1))
-    return {name: np.stack(column, axis=1) for name, column in columns.items()}
 
 
 def _label_mismatches(store: ResultStore, recipe: Recipe, cell: Roi, fields: dict[str, Any]) -> int:

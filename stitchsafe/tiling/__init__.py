@@ -1,7 +1,9 @@
 """Plans: which tiles, in which portions, at which cost. No voxel is read here."""
 
 from stitchsafe.tiling._axis import AxisTiling, Span
+from stitchsafe.tiling._fields import Field
 from stitchsafe.tiling._grid import Tile, TileGrid
+from stitchsafe.tiling._halo import Halo
 from stitchsafe.tiling._memory import INTERPRETER_BYTES, MemoryEstimate, estimate_memory
 from stitchsafe.tiling._plan import Plan, Planned, grid_of, make_plan, with_seconds
 from stitchsafe.tiling._recipe import BorderRule, Normalization, Recipe, Schedule
@@ -11,6 +13,8 @@ __all__ = [
     "INTERPRETER_BYTES",
     "AxisTiling",
     "BorderRule",
+    "Field",
+    "Halo",
     "MemoryEstimate",
     "Normalization",
     "Plan",

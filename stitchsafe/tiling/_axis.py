@@ -12,6 +12,10 @@ over the whole volume:
 The whole pass reads the *domain*: the volume extended by the border rule to the smallest valid
 input whose output covers it. A network that pads by itself must do so at the domain's ends only; so
 its tiles are clipped there, and each layer pads just where it would in the whole pass.
+
+A network that takes one size only (a step of 0) cannot have its tiles clipped; there they slide
+inward instead, by whole periods, so that they begin or end where the domain does. Its whole pass is
+that of the same layers over a domain of that size and so many periods.
 """
 
 from __future__ import annotations
@@ -56,6 +60,9 @@ class AxisTiling:
         What a tile reads before and after its output.
     geometry
         The network along this axis.
+    exact
+        Whether the halo must hold the context; not where stitching is inexact anyway, and known to
+        be.
 
     Raises
     ------
@@ -68,6 +75,7 @@ class AxisTiling:
     tile: int
     halo: tuple[int, int]
     geometry: AxisGeometry
+    exact: bool = True
 
     def __post_init__(self) -> None:
         net, (before, after) = self.geometry, self.halo
@@ -79,10 +87,14 @@ class AxisTiling:
                 f"{net.period}; take {max(net.period, floor_to(self.tile, net.period))} or "
                 f"{ceil_to(max(self.tile, 1), net.period)}"
             )
-        if before < net.context[0] or after < net.context[1]:
+        one_pass = _is_one_pass(net, self.extent)
+        needed = net.context
+        if one_pass or not self.exact:
+            needed = net.output_offset, 0 if one_pass else net.shrinkage - net.output_offset
+        if before < needed[0] or after < needed[1]:
             raise PlanError(
                 f"a halo of {before} voxels before and {after} after is shorter than the network's "
-                f"context of {net.context[0]} and {net.context[1]}"
+                f"context of {needed[0]} and {needed[1]}"
             )
         if (before - net.output_offset) % net.period:
             raise PlanError(
@@ -90,20 +102,71 @@ class AxisTiling:
                 f"must be {net.output_offset % net.period} modulo the period {net.period}; take "
                 f"{self._aligned(before)}"
             )
-        if not self._is_valid(before + self.tile + after):
+        if not one_pass and not net.takes(before + self.tile + after):
             raise PlanError(
                 f"an input of {before} + {self.tile} + {after} voxels is none that the network "
                 f"takes ({net.input_min} + k * {net.input_step})"
             )
 
     @classmethod
-    def least(cls, geometry: AxisGeometry, extent: int, tile: int) -> AxisTiling:
-        """The tiling with the smallest halo that is exact."""
-        step, context = geometry.period, geometry.context
-        before = context[0] + (geometry.output_offset - context[0]) % step
-        size = before + tile + context[1]
-        after = _next_valid(geometry, size) - tile - before
-        return cls(extent, tile, (before, after), geometry)
+    def least(
+        cls, geometry: AxisGeometry, extent: int, tile: int, *, exact: bool = True
+    ) -> AxisTiling:
+        """The tiling with the smallest halo that is exact.
+
+        Of a network that takes one size only, what the tile leaves of it is the halo.
+
+        Raises
+        ------
+        PlanError
+            If a tile of this size does not fit the one size that the network takes.
+        """
+        before = _aligned_context(geometry)
+        if geometry.input_step:
+            size = before + tile + geometry.context[1]
+            after = _next_valid(geometry, size) - tile - before
+            return cls(extent, tile, (before, after), geometry, exact)
+        if _is_one_pass(geometry, extent):
+            before = geometry.output_offset
+            after = max(0, geometry.input_min - before - tile)
+            return cls(extent, tile, (before, after), geometry, exact)
+        most = cls.largest_tile(geometry, extent, exact=exact)
+        assert most is not None
+        if tile > most:
+            raise PlanError(
+                f"a tile of {tile} voxels does not fit the network, which takes inputs of "
+                f"{geometry.input_min} voxels only; take {most} along this axis"
+            )
+        if geometry.input_min - before - tile < geometry.context[1]:
+            spare = geometry.input_min - geometry.shrinkage - tile
+            before = geometry.output_offset + floor_to(spare // 2, geometry.period)
+        return cls(extent, tile, (before, geometry.input_min - tile - before), geometry, exact)
+
+    @staticmethod
+    def largest_tile(geometry: AxisGeometry, extent: int, *, exact: bool = True) -> int | None:
+        """The largest tile whose input the network takes; None where nothing limits it.
+
+        Raises
+        ------
+        PlanError
+            If the network takes one size only, and not even a tile of one period fits it.
+        """
+        if geometry.input_step or _is_one_pass(geometry, extent):
+            return None
+        only, period = geometry.input_min, geometry.period
+        most = floor_to(only - _aligned_context(geometry) - geometry.context[1], period)
+        if most < period and not exact:
+            most = max(floor_to((only - geometry.shrinkage) // 2, period), period)
+            most = min(most, floor_to(only - geometry.shrinkage, period))
+        if most < period:
+            raise PlanError(
+                f"the network takes inputs of {only} voxels only, too few for one period of "
+                f"{period} and its context of {geometry.context[0]} before and "
+                f"{geometry.context[1]} after, and the volume has {extent}; give a volume of at "
+                f"most {only - geometry.shrinkage}, a network that takes larger inputs, or "
+                "--accept-inexact"
+            )
+        return most
 
     @property
     def starts(self) -> range:
@@ -121,13 +184,16 @@ class AxisTiling:
         """The tile whose output starts at `start`."""
         net = self.geometry
         begin, end = start - self.halo[0], start + self.tile + self.halo[1]
-        if net.padded:
-            first, last = self.domain
+        first, last = self.domain
+        if not net.input_step:
+            begin = max(first, min(begin, last - net.input_min))
+            end = begin + net.input_min
+        elif net.padded or not self.exact:
             end = min(end, last)
             begin = max(begin, first)
             while end - begin < net.input_min and begin > first:
                 begin = max(first, begin - net.period)
-            if not self._is_valid(end - begin):
+            if not net.takes(end - begin):
                 raise PlanError(
                     f"the tile at {start} would read {end - begin} voxels, which the network does "
                     f"not take ({net.input_min} + k * {net.input_step})"
@@ -144,14 +210,25 @@ class AxisTiling:
         spans = (self.span(start) for start in (self.starts if starts is None else starts))
         return Counter(span.end - span.begin for span in spans)
 
-    def _is_valid(self, size: int) -> bool:
-        return size >= self.geometry.input_min and _next_valid(self.geometry, size) == size
-
     def _aligned(self, before: int) -> int:
         return before + (self.geometry.output_offset - before) % self.geometry.period
 
 
 def _next_valid(geometry: AxisGeometry, size: int) -> int:
-    """Smallest input size that the network takes and that is at least `size`."""
+    """Smallest input size that the network takes and that is at least `size`.
+
+    Where it takes one size only, its layers would take that and so many periods.
+    """
     over = max(0, size - geometry.input_min)
-    return geometry.input_min + ceil_to(over, geometry.input_step)
+    return geometry.input_min + ceil_to(over, geometry.input_step or geometry.period)
+
+
+def _aligned_context(geometry: AxisGeometry) -> int:
+    """The context before, and what puts the input on the lattice."""
+    before = geometry.context[0]
+    return before + (geometry.output_offset - before) % geometry.period
+
+
+def _is_one_pass(geometry: AxisGeometry, extent: int) -> bool:
+    """Whether every tile of the axis reads the whole domain, which is the one size there is."""
+    return not geometry.input_step and extent + geometry.shrinkage <= geometry.input_min

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from stitchsafe.coordinates import Roi, floor_to
 from stitchsafe.errors import PlanError
-from stitchsafe.geometry import NetworkGeometry
+from stitchsafe.geometry import NetworkGeometry, OutputAxis
 from stitchsafe.tiling._axis import AxisTiling, Span
 
 __all__ = ["Tile", "TileGrid"]
@@ -26,28 +26,52 @@ class Tile:
         The voxels that it answers for; may reach past the volume's end.
     input
         The voxels that it reads; where they lie outside the volume, the border rule speaks.
-    crop
-        `output` in coordinates of the array that the network returns.
+    crops
+        Per output of the network: what it gives for `output`, in elements of the array that it
+        returns.
     """
 
     output: Roi
     input: Roi
-    crop: Roi
+    crops: tuple[Roi, ...]
 
     @classmethod
-    def of_spans(cls, output: Roi, spans: Sequence[Span]) -> Tile:
+    def of_spans(
+        cls, output: Roi, spans: Sequence[Span], outputs: Sequence[Sequence[OutputAxis]]
+    ) -> Tile:
         return cls(
             output=output,
             input=Roi.from_bounds([s.begin for s in spans], [s.end for s in spans]),
-            crop=Roi(tuple(s.crop for s in spans), output.shape),
+            crops=tuple(
+                Roi(
+                    # Voxels of a crop are whole periods, and so whole elements.
+                    tuple(
+                        a.start + int(s.crop * a.scale) for a, s in zip(axes, spans, strict=True)
+                    ),
+                    tuple(
+                        math.ceil(size * a.scale)
+                        for a, size in zip(axes, output.shape, strict=True)
+                    ),
+                )
+                for axes in outputs
+            ),
         )
 
 
 @dataclass(frozen=True)
 class TileGrid:
-    """The tiles of a volume, one :class:`AxisTiling` per axis."""
+    """The tiles of a volume.
+
+    Parameters
+    ----------
+    axes
+        One per spatial axis.
+    outputs
+        Per output of the network, where its elements lie along each axis.
+    """
 
     axes: tuple[AxisTiling, ...]
+    outputs: tuple[tuple[OutputAxis, ...], ...]
 
     @classmethod
     def of(
@@ -56,6 +80,8 @@ class TileGrid:
         extent: Sequence[int],
         tile_shape: Sequence[int],
         halo: Sequence[tuple[int, int]] | None = None,
+        *,
+        exact: bool = True,
     ) -> TileGrid:
         """The exact tiling of a volume with tiles of this shape.
 
@@ -69,6 +95,8 @@ class TileGrid:
             Output of one forward pass, in multiples of the period.
         halo
             Margins (before, after) per axis; the least exact ones by default.
+        exact
+            Whether halos must hold the context.
 
         Raises
         ------
@@ -80,19 +108,18 @@ class TileGrid:
                 f"a network of {len(geometry.axes)} spatial axes cannot tile a volume of shape "
                 f"{tuple(extent)} by {tuple(tile_shape)}"
             )
-        for output in geometry.outputs:
-            if any(scale != 1 for scale in output.scale):
-                raise PlanError(
-                    f"output {output.name!r} has {' x '.join(map(str, output.scale))} elements per "
-                    "input voxel, and only outputs on the input's grid are stitched; predict the "
-                    "layer before the resampling"
-                )
+        outputs = tuple(output.axes for output in geometry.outputs)
+        triples = zip(geometry.axes, extent, tile_shape, strict=True)
         if halo is None:
-            return cls(
-                tuple(map(AxisTiling.least, geometry.axes, extent, tile_shape)),
-            )
-        margins = [(int(before), int(after)) for before, after in halo]
-        return cls(tuple(map(AxisTiling, extent, tile_shape, margins, geometry.axes)))
+            least = [AxisTiling.least(axis, e, t, exact=exact) for axis, e, t in triples]
+            return cls(tuple(least), outputs)
+        return cls(
+            tuple(
+                AxisTiling(e, t, (int(before), int(after)), axis, exact)
+                for (axis, e, t), (before, after) in zip(triples, halo, strict=True)
+            ),
+            outputs,
+        )
 
     @property
     def extent(self) -> tuple[int, ...]:
@@ -109,7 +136,7 @@ class TileGrid:
     def tile_at(self, start: Sequence[int]) -> Tile:
         """The tile whose output starts at `start`, a point of the tile grid."""
         spans = [axis.span(s) for axis, s in zip(self.axes, start, strict=True)]
-        return Tile.of_spans(Roi(tuple(start), self.tile_shape), spans)
+        return Tile.of_spans(Roi(tuple(start), self.tile_shape), spans, self.outputs)
 
     def tiles(self, region: Roi) -> Iterator[Tile]:
         """Tiles that meet `region`, in raster order."""
@@ -119,7 +146,8 @@ class TileGrid:
 
     def whole(self) -> Tile:
         """The whole volume as one tile: the pass that stitching must equal."""
-        return Tile.of_spans(Roi.whole(self.extent), [axis.whole() for axis in self.axes])
+        spans = [axis.whole() for axis in self.axes]
+        return Tile.of_spans(Roi.whole(self.extent), spans, self.outputs)
 
     def input_shapes(self, region: Roi) -> Counter[tuple[int, ...]]:
         """How many tiles of `region` have which input shape."""

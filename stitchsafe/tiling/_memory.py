@@ -59,7 +59,7 @@ def estimate_memory(
     block_input_shape: Sequence[int],
     cell_shape: Sequence[int],
     in_channels: int,
-    field_channels: int,
+    field_channels: float,
     source_itemsize: int,
     itemsize: int,
     clusters: bool,
@@ -73,7 +73,7 @@ def estimate_memory(
     input_shape, block_input_shape, cell_shape
         What a tile reads, what a block reads, and the cell, in voxels.
     in_channels, field_channels
-        Channels of the volume and of all fields together.
+        Channels of the volume, and numbers per voxel of all fields together.
     source_itemsize, itemsize
         Bytes of a voxel in the volume and in the network.
     clusters
@@ -82,8 +82,8 @@ def estimate_memory(
     tile, block, cell = (math.prod(s) for s in (input_shape, block_input_shape, cell_shape))
     reading = block * in_channels * source_itemsize * _STORE_COPIES
     gather = tile * in_channels * (source_itemsize + itemsize)
-    fields = cell * field_channels * itemsize
-    clustering = cell * (_SEGMENT_BYTES + 3 * field_channels * itemsize) if clusters else 0
+    fields = math.ceil(cell * field_channels * itemsize)
+    clustering = cell * _SEGMENT_BYTES + 3 * fields if clusters else 0
     return MemoryEstimate(
         interpreter=INTERPRETER_BYTES,
         weights=parameter_bytes * _WEIGHT_COPIES,

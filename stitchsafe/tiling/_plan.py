@@ -9,10 +9,12 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from stitchsafe.coordinates import Roi
+from stitchsafe.coordinates import Roi, ceil_to
 from stitchsafe.errors import PlanError
 from stitchsafe.geometry import Graph, NetworkGeometry, agrees
+from stitchsafe.tiling._axis import AxisTiling
 from stitchsafe.tiling._grid import TileGrid
+from stitchsafe.tiling._halo import Halo, widest_halo
 from stitchsafe.tiling._memory import MemoryEstimate, estimate_memory
 from stitchsafe.tiling._recipe import Recipe, Schedule
 from stitchsafe.tiling._shapes import Shapes, choose_shapes, format_bytes
@@ -86,6 +88,15 @@ class Plan:
             "cell_shape": list(self.recipe.cell_shape),
             "block_shape": list(self.schedule.block_shape),
             "halo": [list(h) for h in self.recipe.halo],
+            "fields": [
+                {
+                    "name": field.name,
+                    "channels": field.channels,
+                    "scale": [str(scale) for scale in field.scale],
+                    "shape": list(field.shape(self.recipe.extent)),
+                }
+                for field in self.recipe.fields
+            ],
             "executor": "whole",
             "redundancy": self.redundancy,
             "peak_memory_bytes": self.memory.peak,
@@ -105,6 +116,12 @@ class Plan:
             ("volume", f"{_shape(recipe.extent)} voxels, predicted {recipe.roi}"),
             ("tile", f"{_shape(recipe.tile_shape)}, halo {halo}, {self.tiles} in all"),
             ("window" if recipe.labels else "chunk", _shape(recipe.cell_shape)),
+            *(
+                ("field", f"{field.name}: {_shape(field.shape(recipe.extent))}, "
+                          f"{_shape(field.scale)} elements per voxel")
+                for field in recipe.fields
+                if not field.on_voxels
+            ),
             ("block", f"{_shape(self.schedule.block_shape)}, {self.blocks} in all"),
             ("memory", f"{format_bytes(self.memory.peak)} at most"),
             ("work", f"{self.flops / 1e12:.3g} TFLOP, {self.redundancy:.2f} times one whole pass"),
@@ -117,7 +134,7 @@ class Plan:
 
 def grid_of(recipe: Recipe, geometry: NetworkGeometry) -> TileGrid:
     """The tiles of a recipe; fails where the recipe does not fit the network."""
-    return TileGrid.of(geometry, recipe.extent, recipe.tile_shape, recipe.halo)
+    return TileGrid.of(geometry, recipe.extent, recipe.tile_shape, recipe.halo, exact=recipe.exact)
 
 
 def make_plan(
@@ -132,6 +149,8 @@ def make_plan(
     preferred_tile: Sequence[int] | None = None,
     window: Sequence[int] | None = None,
     block_shape: Sequence[int] | None = None,
+    halo: Halo | None = None,
+    exact: bool = True,
 ) -> Plan:
     """Choose shapes within the budget, prove them by tracing, and cost them.
 
@@ -151,6 +170,11 @@ def make_plan(
         What the user asks for.
     preferred_tile, window
         What the model's card proposes.
+    halo
+        Of a run that is resumed; the least exact one by default.
+    exact
+        Whether the network can be stitched exactly. If not, one pass over the whole is taken where
+        memory allows it, and the widest halo that memory allows otherwise.
 
     Raises
     ------
@@ -165,22 +189,35 @@ def make_plan(
             traces[shape] = network.trace(shape)
         return traces[shape]
 
-    def peak(shapes: Shapes) -> int:
-        grid = TileGrid.of(geometry, extent, shapes.tile)
+    def peak(shapes: Shapes, margins: Halo | None = None) -> int:
+        grid = TileGrid.of(geometry, extent, shapes.tile, margins, exact=exact)
         return _memory(
             network, draft(shapes, grid), grid, shapes.cell, source_itemsize, traced
         ).peak
 
-    shapes = choose_shapes(
-        period=geometry.period,
-        extent=extent,
-        preferred_tile=preferred_tile,
-        tile_shape=tile_shape,
-        window=window,
-        max_memory=max_memory,
-        peak=peak,
-    )
-    grid = TileGrid.of(geometry, extent, shapes.tile)
+    reach = tuple(ceil_to(e, p) for e, p in zip(extent, geometry.period, strict=True))
+    largest = [
+        AxisTiling.largest_tile(axis, size, exact=exact)
+        for axis, size in zip(geometry.axes, extent, strict=True)
+    ]
+    shapes = Shapes(reach, reach)
+    one_pass = not exact and tile_shape is None and window is None and not any(largest)
+    if not one_pass or peak(shapes) > max_memory:
+        shapes = choose_shapes(
+            period=geometry.period,
+            extent=extent,
+            preferred_tile=preferred_tile,
+            tile_shape=tile_shape,
+            window=window,
+            max_memory=max_memory,
+            peak=peak,
+            largest=largest,
+        )
+    if halo is None and not exact and shapes.tile != reach:
+        halo = widest_halo(
+            geometry, extent, shapes.tile, lambda margins: peak(shapes, margins) <= max_memory
+        )
+    grid = TileGrid.of(geometry, extent, shapes.tile, halo, exact=exact)
     recipe = draft(shapes, grid)
     schedule = Schedule.of(recipe, block_shape)
     memory = _memory(network, recipe, grid, schedule.block_shape, source_itemsize, traced)
@@ -191,9 +228,21 @@ def make_plan(
         )
     counts = grid.input_shapes(roi)
     whole = grid.whole()
-    for shape in counts:
-        agrees(geometry, traced(shape))
-    agrees(geometry, traced(whole.input.shape), whole=True)
+    if exact:
+        for shape in counts:
+            ends = [
+                axis.geometry.padded and axis.domain[1] - axis.domain[0] == size
+                for axis, size in zip(grid.axes, shape, strict=True)
+            ]
+            agrees(geometry, traced(shape), whole=ends)
+    flops = sum(n * traced(shape).flops() for shape, n in counts.items())
+    if all(axis.takes(s) for axis, s in zip(geometry.axes, whole.input.shape, strict=True)):
+        if exact:
+            agrees(geometry, traced(whole.input.shape), whole=(True,) * len(grid.axes))
+        whole_flops = traced(whole.input.shape).flops()
+    else:  # a network of one input size has no pass over the whole to be asked
+        read = sum(n * math.prod(shape) for shape, n in counts.items())
+        whole_flops = flops * whole.input.size // read
     return Plan(
         recipe=recipe,
         schedule=schedule,
@@ -201,8 +250,8 @@ def make_plan(
         memory=memory,
         tiles=sum(counts.values()),
         blocks=sum(1 for _ in recipe.cells.blocks(schedule.block_shape)),
-        flops=sum(n * traced(shape).flops() for shape, n in counts.items()),
-        whole_flops=traced(whole.input.shape).flops(),
+        flops=flops,
+        whole_flops=whole_flops,
         output_bytes=_output_bytes(recipe),
         scratch_bytes=4 * roi.size if recipe.labels is not None else 0,
     )
@@ -228,10 +277,12 @@ def _memory(
         parameter_bytes=network.parameter_bytes,
         activation_bytes=traced(largest).activation_bytes(itemsize),
         input_shape=largest,
-        block_input_shape=[b + m for b, m in zip(block, margins, strict=True)],
+        block_input_shape=[
+            min(b + m, extent) for b, m, extent in zip(block, margins, grid.extent, strict=True)
+        ],
         cell_shape=recipe.cell_shape,
         in_channels=network.channels,
-        field_channels=sum(channels for _, channels in recipe.outputs),
+        field_channels=float(sum(field.density() for field in recipe.fields)),
         source_itemsize=source_itemsize,
         itemsize=itemsize,
         clusters=recipe.labels is not None,
@@ -239,15 +290,16 @@ def _memory(
 
 
 def _output_bytes(recipe: Recipe) -> int:
-    per_voxel = 0.0
+    total = 0
     if recipe.labels is not None:
-        per_voxel += 4 * 8 / 7
+        total += math.ceil(4 * 8 / 7 * recipe.roi.size)
     if recipe.save_fields:
-        per_voxel += np.dtype(recipe.precision).itemsize * sum(c for _, c in recipe.outputs)
-    return math.ceil(per_voxel * recipe.roi.size)
+        numbers = sum(field.box(recipe.roi).size for field in recipe.fields)
+        total += np.dtype(recipe.precision).itemsize * numbers
+    return total
 
 
-def _shape(shape: Sequence[int]) -> str:
+def _shape(shape: Sequence[object]) -> str:
     return " x ".join(map(str, shape))
 
 

@@ -12,12 +12,14 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from fractions import Fraction
 from typing import Any, Literal
 
 from pydantic import TypeAdapter
 
 from stitchsafe.coordinates import CellGrid, Roi, ceil_to
 from stitchsafe.errors import PlanError
+from stitchsafe.tiling._fields import Field
 
 __all__ = ["BorderRule", "Normalization", "Recipe", "Schedule"]
 
@@ -65,6 +67,8 @@ class Recipe:
         The library that runs the network with its version, and the machine, since kernels differ.
     exact
         Whether stitching is exact for this network.
+    scales
+        Elements per voxel of each field, per axis, as ``"1/2"``; empty where all are 1.
     """
 
     network: str
@@ -88,6 +92,7 @@ class Recipe:
     processor: str
     seed: int
     exact: bool = True
+    scales: tuple[tuple[str, ...], ...] = ()
 
     def __post_init__(self) -> None:
         for cell, tile in zip(self.cell_shape, self.tile_shape, strict=True):
@@ -122,6 +127,15 @@ class Recipe:
             for field in fields(self)
             if getattr(self, field.name) != getattr(other, field.name)
         ]
+
+    @property
+    def fields(self) -> tuple[Field, ...]:
+        """Where the elements of each output lie."""
+        scales = self.scales or (("1",) * len(self.extent),) * len(self.outputs)
+        return tuple(
+            Field(name, channels, tuple(map(Fraction, scale)))
+            for (name, channels), scale in zip(self.outputs, scales, strict=True)
+        )
 
     @property
     def cells(self) -> CellGrid:

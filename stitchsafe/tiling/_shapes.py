@@ -36,6 +36,7 @@ def choose_shapes(
     window: Sequence[int] | None,
     max_memory: int,
     peak: Callable[[Shapes], int],
+    largest: Sequence[int | None] | None = None,
 ) -> Shapes:
     """The largest preferred shapes whose predicted memory fits.
 
@@ -53,6 +54,8 @@ def choose_shapes(
         Budget in bytes.
     peak
         Predicted bytes for some shapes.
+    largest
+        Per axis, the largest tile that a network of one input size only leaves room for.
 
     Raises
     ------
@@ -60,10 +63,14 @@ def choose_shapes(
         If a shape is misaligned, or the budget is too small; the message says what would do.
     """
     reach = tuple(ceil_to(e, p) for e, p in zip(extent, period, strict=True))
+    largest = largest or (None,) * len(reach)
     if tile_shape is not None:
-        candidates: Iterator[Shapes] = iter([_requested(tile_shape, window, period, reach)])
+        asked = _requested(tile_shape, window, period, reach)
+        _refuse_too_large(asked.tile, largest)
+        candidates: Iterator[Shapes] = iter([asked])
     else:
         start = preferred_tile or (_DEFAULT_TILE[len(extent)],) * len(extent)
+        start = [s if most is None else most for s, most in zip(start, largest, strict=True)]
         candidates = _descending(start, window, period, reach)
     least: tuple[int, Shapes] | None = None
     for shapes in candidates:
@@ -110,6 +117,15 @@ def _requested(
             f"{_text(tile)}; take a tile that divides the window"
         )
     return Shapes(tile, _cell_of_window(window, tile, reach))
+
+
+def _refuse_too_large(tile: Sequence[int], largest: Sequence[int | None]) -> None:
+    fitting = [t if most is None else min(t, most) for t, most in zip(tile, largest, strict=True)]
+    if list(tile) != fitting:
+        raise PlanError(
+            f"a tile of shape {_text(tile)} and its context do not fit the one input size that the "
+            f"network takes; take --tile-shape {_text(fitting)}"
+        )
 
 
 def _descending(

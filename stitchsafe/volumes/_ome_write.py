@@ -16,6 +16,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Sequence
+from fractions import Fraction
 from pathlib import Path
 from typing import Any, Literal
 
@@ -67,6 +68,7 @@ def create_image(
     channels: int | None = None,
     voxel_size: VoxelSize | None = None,
     name: str = "image",
+    density: Sequence[Fraction] | None = None,
     fill_value: float = 0,
     ngff: Ngff = "0.5",
     overwrite: bool = False,
@@ -88,6 +90,9 @@ def create_image(
         Adds a channel axis in front; None for none.
     voxel_size
         Of level 0. Without it the axes have no unit and level 0 has scale 1.
+    density
+        Elements of level 0 per voxel, where the array is finer or coarser than the voxels that
+        `voxel_size` speaks of; both begin at the same corner.
 
     Returns
     -------
@@ -99,7 +104,7 @@ def create_image(
     StoreError
         An array is there already, or the place cannot be written.
     """
-    metadata = _multiscale(axes, levels, channels, voxel_size, name, ngff)
+    metadata = _multiscale(axes, levels, channels, voxel_size, name, ngff, density)
     return _create(
         path, {"multiscales": [metadata]}, axes, levels, channels, ngff,
         dtype=dtype, chunks=chunks, shards=shards, fill_value=fill_value, overwrite=overwrite,
@@ -159,19 +164,21 @@ def create_field(
     chunks: Sequence[int],
     shards: Sequence[int] | None = None,
     voxel_size: VoxelSize | None = None,
+    density: Sequence[Fraction] | None = None,
     ngff: Ngff = "0.5",
     overwrite: bool = False,
 ) -> ArrayStore:
     """Make ``fields/<name>`` below a group: one level, channels first.
 
-    Parameters are those of :func:`create_image`; `shape` is spatial.
+    Parameters are those of :func:`create_image`; `shape` is spatial, and `density` says how many
+    elements of the field a voxel has along each axis, element 0 beginning where voxel 0 does.
     """
     root = create_group(root, ngff=ngff)
     create_group(root / "fields", ngff=ngff)
     level = PyramidLevel(tuple(shape), (1,) * len(shape))
     (store,) = create_image(
         root / "fields" / name, axes=axes, levels=(level,), channels=channels, dtype=dtype,
-        chunks=chunks, shards=shards, voxel_size=voxel_size, name=name, ngff=ngff,
+        chunks=chunks, shards=shards, voxel_size=voxel_size, name=name, density=density, ngff=ngff,
         overwrite=overwrite,
     )  # fmt: skip
     return store
@@ -184,9 +191,14 @@ def _multiscale(
     voxel_size: VoxelSize | None,
     name: str,
     ngff: Ngff,
+    density: Sequence[Fraction] | None = None,
 ) -> dict[str, Any]:
     unit = {} if voxel_size is None else {"unit": voxel_size.unit}
-    base = (1.0,) * len(axes) if voxel_size is None else voxel_size.values
+    voxel = (1.0,) * len(axes) if voxel_size is None else voxel_size.values
+    per_voxel = density or (Fraction(1),) * len(axes)
+    base = [v / float(d) for v, d in zip(voxel, per_voxel, strict=True)]
+    # Coordinates are those of centres, and the corners coincide: half an element less half a voxel.
+    shift = [float((1 / d - 1) / 2) * v for v, d in zip(voxel, per_voxel, strict=True)]
     listed: list[dict[str, Any]] = [{"name": a, "type": "space", **unit} for a in axes]
     front = []
     if channels is not None:
@@ -195,8 +207,11 @@ def _multiscale(
     datasets = []
     for index, level in enumerate(levels):
         scale = [*front, *(v * f for v, f in zip(base, level.factors, strict=True))]
-        transformation = {"type": "scale", "scale": scale}
-        datasets.append({"path": str(index), "coordinateTransformations": [transformation]})
+        transformations: list[dict[str, Any]] = [{"type": "scale", "scale": scale}]
+        if any(shift):
+            front_shift = [0.0 for _ in front]
+            transformations.append({"type": "translation", "translation": [*front_shift, *shift]})
+        datasets.append({"path": str(index), "coordinateTransformations": transformations})
     multiscale: dict[str, Any] = {"name": name, "axes": listed, "datasets": datasets}
     if ngff == "0.4":
         multiscale["version"] = "0.4"

@@ -9,14 +9,13 @@ import numpy as np
 import pytest
 import torch
 from hypothesis import HealthCheck, Phase, given, settings
+from stitching import field_maker, relative_error, stitched
 from strategies import Case, unet_cases
 
 from stitchsafe.coordinates import Roi
-from stitchsafe.engine import FieldMaker, Intensity
 from stitchsafe.errors import PlanError
 from stitchsafe.networks import TorchNetwork
 from stitchsafe.nn import UNet
-from stitchsafe.tiling import Normalization, Recipe, TileGrid
 
 # Explaining a failure traces torch line by line, which takes for ever.
 EXACTNESS = settings(
@@ -25,58 +24,6 @@ EXACTNESS = settings(
     suppress_health_check=[HealthCheck.too_slow],
     phases=[Phase.explicit, Phase.reuse, Phase.generate, Phase.shrink],
 )
-
-
-class ArrayVolume:
-    """An array of shape (channels, *spatial) as a volume."""
-
-    def __init__(self, data: np.ndarray) -> None:
-        self.data = data
-        self.shape = data.shape[1:]
-
-    def read(self, roi: Roi) -> np.ndarray:
-        assert Roi.whole(self.shape).contains(roi)
-        return self.data[(slice(None), *roi.slices)]
-
-
-def field_maker(
-    module: torch.nn.Module,
-    data: np.ndarray,
-    tile_shape: tuple[int, ...],
-    *,
-    border: str = "reflect",
-    precision: str = "float64",
-    halo: tuple[tuple[int, int], ...] | None = None,
-) -> FieldMaker:
-    network = TorchNetwork(module)
-    extent = data.shape[1:]
-    grid = TileGrid.of(network.geometry, extent, tile_shape, halo)
-    recipe = Recipe(
-        network="test", weights="", extent=extent, roi=Roi.whole(extent),
-        tile_shape=grid.tile_shape, halo=grid.halo, cell_shape=grid.tile_shape,
-        outputs=tuple((o.name, o.channels) for o in network.outputs), save_fields=True,
-        labels=None, border=border, normalization=Normalization(), nan="refuse", device="cpu",
-        precision=precision, layout="channels_last", threads=1, build="", processor="", seed=0,
-    )  # fmt: skip
-    channels = data.shape[0]
-    intensity = Intensity((0.0,) * channels, (1.0,) * channels, precision)
-    return FieldMaker(recipe, grid, network, ArrayVolume(data), intensity)
-
-
-def stitched(maker: FieldMaker, block_shape: tuple[int, ...] | None = None) -> np.ndarray:
-    """The whole field, cell by cell as the engine computes it."""
-    recipe = maker.recipe
-    name, channels = recipe.outputs[0]
-    field = np.full((channels, *recipe.extent), np.nan, recipe.precision)
-    for block in recipe.cells.blocks(block_shape or recipe.cell_shape):
-        source = maker.read(block)
-        for cell in recipe.cells.cells(block):
-            field[(slice(None), *cell.slices)] = maker.fields(cell, source)[name]
-    return field
-
-
-def relative_error(found: np.ndarray, expected: np.ndarray) -> float:
-    return float(np.abs(found - expected).max() / np.abs(expected).max())
 
 
 def random_volume(case: Case, precision: str) -> np.ndarray:

@@ -145,13 +145,23 @@ def test_grown_segments_keep_their_modes() -> None:
     ("fields", "match"),
     [
         ({"other": np.zeros((1, 2, 2))}, "no field 'embedding'.*other"),
-        ({"embedding": np.zeros((1, 2, 2)), "other": np.zeros((1, 2, 3))}, "differ in shape"),
-        ({"embedding": np.full((1, 2, 2), np.nan)}, r"NaN at \(0, 0\)"),
+        ({"embedding": np.zeros((1, 2, 2)), "foreground": np.zeros((1, 2, 3))}, "differ in shape"),
+        (
+            {"embedding": np.full((1, 2, 2), np.nan), "foreground": np.zeros((1, 2, 2))},
+            r"NaN at \(0, 0\)",
+        ),
     ],
 )
 def test_wrong_fields_are_refused(fields: dict[str, np.ndarray], match: str) -> None:
+    how = LabelSettings(window=(2, 2), bandwidth=1.0, background="foreground")
     with pytest.raises(InputError, match=match):
-        segment_window(fields, settings=LabelSettings(window=(2, 2), bandwidth=1.0))
+        segment_window(fields, settings=how)
+
+
+def test_fields_that_are_not_read_may_have_any_shape() -> None:
+    fields = {"embedding": np.zeros((1, 2, 2)), "coarse": np.zeros((1, 1, 1))}
+    how = LabelSettings(window=(2, 2), bandwidth=1.0)
+    assert (segment_window(fields, settings=how).labels == 1).all()
 
 
 @pytest.mark.parametrize(
