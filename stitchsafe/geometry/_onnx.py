@@ -40,7 +40,8 @@ _READ = 4096
 """Elements of a constant that shapes may be computed from."""
 _INT64 = 7
 _UNFORESEEN = (
-    ArithmeticError, AssertionError, AttributeError, LookupError, MemoryError, TypeError, ValueError,
+    ArithmeticError, AssertionError, AttributeError, LookupError, MemoryError, TypeError,
+    ValueError,
 )  # fmt: skip
 """What a graph that contradicts itself may raise in a handler."""
 _ANALYSED = "use operators that stitchsafe knows"
