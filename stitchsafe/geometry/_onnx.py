@@ -39,6 +39,11 @@ _LARGEST = 2**27
 _READ = 4096
 """Elements of a constant that shapes may be computed from."""
 _INT64 = 7
+_UNFORESEEN = (
+    ArithmeticError, AssertionError, AttributeError, LookupError, MemoryError, TypeError,
+    ValueError,
+)  # fmt: skip
+"""What a graph that contradicts itself may raise in a handler."""
 _ANALYSED = "use operators that stitchsafe knows"
 
 
@@ -365,7 +370,8 @@ class _Walk:
             return
         flops = cost(call)
         if len(flow.nodes) > first:
-            flow.nodes[-1] = replace(flow.nodes[-1], constants=_numbers(node, given), flops=flops)
+            constants = " ".join([_numbers(node, given), *call.notes])
+            flow.nodes[-1] = replace(flow.nodes[-1], constants=constants, flops=flops)
         source = self._roots.get(node.input[0]) if node.op_type in ALIASES else None
         for name, each in zip(node.output, made, strict=True):
             if name and each is not None:
@@ -388,7 +394,7 @@ class _Walk:
             raise Breaking("not analysed", _ANALYSED)
         try:
             found = handler(call)
-        except (ArithmeticError, AssertionError, AttributeError, LookupError, TypeError) as error:
+        except _UNFORESEEN as error:
             raise Breaking(f"not analysed ({_line(error)})", _ANALYSED) from error
         made: Sequence[Operand | None] = found if isinstance(found, list) else [found]
         for name, each, shape in zip(node.output, made, call.shapes, strict=False):

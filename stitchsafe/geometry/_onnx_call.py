@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -81,7 +81,7 @@ class Known:
         """The content with each dimension 1 long along which nothing changes."""
         held = self.array
         for d in range(held.ndim):
-            first = held.take([0], axis=d) if held.shape[d] else held
+            first = held[(*[slice(None)] * d, slice(0, 1))]
             if held.shape[d] > 1 and (held.strides[d] == 0 or _same(held, first)):
                 held = first
         return held
@@ -127,6 +127,8 @@ class Call:
         In order; None where one is left out.
     shapes
         Of the results; None where they do not follow from the operands.
+    notes
+        What a handler wants in the program: which channels are taken, which may follow the size.
     """
 
     flow: Flow
@@ -134,6 +136,7 @@ class Call:
     opset: int
     operands: Sequence[Operand | None]
     shapes: Sequence[tuple[int, ...] | None]
+    notes: list[str] = field(default_factory=list)
 
     @property
     def shape(self) -> tuple[int, ...]:

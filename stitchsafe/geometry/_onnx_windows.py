@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from stitchsafe.geometry._axis import Taps, drops_remainder
 from stitchsafe.geometry._flow import Breaking, Value
-from stitchsafe.geometry._graph import AxisStep
+from stitchsafe.geometry._graph import AxisStep, Kind
 from stitchsafe.geometry._onnx_call import Call, Known
 from stitchsafe.geometry._windows import SizeRefusal, padding, strided, transposed
 
@@ -29,6 +29,7 @@ __all__ = [
     "without_idle_windows",
 ]  # fmt: skip
 
+_LONGEST = 4096
 _FIXED = "use operators whose settings do not follow the size of the input"
 
 
@@ -72,6 +73,7 @@ def _windows(call: Call, kernel: list[int]) -> dict[int, AxisStep]:
     strides, dilations = call.ints("strides", n, 1), call.ints("dilations", n, 1)
     pads = call.ints("pads", 2 * n, 0)
     automatic = call.attribute("auto_pad", "NOTSET")
+    _refuse_endless(kernel, strides, dilations)
     steps = {}
     for axis, (k, s, d) in enumerate(zip(kernel, strides, dilations, strict=True)):
         size, out = value.shape[2 + axis], call.shape[2 + axis]
@@ -100,6 +102,7 @@ def transposed_convolution(call: Call) -> Value:
             f"onnxruntime takes no output_padding of {max(extra)} with strides {strides}",
             "take less than the stride",
         )
+    _refuse_endless(kernel, strides, dilations)
     steps = {}
     for axis, (k, s, d) in enumerate(zip(kernel, strides, dilations, strict=True)):
         size, out = value.shape[2 + axis], call.shape[2 + axis]
@@ -115,6 +118,17 @@ def transposed_convolution(call: Call) -> Value:
             before = total // 2 if automatic == "SAME_UPPER" else total - total // 2
         steps[2 + axis] = transposed(out, k, s, before, d)
     return call.flow.local("transposed conv", value, steps, call.shape, mixes=[1])
+
+
+def _refuse_endless(*settings: Sequence[int]) -> None:
+    """Windows beyond any image, which only a damaged file has."""
+    for numbers in settings:
+        for number in numbers:
+            if not 1 <= number <= _LONGEST:
+                raise Breaking(
+                    f"a window or stride of {number} elements is not analysed",
+                    f"use windows of 1 to {_LONGEST} elements",
+                )
 
 
 # resizing
@@ -163,6 +177,7 @@ def _resized(
     size: int, out: int, scale: float | None, mode: str, how: str, rounding: str
 ) -> AxisStep:
     factor = _factor(size, out, scale)
+    _refuse_endless([factor.numerator, factor.denominator])
     if how == "align_corners":
         how = "half_pixel"  # as which it lies, once mended
     if how not in _PLACES:
@@ -312,6 +327,8 @@ def pad(call: Call) -> Value:
             raise Breaking(f"{mode} padding with negative sizes is not analysed", "slice instead")
         if mode == "reflect" and max(before, after) >= value.shape[d]:
             raise SizeRefusal(f"{value.shape[d]} elements cannot be reflected {before}, {after}")
+        if not value.space([d]):
+            call.notes.append(f"{d}: {before} {after}")
         steps[d] = padding(value.shape[d], call.shape[d], before, after, depth)
     return call.flow.local("pad", value, steps, call.shape)
 
@@ -332,9 +349,16 @@ def slices(call: Call) -> Value:
             raise Breaking(
                 "it turns the whole of an axis round (a flip)", "leave it out of the network"
             )
-        # Along channels only the number that is left counts.
+        # Along channels only the number that is left counts for the map.
         steps[d] = AxisStep(Taps.window(1, max(1, step), -first), out)
-    return call.flow.local("crop", value, steps, call.shape)
+        if not value.space([d]):
+            call.notes.append(f"{d}: {first} {step}")
+    return call.flow.local(_cut(call), value, steps, call.shape)
+
+
+def _cut(call: Call) -> Kind:
+    """Crops of space are the map's to tell, and left out of the program; those of channels not."""
+    return "view" if call.notes else "crop"
 
 
 def split(call: Call) -> list[Value]:
@@ -343,6 +367,8 @@ def split(call: Call) -> list[Value]:
     for place in range(len(call.shapes)):
         shape = call.result(place)
         step = AxisStep(Taps.window(1, 1, -start), shape[d])
-        found.append(call.flow.local("crop", value, {d: step}, shape))
+        if not value.space([d]):
+            call.notes.append(f"{d}: {start}")
+        found.append(call.flow.local(_cut(call), value, {d: step}, shape))
         start += shape[d]
     return found

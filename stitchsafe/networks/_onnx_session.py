@@ -107,6 +107,7 @@ class OnnxSession:
         self, source: str | bytes, *, name: str, device: str, threads: int, optimize: bool = True
     ) -> None:
         runtime = _imported()
+        runtime.set_default_logger_severity(3)  # errors alone; what is wrong is raised
         options = runtime.SessionOptions()
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
@@ -120,7 +121,10 @@ class OnnxSession:
         )
         providers = _providers(runtime, device)
         try:
-            self._session = runtime.InferenceSession(source, options, providers=providers)
+            # Without the fallback, which prints, and which would leave a device in silence.
+            self._session = runtime.InferenceSession(
+                source, options, providers=providers, enable_fallback=0
+            )
         except Exception as error:
             raise ModelError(
                 f"onnxruntime {runtime.__version__} does not load {name} ({_line(error)}); export "

@@ -289,6 +289,13 @@ GRAPHS: dict[str, tuple[list[onnx.NodeProto], str]] = {
     "a crop of the middle": ([node("Resize", "x", "roi", "twice", mode="linear",
                                    coordinate_transformation_mode="tf_crop_and_resize")],
                              "tf_crop_and_resize"),
+    "group norm": (
+        [node("GroupNormalization", "x", "one", "one", num_groups=1)], "group normalisation",
+    ),
+    "a window beyond all images": (
+        [node("MaxPool", "x", kernel_shape=[10**8, 1], pads=[10**8 - 1, 0, 0, 0])],
+        "window or stride of 100000000",
+    ),
     "a value as a setting": (
         [node("ReduceMax", "x", out="a"), node("Clip", "x", "", "a")], "global pooling",
     ),
@@ -334,6 +341,16 @@ def test_a_constant_that_follows_the_size_is_found_out(tmp_path: Path) -> None:
     assert "no two sizes agree" in named(tmp_path, nodes)[0][2]
     same = [*nodes[:2], node("Sub", "c", "c", out="d"), node("Add", "x", "d")]
     assert load_onnx(saved(tmp_path, model(same))).geometry.verdict == "safe"
+
+
+def test_channels_that_follow_the_size_are_found_out(tmp_path: Path) -> None:
+    """Which channels are taken depends on the size: at another one, the program is another."""
+    nodes = [
+        node("Shape", "x", out="s", start=2, end=3), node("Mod", "s", "two", out="begin"),
+        node("Add", "begin", "two", out="end"), node("Slice", "x", "begin", "end", "one"),
+    ]  # fmt: skip
+    weights = [constant("two", [2], np.int64), constant("one", [1], np.int64)]
+    assert "no two sizes agree" in named(tmp_path, nodes, weights=weights, channels=4)[0][2]
 
 
 def test_constants_in_further_files_are_read(tmp_path: Path) -> None:

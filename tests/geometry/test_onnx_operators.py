@@ -95,9 +95,23 @@ def test_sizes_behind_rounded_up_pooling_are_the_runtimes(
             assert graph.nodes[port.node].shape == expected
 
 
-def test_a_transposed_convolution_with_a_stated_output(tmp_path: Path) -> None:
+@pytest.mark.parametrize("extra", [[0, 0], [1, 1]])
+@pytest.mark.parametrize("pad", ["NOTSET", "SAME_UPPER", "SAME_LOWER"])
+def test_a_transposed_convolution_with_a_stated_output(
+    tmp_path: Path, pad: str, extra: list[int]
+) -> None:
     """Its pads follow from the output that is asked for, which only one size fits."""
-    nodes = [node("ConvTranspose", "x", "w", strides=[2, 2], output_shape=[33, 32])]
+    nodes = [
+        node(
+            "ConvTranspose",
+            "x",
+            "w",
+            strides=[2, 2],
+            output_shape=[33, 32],
+            output_padding=extra,
+            auto_pad=pad,
+        )
+    ]
     found = network(tmp_path, nodes, [kernel(1, 1, 4, 4)], inputs=[value("x", [1, 1, 16, 16])])
     rows, columns = found.geometry.axes
     assert found.geometry.verdict == "safe"

@@ -339,7 +339,7 @@ def test_flipped_bytes_are_one_line_or_another_model(tmp_path: Path) -> None:
         path = tmp_path / "model.onnx"
         path.write_bytes(damaged)
         try:
-            load_onnx(path)
+            assert load_onnx(path).geometry.verdict in ("safe", "unsafe")
         except ModelError as error:
             assert "\n" not in str(error)  # noqa: PT017
             refused += 1
