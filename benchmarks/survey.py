@@ -1,11 +1,11 @@
 """What `stitchsafe check` says of networks that others made, as a table for the documentation.
 
-Each network is built with random weights, or read from a file, and analysed. Where it is safe, the
+Each network is built with random weights, or read from a file, and analysed. Where safe, the
 probe measures the running network, and a volume that is longer than the context is stitched from
-tiles and compared with one pass over the whole. Packages that are not installed are listed as such::
+tiles and compared with one pass over the whole. Packages that are absent are listed as such::
 
-    pip install monai dynamic-network-architectures pytorch3dunet elektronn3 careamics
-    python benchmarks/survey.py --write docs/networks.md --models path/to/model/files
+    pip install monai dynamic-network-architectures pytorch3dunet elektronn3 careamics torch-em
+    python benchmarks/survey.py --write docs/networks.md --models path/to/models
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -88,6 +89,8 @@ def torch_entries() -> Iterator[Entry]:
         yield module(f"ResidualEncoderUNet (nnU-Net), {title} norm", f"{path}:ResidualEncoderUNet",
                      3, 1, 3, (8, 16, 32), n_blocks_per_stage=2, n_conv_per_stage_decoder=1,
                      norm_op=norm_op, **shared)  # fmt: skip
+    yield module("UNet2d (torch-em)", "torch_em.model.unet:UNet2d", 2, in_channels=1,
+                 out_channels=1, depth=3, initial_features=16, final_activation=None)  # fmt: skip
     yield module("UNet (CAREamics)", "careamics.models.unet:UNet", 2, 2, depth=2,
                  num_channels_init=8)  # fmt: skip
     yield module("UNet (elektronn3)", "elektronn3.models.unet:UNet", 3, 1, 2, 3, 8)
@@ -96,23 +99,16 @@ def torch_entries() -> Iterator[Entry]:
 
 
 def file_entries(folder: Path) -> Iterator[Entry]:
-    """Every model below a folder that `load_network` may read without being asked to trust it."""
-    for path in sorted(folder.rglob("*")):
-        package = path.is_dir() and any(path.glob("*bioimageio.yaml"))
-        inside = any(parent.glob("*bioimageio.yaml") for parent in path.parents if parent != folder)
-        if package or (path.suffix in (".onnx", ".czann") and not any_package(path, folder)):
-            del inside
-            yield Entry(
-                path.name,
-                str(path.parent.relative_to(folder)),
-                lambda path=path: load_network(path),
-            )
-
-
-def any_package(path: Path, folder: Path) -> bool:
-    """Whether a file is part of a package that is listed as a whole."""
-    parents = [p for p in path.parents if p.is_relative_to(folder)]
-    return any(any(parent.glob("*bioimageio.yaml")) for parent in parents)
+    """Every model below a folder: bioimage.io packages, and files of ONNX outside of them."""
+    packages = sorted({path.parent for path in folder.rglob("*bioimageio.yaml")})
+    files = [
+        path
+        for path in sorted(folder.rglob("*"))
+        if path.suffix in (".onnx", ".czann") and path.parent not in packages
+    ]
+    for path in [*packages, *files]:
+        origin = "bioimage.io package" if path in packages else path.parent.name
+        yield Entry(path.name, origin, partial(load_network, path))
 
 
 def long_extent(geometry: NetworkGeometry) -> tuple[tuple[int, ...], tuple[int, ...]]:
@@ -173,7 +169,8 @@ def row(entry: Entry) -> str:
     if geometry.verdict != "unsafe":
         probe = stitchsafe.check(network, probe=True).probe
         assert probe is not None
-        proof = f"probe {probe.summary}; stitched = whole to {stitched_against_whole(network):.0e}"
+        seen = "contradicts" if probe.contradictions else "equals" if probe.equal else "within"
+        proof = f"probe {seen} trace; stitched = whole to {stitched_against_whole(network):.0e}"
     size = f"{network.parameter_bytes / 4e6:.1f} M"
     cells = (entry.name, entry.origin, size, geometry.verdict, period, context, sizes, proof)
     print(f"{entry.name}: {geometry.verdict} ({seconds:.1f} s)", file=sys.stderr)
@@ -187,7 +184,7 @@ weights; context before/after and input sizes in voxels, one where all axes agre
 safe the probe measured the running network, and a volume longer than the context was stitched from
 tiles and compared with one pass over the whole, relative to the largest value.
 
-| network | from | parameters | verdict | period | context | input sizes | proof, or what breaks it |
+| network | from | parameters | verdict | period | context | input sizes | proof, or reason |
 | --- | --- | --- | --- | --- | --- | --- | --- |
 """
 
