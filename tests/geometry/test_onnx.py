@@ -289,9 +289,6 @@ GRAPHS: dict[str, tuple[list[onnx.NodeProto], str]] = {
     "a crop of the middle": ([node("Resize", "x", "roi", "twice", mode="linear",
                                    coordinate_transformation_mode="tf_crop_and_resize")],
                              "tf_crop_and_resize"),
-    "group norm": (
-        [node("GroupNormalization", "x", "one", "one", num_groups=1)], "group normalisation",
-    ),
     "a window beyond all images": (
         [node("MaxPool", "x", kernel_shape=[10**8, 1], pads=[10**8 - 1, 0, 0, 0])],
         "window or stride of 100000000",
@@ -321,6 +318,13 @@ def test_graphs_that_break_locality(
     found = named(tmp_path, nodes, weights=weights, opset=19, **options)
     assert any(reason in each for _, _, each in found), found
     assert found[0][0].startswith("the ")
+
+
+def test_group_normalisation_as_an_operator(tmp_path: Path) -> None:
+    nodes = [node("GroupNormalization", "x", "one", "one", num_groups=1)]
+    ((layer, op, reason),) = named(tmp_path, nodes, weights=[constant("one", [1])], opset=21)
+    assert (layer, op) == ("the GroupNormalization", "GroupNormalization")
+    assert "group normalisation takes its statistics" in reason
 
 
 def test_softmax_of_old_operator_sets_takes_all_that_follows(tmp_path: Path) -> None:
