@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -298,9 +298,14 @@ def _replication_pad(call: Call) -> Value:
 
 
 def _cut(call: Call, d: int, start: int, step: int, shape: Sequence[int]) -> Value:
-    value = call.first
+    value, flow = call.first, call.flow
     steps = {d: AxisStep(window(1, step, -start), shape[d])}
-    return call.flow.local("crop", value, steps, shape)
+    if value.space([d]):
+        return flow.local("crop", value, steps, shape)
+    # Which channels are taken could follow the size of the input, and no map would tell.
+    made = flow.local("view", value, steps, shape)
+    flow.nodes[made.index] = replace(flow.nodes[made.index], constants=f"from {start} by {step}")
+    return made
 
 
 @_handles("slice")
@@ -328,7 +333,10 @@ def _select(call: Call) -> Value:
         call.first, [d], "it takes one position out of the whole of space",
         "index along channels only", drop=True,
     )  # fmt: skip
-    return _without(call.flow, value, [d])
+    made = _without(call.flow, value, [d])
+    place = f"at {call.arguments.get('index', 'each')}"
+    call.flow.nodes[made.index] = replace(call.flow.nodes[made.index], constants=place)
+    return made
 
 
 def _without(flow: Flow, value: Value, dimensions: Sequence[int]) -> Value:

@@ -199,7 +199,7 @@ class Flow:
     def output(self, value: Value, name: str) -> Port | None:
         """What the network returns, or None (and a break) where it does not lie over space."""
         self.at("output", name)
-        value = self.settled(value)
+        value = self._told_apart(self.settled(value))
         letters: list[str] = []
         for place, dimension in enumerate(value.layout):
             axis = value.axis_of(place)
@@ -226,6 +226,19 @@ class Flow:
             _size(d) for d, at in zip(value.layout, letters, strict=True) if at == "c"
         )
         return Port(value.index, name, channels, layout)
+
+    def _told_apart(self, value: Value) -> Value:
+        """The same, with parts of an axis among channels (space to depth) taken for channels."""
+        for place, dimension in enumerate(value.layout):
+            if value.axis_of(place) is None and not any(map(value.is_top, value.space([place]))):
+                if not value.space([place]):
+                    continue
+                size = _size(dimension)
+                value = self.mix(value, [place], "", "", drop=True)
+                layout = list(value.layout)
+                layout[place] = _channels(size)
+                value = self._add("view", (value,), tuple(layout))
+        return value
 
     def _named(self, axis: int) -> int:
         """Position of an axis in z, y, x."""

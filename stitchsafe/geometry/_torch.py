@@ -60,6 +60,8 @@ _SHAPED = dict.fromkeys(("zeros", "ones", "full", "empty"), 1) | {
 _KEEPS_UNIFORM = {
     "clone", "expand", "slice", "view", "_unsafe_view", "_to_copy", "detach", "alias", "lift_fresh",
 }  # fmt: skip
+_TOLD = 64
+"""Elements up to which a constant's values go into the program."""
 _WRITES_ANYWHERE = "write with plain operators that return new tensors"
 
 
@@ -388,9 +390,13 @@ class _Recorder(TorchDispatchMode):  # type: ignore[misc, no-untyped-call, unuse
                 not kept and any(t in self._uniform for t in given)
             ):
                 self._doubtful[tensor] = True
-        if name == "lift_fresh" and args[0].numel() == 1 and not isinstance(args[0], FakeTensor):
+        if (
+            name == "lift_fresh"
+            and args[0].numel() <= _TOLD
+            and not isinstance(args[0], FakeTensor)
+        ):
             self.flow.constants.append(repr(("tensor", args[0].tolist())))
-        elif filled or pointwise:
+        elif filled or pointwise or not given:
             numbers = [
                 v
                 for v in tree_leaves((args[_SHAPED.get(name, 0) :], kwargs))
@@ -425,7 +431,7 @@ class _Recorder(TorchDispatchMode):  # type: ignore[misc, no-untyped-call, unuse
         if len(flow.nodes) > first:
             flow.nodes[-1] = replace(
                 flow.nodes[-1],
-                constants=self._numbers(name, args, kwargs),
+                constants=self._numbers(name, args, kwargs) or flow.nodes[-1].constants,
                 flops=flops,
                 workspace=workspace,
                 extra_bytes=transient,

@@ -13,6 +13,7 @@ period of voxels on the lattice, which is what tiles are made of::
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import asdict, dataclass
 from fractions import Fraction
 from typing import Any, Literal
@@ -108,6 +109,17 @@ class OutputAxis:
     context: tuple[int, int]
     receptive_field: int
     support: tuple[tuple[int, int] | None, ...]
+
+    @property
+    def reach(self) -> tuple[tuple[int, int], ...]:
+        """Per phase, how far (before, after) an element depends on voxels around its own."""
+        found = []
+        for phase, own in enumerate(self.support):
+            first = self.offset + math.floor(phase / self.scale)
+            last = max(first, self.offset + math.ceil((phase + 1) / self.scale) - 1)
+            low, high = own or (first, last)
+            found.append((max(0, first - low), max(0, high - last)))
+        return tuple(found)
 
     def size(self, input_size: int) -> int:
         """Elements that a pass over an input of this (valid) size gives."""

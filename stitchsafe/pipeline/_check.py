@@ -55,6 +55,7 @@ class Verdict:
             "verdict": geometry.verdict,
             "period": [axis.period for axis in axes],
             "context": [list(axis.context) for axis in axes],
+            "voxel_context": _voxel_context(geometry),
             "receptive_field": [axis.receptive_field for axis in axes],
             "input_size": [{"min": axis.input_min, "step": axis.input_step} for axis in axes],
             "output_offset": [axis.output_offset for axis in axes],
@@ -70,6 +71,7 @@ class Verdict:
                     "scale": [str(axis.scale) for axis in each.axes],
                     "offset": [axis.offset for axis in each.axes],
                     "context": [list(axis.context) for axis in each.axes],
+                    "reach": [[list(sides) for sides in axis.reach] for axis in each.axes],
                     "receptive_field": [axis.receptive_field for axis in each.axes],
                 }
                 for each in geometry.outputs
@@ -86,6 +88,17 @@ class Verdict:
     def describe(self, *, width: int = WIDTH, color: bool = False) -> str:
         """The answer for people, at most `width` columns wide."""
         return report(self, width=width, color=color)
+
+
+def _voxel_context(geometry: NetworkGeometry) -> list[list[int]]:
+    """Per axis, the farthest (before, after) that any element reads around its own voxel."""
+    return [
+        [
+            max(sides[side] for output in geometry.outputs for sides in output.axes[number].reach)
+            for side in (0, 1)
+        ]
+        for number in range(geometry.ndim)
+    ]
 
 
 def check(

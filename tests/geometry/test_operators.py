@@ -237,6 +237,12 @@ GLOBAL = {
             torch.arange(x[0, 0].numel()) * 1.0, torch.ones(1, 4, 4), x.flatten(2)
         ).view_as(x), "Inside", "origin",
     ),
+    "channel by size": (lambda x: x[:, (x.shape[2] - 1) % 4].unsqueeze(1).expand_as(x), "Inside",
+                        "no family of input sizes"),
+    "index by size": (lambda x: x[:, torch.arange(x.shape[2] % 3, 4)[:2]].repeat(1, 2, 1, 1),
+                      "Inside", "no family of input sizes"),
+    "channels by size": (lambda x: torch.cat([x, x], 1)[:, x.shape[2] % 4 :][:, :4], "Inside",
+                         "no family of input sizes"),
     "cumulated": (lambda x: x.cumsum(2), "Inside", "whole of space"),
     "sorted": (lambda x: x.sort(3).values, "Inside", "whole of space"),
 }  # fmt: skip
@@ -255,6 +261,24 @@ def test_what_breaks_locality_is_named_by_layer_and_reason(name: str) -> None:
 def test_tiles_are_known_for_the_network_that_would_be_mended(name: str) -> None:
     found = analyse_module(Inside(GLOBAL[name][0]), ndim=2, channels=1)
     assert [axis.context for axis in found.axes] == [(1, 1), (1, 1)]
+
+
+def test_space_to_depth_may_be_the_last_operator() -> None:
+    found = analyse_module(
+        nn.Sequential(nn.Conv2d(1, 2, 3), nn.PixelUnshuffle(2)), ndim=2, channels=1
+    )
+    assert found.verdict == "safe", found.breaks
+    (output,) = found.outputs
+    assert (output.channels, output.layout) == (8, "bcyx")
+    assert [str(axis.scale) for axis in output.axes] == ["1/2", "1/2"]
+    assert found.axes[0].period == 2
+
+
+def test_the_reach_of_single_voxels_is_told_phase_by_phase() -> None:
+    net = nn.Sequential(nn.MaxPool2d(4), nn.Conv2d(1, 1, 3, padding=1), nn.Upsample(scale_factor=4))
+    (output,) = analyse_module(net, ndim=2, channels=1).outputs
+    assert output.axes[0].context == (4, 4)
+    assert output.axes[0].reach == ((4, 7), (5, 6), (6, 5), (7, 4))
 
 
 def test_several_inputs_and_outputs_of_other_scale_and_layout() -> None:
