@@ -125,6 +125,8 @@ def _facts(graph: Graph) -> tuple[_Fact, ...] | None:
     outputs = [each for each in graph.facts() if each is not None]
     if not outputs or len(outputs) < len(graph.outputs):
         return None
+    if any(each.size < 1 for maps in outputs for each in maps):
+        return None  # at this size nothing comes out
     program = graph.program
     return tuple(
         _Fact(maps, size, program)

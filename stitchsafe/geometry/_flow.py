@@ -1,139 +1,33 @@
-"""How a network's tensors lie over space, operator by operator; what both tracers write to.
+"""The operators of a network as they act on values; what both tracers write to.
 
-A :class:`Value` is a tensor that depends on the input. Its *layout* says what each dimension is
-made of: a :class:`Factor` of space is a run of elements of one axis, one every `stride`; any other
-factor is channel-like and may be mixed freely. So transposes, reshapes and splits of an axis (pixel
-shuffle, windows of attention) are followed, not guessed::
-
-    (1, C, H*2)      [], [c], [s0]
-    view (H, 2)      [], [c], [s0, every 2nd], [s0, 2 elements]
-    permute, view    [], [c, s0: 2 elements], [s0, every 2nd]       space to depth
-
-Along each axis a value is a row of elements (see :mod:`stitchsafe.geometry._axis`), whose number is
-the product of its factors' sizes. The batch is 1 throughout, so its dimension is made of nothing.
-
-The methods of :class:`Flow` are the operators: tracers decode arguments and call them. What breaks
-locality raises :class:`Breaking`.
+Tracers decode arguments and call the methods of :class:`Flow`, which write the nodes of a
+:class:`~stitchsafe.geometry._graph.Graph`. What breaks locality raises :class:`Breaking`.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from stitchsafe.geometry._axis import Taps
 from stitchsafe.geometry._graph import AxisStep, Graph, Kind, Node, Port
+from stitchsafe.geometry._layout import (
+    AXES,
+    Breaking,
+    Factor,
+    Layout,
+    Value,
+    channels_of,
+    merged,
+    size_of,
+)
 from stitchsafe.geometry._types import Break
 
-__all__ = ["AXES", "Breaking", "Factor", "Flow", "Layout", "Value"]
+__all__ = ["Flow"]
 
-AXES = "zyx"
 _LONGEST_PERIOD = 4096
 _SPREAD = "combine tensors of one size"
-
-
-class Breaking(Exception):  # noqa: N818
-    """The operator breaks locality.
-
-    Parameters
-    ----------
-    reason, fix
-        As in :class:`~stitchsafe.geometry._types.Break`.
-    keeps
-        What follows may be analysed as if the operator were mended: its output lies as this value
-        does.
-    """
-
-    def __init__(self, reason: str, fix: str, *, keeps: Value | None = None) -> None:
-        super().__init__(reason)
-        self.reason, self.fix, self.keeps = reason, fix, keeps
-
-
-@dataclass(frozen=True, slots=True)
-class Factor:
-    """Part of a dimension: channel-like (`axis` is None), or one element in `stride` of an axis."""
-
-    size: int
-    axis: int | None = None
-    stride: int = 1
-
-
-Layout = tuple[tuple[Factor, ...], ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Value:
-    """A tensor that depends on the input: its node, and how it lies over space."""
-
-    index: int
-    layout: Layout
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        return tuple(_size(dimension) for dimension in self.layout)
-
-    @property
-    def rank(self) -> int:
-        return len(self.layout)
-
-    def space(self, dimensions: Sequence[int]) -> tuple[Factor, ...]:
-        """The factors of space in some dimensions."""
-        return tuple(f for d in dimensions for f in self.layout[d] if f.axis is not None)
-
-    def extent(self, axis: int) -> int:
-        """Elements along an axis."""
-        return math.prod(f.size for d in self.layout for f in d if f.axis == axis)
-
-    def is_top(self, factor: Factor) -> bool:
-        """Whether a factor reaches over the whole axis, so that mixing it mixes the whole."""
-        return factor.stride * factor.size == self.extent(factor.axis or 0)
-
-    def axis_of(self, dimension: int) -> int | None:
-        """The axis that a dimension is, whole and alone."""
-        factors = self.layout[dimension]
-        if len(factors) != 1 or factors[0].axis is None:
-            return None
-        axis = factors[0].axis
-        return axis if factors[0].size == self.extent(axis) else None
-
-    @property
-    def signature(self) -> str:
-        """The layout without what follows from the input's size."""
-        return " ".join(
-            "*".join(
-                f"c{f.size}"
-                if f.axis is None
-                else f"{AXES[f.axis]}/{f.stride}" + ("" if self.is_top(f) else f":{f.size}")
-                for f in dimension
-            )
-            or "1"
-            for dimension in self.layout
-        )
-
-
-def _size(factors: Sequence[Factor]) -> int:
-    return math.prod(f.size for f in factors)
-
-
-def _channels(size: int) -> tuple[Factor, ...]:
-    return () if size == 1 else (Factor(size),)
-
-
-def _merged(factors: Sequence[Factor]) -> tuple[Factor, ...]:
-    """Neighbours that are one: runs of an axis that follow each other, and channels."""
-    done: list[Factor] = []
-    for f in factors:
-        last = done[-1] if done else None
-        if f.axis is None and f.size == 1:
-            continue
-        if last is not None and last.axis is None and f.axis is None:
-            done[-1] = Factor(last.size * f.size)
-        elif last is not None and last.axis == f.axis and last.stride == f.stride * f.size:
-            done[-1] = Factor(last.size * f.size, f.axis, f.stride)
-        else:
-            done.append(f)
-    return tuple(done)
 
 
 class Flow:
@@ -192,7 +86,7 @@ class Flow:
                 axis = letters.index(letter)
                 factors.append((Factor(self.space[axis], self._named(axis)),))
             else:
-                factors.append(_channels(channels) if letter == "c" else ())
+                factors.append(channels_of(channels) if letter == "c" else ())
         value = self._add("input", (), tuple(factors))
         return value, Port(value.index, name, channels, layout)
 
@@ -223,7 +117,7 @@ class Flow:
             )
             return None
         channels = math.prod(
-            _size(d) for d, at in zip(value.layout, letters, strict=True) if at == "c"
+            size_of(d) for d, at in zip(value.layout, letters, strict=True) if at == "c"
         )
         return Port(value.index, name, channels, layout)
 
@@ -233,10 +127,10 @@ class Flow:
             if value.axis_of(place) is None and not any(map(value.is_top, value.space([place]))):
                 if not value.space([place]):
                     continue
-                size = _size(dimension)
+                size = size_of(dimension)
                 value = self.mix(value, [place], "", "", drop=True)
                 layout = list(value.layout)
-                layout[place] = _channels(size)
+                layout[place] = channels_of(size)
                 value = self._add("view", (value,), tuple(layout))
         return value
 
@@ -273,7 +167,7 @@ class Flow:
         self, inputs: Sequence[Value], shape: Sequence[int], found: Break | None = None
     ) -> Value:
         """A tensor of which nothing is known."""
-        value = self._add("broken", inputs, tuple(_channels(size) for size in shape))
+        value = self._add("broken", inputs, tuple(channels_of(size) for size in shape))
         self.nodes[value.index] = replace(self.nodes[value.index], broken=found)
         return value
 
@@ -297,8 +191,8 @@ class Flow:
         split: list[Factor] = []
         for size in shape:
             taken: list[Factor] = []
-            while _size(taken) < size:
-                missing, rest = divmod(size, _size(taken))
+            while size_of(taken) < size:
+                missing, rest = divmod(size, size_of(taken))
                 f = waiting.pop(0) if waiting and not rest else None
                 if f is not None and missing % f.size == 0:
                     taken.append(f)
@@ -314,9 +208,9 @@ class Flow:
                     )
             while waiting and waiting[0].size == 1 and size == 1 and len(taken) == 0:
                 taken.append(waiting.pop(0))
-            layout.append(_merged(taken))
+            layout.append(merged(taken))
         if waiting:
-            layout[-1] = _merged([*layout[-1], *waiting])
+            layout[-1] = merged([*layout[-1], *waiting])
         value = self._add("view", (value,), tuple(layout))
         for part in split:
             if part.axis is not None:
@@ -350,7 +244,7 @@ class Flow:
             if at == place:
                 dimension = dimension[:-1]
             grown = [replace(f, stride=f.stride * size) if f.axis == axis else f for f in dimension]
-            return _merged([*grown, Factor(size, axis)] if at == place else grown)
+            return merged([*grown, Factor(size, axis)] if at == place else grown)
 
         step = AxisStep(Taps.repeat(size), value.extent(axis) * size)
         layout = tuple(widened(at, dimension) for at, dimension in enumerate(value.layout))
@@ -371,11 +265,11 @@ class Flow:
         layout = []
         for size, column in zip(shape, self._aligned(values, len(shape)), strict=True):
             full = next((d for d in column if d), None)
-            layout.append(_channels(size) if full is None else full)
+            layout.append(channels_of(size) if full is None else full)
         found = tuple(layout)
-        if tuple(_size(d) for d in found) != tuple(shape):
+        if tuple(size_of(d) for d in found) != tuple(shape):
             found = tuple(
-                d if _size(d) == size else self._spread(d, size)
+                d if size_of(d) == size else self._spread(d, size)
                 for d, size in zip(found, shape, strict=True)
             )
         return self._add(kind, values, found)
@@ -383,7 +277,7 @@ class Flow:
     def _spread(self, dimension: tuple[Factor, ...], size: int) -> tuple[Factor, ...]:
         if any(f.axis is not None for f in dimension):
             raise Breaking("a part of space is spread over the whole of it", _SPREAD)
-        return _channels(size)
+        return channels_of(size)
 
     def _matched(self, values: Sequence[Value], rank: int) -> list[Value]:
         """Values whose dimensions lie over space alike, what is missing of an axis spread."""
@@ -406,10 +300,10 @@ class Flow:
 
     def _differ(self, values: Sequence[Value], rank: int) -> bool:
         for column in self._aligned(values, rank):
-            held = [_merged(d) for d in column]
+            held = [merged(d) for d in column]
             spatial = {d for d in held if any(f.axis is not None for f in d)}
             if len(spatial) > 1 or (
-                spatial and any(d not in spatial and _size(d) > 1 for d in held)
+                spatial and any(d not in spatial and size_of(d) > 1 for d in held)
             ):
                 return True
             if spatial and not all(held):
@@ -559,9 +453,9 @@ class Flow:
                     "let windows run along whole axes",
                 )
             elif not value.space([dimension]):
-                layout[dimension] = _channels(shape[dimension])
+                layout[dimension] = channels_of(shape[dimension])
         for dimension in mixes:
-            layout[dimension] = _channels(shape[dimension])
+            layout[dimension] = channels_of(shape[dimension])
         return self._add(kind, (value,), tuple(layout), axes)
 
     def concat(self, values: Sequence[Value], dimension: int, shape: Sequence[int]) -> Value:
@@ -578,8 +472,8 @@ class Flow:
         layout = []
         for size, column in zip(shape, self._aligned(held, len(shape)), strict=True):
             full = next((d for d in column if d), None)
-            layout.append(_channels(size) if full is None else full)
-        layout[dimension] = _channels(shape[dimension])
+            layout.append(channels_of(size) if full is None else full)
+        layout[dimension] = channels_of(shape[dimension])
         return self._add("concat", held, tuple(layout))
 
     def matmul(self, left: Value | None, right: Value | None, shape: Sequence[int]) -> Value:
@@ -608,8 +502,8 @@ class Flow:
         layout = []
         for size, column in zip(shape, self._aligned(held, rank), strict=True):
             full = next((d for d in column if d), None)
-            layout.append(_channels(size) if full is None else full)
+            layout.append(channels_of(size) if full is None else full)
         if rows:
             layout[-2] = rows
-        layout[-1] = columns or _channels(shape[-1])
+        layout[-1] = columns or channels_of(shape[-1])
         return self._add("pointwise", held, tuple(layout))

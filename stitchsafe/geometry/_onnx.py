@@ -21,8 +21,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from stitchsafe.geometry._flow import Breaking, Flow, Value
+from stitchsafe.geometry._flow import Flow
 from stitchsafe.geometry._graph import Graph
+from stitchsafe.geometry._layout import Breaking, Value
 from stitchsafe.geometry._onnx_call import ALIASES, SIZED, Call, Known, Operand, Unplaced, cost
 from stitchsafe.geometry._onnx_ops import HANDLERS, RANDOM, REDUCTIONS, UNSAFE
 from stitchsafe.geometry._onnx_windows import without_idle_windows

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from stitchsafe.geometry._flow import Breaking, Flow, Value
+from stitchsafe.geometry._flow import Flow
+from stitchsafe.geometry._layout import Breaking, Value
 
 if TYPE_CHECKING:
     from onnx import NodeProto

@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stitchsafe.geometry._axis import Taps
-from stitchsafe.geometry._flow import Breaking, Value
 from stitchsafe.geometry._graph import AxisStep
+from stitchsafe.geometry._layout import Breaking, Value
 from stitchsafe.geometry._onnx_call import Call, Known, Operand
 from stitchsafe.geometry._onnx_windows import (
     convolution,

@@ -16,8 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stitchsafe.geometry._axis import Taps, drops_remainder
-from stitchsafe.geometry._flow import Breaking, Value
 from stitchsafe.geometry._graph import AxisStep, Kind
+from stitchsafe.geometry._layout import Breaking, Value
 from stitchsafe.geometry._onnx_call import Call, Known
 from stitchsafe.geometry._windows import SizeRefusal, padding, strided, transposed
 

@@ -13,8 +13,7 @@ from __future__ import annotations
 
 import logging
 import weakref
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -31,19 +30,16 @@ from torch.utils._pytree import tree_flatten_with_path, tree_leaves
 from torch.utils.weak import WeakIdKeyDictionary
 
 from stitchsafe.geometry._analyse import analyse
-from stitchsafe.geometry._aten import (
-    HANDLERS,
-    REDUCTIONS,
-    SIZED,
-    Call,
-    SizeRefusal,
-    cost,
-    pointwise,
-)
+from stitchsafe.geometry._aten import LOCAL, pointwise
+from stitchsafe.geometry._aten_call import REDUCTIONS, SIZED, Call, cost
+from stitchsafe.geometry._aten_mixing import MIXING
 from stitchsafe.geometry._axis import Taps
-from stitchsafe.geometry._flow import AXES, Breaking, Flow, Value
+from stitchsafe.geometry._flow import Flow
 from stitchsafe.geometry._graph import AxisStep, Graph, Port
+from stitchsafe.geometry._layout import AXES, Breaking, Value
+from stitchsafe.geometry._torch_module import prepared, quiet
 from stitchsafe.geometry._types import Break, NetworkGeometry
+from stitchsafe.geometry._windows import SizeRefusal
 
 __all__ = ["analyse_module", "trace"]
 
@@ -60,6 +56,7 @@ _SHAPED = dict.fromkeys(("zeros", "ones", "full", "empty"), 1) | {
 _KEEPS_UNIFORM = {
     "clone", "expand", "slice", "view", "_unsafe_view", "_to_copy", "detach", "alias", "lift_fresh",
 }  # fmt: skip
+_HANDLERS = {**LOCAL, **MIXING}
 _TOLD = 64
 """Elements up to which a constant's values go into the program."""
 _WRITES_ANYWHERE = "write with plain operators that return new tensors"
@@ -90,7 +87,7 @@ def trace(
     SizeRefusal
         If the network does not run at this size.
     """
-    logging.getLogger("torch._subclasses.fake_tensor").addFilter(_quiet)
+    logging.getLogger("torch._subclasses.fake_tensor").addFilter(quiet)
     first = next((p for p in module.parameters() if p.is_floating_point()), None)
     device = "cpu" if first is None else first.device
     dtype = dtype or (torch.float32 if first is None else first.dtype)
@@ -98,7 +95,7 @@ def trace(
     counts = (channels,) if isinstance(channels, int) else tuple(channels)
     # Outside of inference mode, in which torch does not take operators apart.
     plain, fake = torch.inference_mode(False), FakeTensorMode(allow_non_fake_inputs=True)
-    with _prepared(module, recorder), plain, torch.no_grad(), fake:
+    with prepared(module, recorder), plain, torch.no_grad(), fake:
         given = [torch.empty((1, count, *shape), dtype=dtype, device=device) for count in counts]
         inputs = [recorder.input(tensor, place) for place, tensor in enumerate(given)]
         returned: Any = None
@@ -139,71 +136,6 @@ def analyse_module(
     )
 
 
-@contextmanager
-def _prepared(module: nn.Module, recorder: _Recorder) -> Iterator[None]:
-    """The module in eval mode with hooks on, and all of it put back afterwards."""
-    modes = [(each, each.training) for each in module.modules()]
-    held = [
-        (each, {k: dict(v) if type(v) is dict else v for k, v in each.__dict__.items()})
-        for each, _ in modes
-    ]
-    hooks = []
-    try:
-        module.eval()
-        for path, each in module.named_modules():
-            name = path or type(each).__name__
-            hooks.append(each.register_forward_pre_hook(recorder.entering(name)))
-            hooks.append(each.register_forward_hook(recorder.leaving(), always_call=True))
-        yield
-    finally:
-        for hook in hooks:
-            hook.remove()
-        for each, state in held:
-            if _changed(each.__dict__, state):
-                recorder.flow.breaks.append(
-                    Break(
-                        type(each).__name__, "forward",
-                        "changes its own attributes while it runs, so that a result may depend on "
-                        "what ran before: not analysed",
-                        "keep what a pass leaves behind out of the module",
-                    )
-                )  # fmt: skip
-            for key, value in state.items():
-                now = each.__dict__.get(key)
-                if type(value) is dict and isinstance(now, dict):
-                    now.clear()
-                    now.update(value)
-                elif now is not value:
-                    each.__dict__[key] = value
-            for key in set(each.__dict__) - set(state):
-                del each.__dict__[key]
-        for each, mode in modes:
-            each.training = mode
-
-
-def _quiet(record: logging.LogRecord) -> bool:
-    """Sizes that a network refuses are an answer here, and no error to be logged."""
-    del record
-    return False
-
-
-def _changed(now: dict[str, Any], before: dict[str, Any]) -> bool:
-    """Whether a module's attributes are other objects than before."""
-    if now.keys() != before.keys():
-        return True
-    for key, value in before.items():
-        if key == "training":
-            continue
-        if isinstance(value, dict) and isinstance(now[key], dict):
-            if now[key].keys() != value.keys() or any(
-                now[key][k] is not v for k, v in value.items()
-            ):
-                return True
-        elif now[key] is not value:
-            return True
-    return False
-
-
 class _Recorder(TorchDispatchMode):  # type: ignore[misc, no-untyped-call, unused-ignore]
     """Writes one node per call that depends on the input."""
 
@@ -223,6 +155,10 @@ class _Recorder(TorchDispatchMode):  # type: ignore[misc, no-untyped-call, unuse
         self.failing: str | None = None
 
     # modules
+
+    @property
+    def breaks(self) -> list[Break]:
+        return self.flow.breaks
 
     def entering(self, name: str) -> Callable[[nn.Module, Any], None]:
         def hook(module: nn.Module, args: Any) -> None:
@@ -468,7 +404,7 @@ class _Recorder(TorchDispatchMode):  # type: ignore[misc, no-untyped-call, unuse
     def _handler(self, func: Any, call: Call) -> Callable[[Call], Value | list[Value]]:
         known = torch.Tag.pointwise in func.tags
         random = torch.Tag.nondeterministic_seeded in func.tags
-        handler = HANDLERS.get(call.name) or (pointwise if known else None)
+        handler = _HANDLERS.get(call.name) or (pointwise if known else None)
         if call.name in ("max", "min") and known:
             handler = pointwise
         if handler is None or random:

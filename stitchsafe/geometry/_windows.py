@@ -7,8 +7,8 @@ from fractions import Fraction
 import numpy as np
 
 from stitchsafe.geometry._axis import Taps, drops_remainder
-from stitchsafe.geometry._flow import Breaking
 from stitchsafe.geometry._graph import AxisStep
+from stitchsafe.geometry._layout import Breaking
 
 __all__ = [
     "SizeRefusal",

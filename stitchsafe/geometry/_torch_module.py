@@ -1,0 +1,92 @@
+"""A module made ready for tracing, and put back as it was."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, Protocol
+
+from torch import nn
+
+from stitchsafe.geometry._types import Break
+
+__all__ = ["Watcher", "prepared", "quiet"]
+
+
+class Watcher(Protocol):
+    """Told which module runs, and of what is wrong with one."""
+
+    @property
+    def breaks(self) -> list[Break]: ...
+
+    def entering(self, name: str) -> Callable[[nn.Module, Any], None]:
+        """A hook for before a module runs."""
+
+    def leaving(self) -> Callable[[nn.Module, Any, Any], None]:
+        """A hook for after it has run."""
+
+
+@contextmanager
+def prepared(module: nn.Module, recorder: Watcher) -> Iterator[None]:
+    """The module in eval mode with hooks on, and all of it put back afterwards."""
+    modes = [(each, each.training) for each in module.modules()]
+    held = [
+        (each, {k: dict(v) if type(v) is dict else v for k, v in each.__dict__.items()})
+        for each, _ in modes
+    ]
+    hooks = []
+    try:
+        module.eval()
+        for path, each in module.named_modules():
+            name = path or type(each).__name__
+            hooks.append(each.register_forward_pre_hook(recorder.entering(name)))
+            hooks.append(each.register_forward_hook(recorder.leaving(), always_call=True))
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+        for each, state in held:
+            if _changed(each.__dict__, state):
+                recorder.breaks.append(
+                    Break(
+                        type(each).__name__, "forward",
+                        "changes its own attributes while it runs, so that a result may depend on "
+                        "what ran before: not analysed",
+                        "keep what a pass leaves behind out of the module",
+                    )
+                )  # fmt: skip
+            for key, value in state.items():
+                now = each.__dict__.get(key)
+                if type(value) is dict and isinstance(now, dict):
+                    now.clear()
+                    now.update(value)
+                elif now is not value:
+                    each.__dict__[key] = value
+            for key in set(each.__dict__) - set(state):
+                del each.__dict__[key]
+        for each, mode in modes:
+            each.training = mode
+
+
+def quiet(record: logging.LogRecord) -> bool:
+    """Sizes that a network refuses are an answer here, and no error to be logged."""
+    del record
+    return False
+
+
+def _changed(now: dict[str, Any], before: dict[str, Any]) -> bool:
+    """Whether a module's attributes are other objects than before."""
+    if now.keys() != before.keys():
+        return True
+    for key, value in before.items():
+        if key == "training":
+            continue
+        if isinstance(value, dict) and isinstance(now[key], dict):
+            if now[key].keys() != value.keys() or any(
+                now[key][k] is not v for k, v in value.items()
+            ):
+                return True
+        elif now[key] is not value:
+            return True
+    return False
