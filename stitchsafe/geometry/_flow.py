@@ -255,6 +255,14 @@ class Flow:
         rows = [[()] * (rank - v.rank) + list(v.layout) for v in values]
         return [list(column) for column in zip(*rows, strict=True)]
 
+    def _covering(self, values: Sequence[Value], shape: Sequence[int]) -> list[tuple[Factor, ...]]:
+        """Per dimension, what it is made of in any of several matched values."""
+        columns = self._aligned(values, len(shape))
+        return [
+            next((d for d in column if d), channels_of(size))
+            for size, column in zip(shape, columns, strict=True)
+        ]
+
     # operators
 
     def pointwise(
@@ -262,10 +270,7 @@ class Flow:
     ) -> Value:
         """Elements of the same place combined, with the rules of broadcasting."""
         values = self._matched(values, len(shape))
-        layout = []
-        for size, column in zip(shape, self._aligned(values, len(shape)), strict=True):
-            full = next((d for d in column if d), None)
-            layout.append(channels_of(size) if full is None else full)
+        layout = self._covering(values, shape)
         found = tuple(layout)
         if tuple(size_of(d) for d in found) != tuple(shape):
             found = tuple(
@@ -469,10 +474,7 @@ class Flow:
             Value(v.index, (*v.layout[:dimension], (), *v.layout[dimension + 1 :])) for v in alike
         ]
         held = self._matched(blank, len(shape))
-        layout = []
-        for size, column in zip(shape, self._aligned(held, len(shape)), strict=True):
-            full = next((d for d in column if d), None)
-            layout.append(channels_of(size) if full is None else full)
+        layout = self._covering(held, shape)
         layout[dimension] = channels_of(shape[dimension])
         return self._add("concat", held, tuple(layout))
 
@@ -499,10 +501,7 @@ class Flow:
                 columns = ()
             held.append(right)
         held = self._matched(held, rank)
-        layout = []
-        for size, column in zip(shape, self._aligned(held, rank), strict=True):
-            full = next((d for d in column if d), None)
-            layout.append(channels_of(size) if full is None else full)
+        layout = self._covering(held, shape)
         if rows:
             layout[-2] = rows
         layout[-1] = columns or channels_of(shape[-1])

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.padding import Padding
@@ -12,24 +11,30 @@ from rich.table import Table
 from rich.text import Text
 
 from stitchsafe.geometry import AxisGeometry, NetworkGeometry
+from stitchsafe.pipeline._probing import ProbeReport
 
-if TYPE_CHECKING:
-    from stitchsafe.pipeline._check import Verdict
-    from stitchsafe.pipeline._probing import ProbeReport
-
-__all__ = ["draw_tile", "least_tile", "report"]
+__all__ = ["WIDTH", "draw_tile", "least_tile", "report"]
 
 WIDTH = 100
 _STYLES = {"safe": "bold green", "safe with consensus": "bold yellow", "unsafe": "bold red"}
 
 
-def report(verdict: Verdict, *, width: int = WIDTH, color: bool = False) -> str:
+def report(
+    model: str,
+    letters: str,
+    geometry: NetworkGeometry,
+    warnings: Sequence[str],
+    probe: ProbeReport | None,
+    *,
+    width: int = WIDTH,
+    color: bool = False,
+) -> str:
     """The whole answer as text.
 
     Parameters
     ----------
-    verdict
-        What check found.
+    model, letters, geometry, warnings, probe
+        What check found; `letters` are those of the axes.
     width
         Columns that it may take.
     color
@@ -40,18 +45,15 @@ def report(verdict: Verdict, *, width: int = WIDTH, color: bool = False) -> str:
         file=stream, width=width, force_terminal=color, no_color=not color, highlight=False,
         color_system="standard" if color else None, markup=False, emoji=False, legacy_windows=False,
     )  # fmt: skip
-    geometry = verdict.geometry
-    console.print(
-        Text.assemble(f"{verdict.model}: ", (geometry.verdict, _STYLES[geometry.verdict]))
-    )
+    console.print(Text.assemble(f"{model}: ", (geometry.verdict, _STYLES[geometry.verdict])))
     if geometry.axes:
         console.print()
-        console.print(_axes(verdict.axes, geometry))
+        console.print(_axes(letters, geometry))
     if geometry.outputs:
         console.print()
         console.print(_outputs(geometry))
     if geometry.axes and geometry.verdict != "unsafe":
-        for line in _tile(verdict.axes, geometry, width):
+        for line in _tile(letters, geometry, width):
             console.print(line)
     _points(
         console, "must be decided once for the whole volume",
@@ -64,9 +66,9 @@ def report(verdict: Verdict, *, width: int = WIDTH, color: bool = False) -> str:
             for b in geometry.breaks
         ],
     )  # fmt: skip
-    if verdict.probe is not None:
-        _points(console, "probe", [(line,) for line in _probe(verdict.probe)])
-    _points(console, "warnings", [(text,) for text in verdict.warnings])
+    if probe is not None:
+        _points(console, "probe", [(line,) for line in _probe(probe)])
+    _points(console, "warnings", [(text,) for text in warnings])
     return "\n".join(line.rstrip() for line in stream.getvalue().splitlines())
 
 
