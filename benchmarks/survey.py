@@ -16,6 +16,7 @@ import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -66,7 +67,6 @@ def torch_entries() -> Iterator[Entry]:
     yield module("SegResNet, group norm", f"{monai}:SegResNet", 3, 3, 8, 1, 2)
     yield module("SegResNet, batch norm", f"{monai}:SegResNet", 3, 3, 8, 1, 2, norm="batch")
     yield module("AttentionUnet", f"{monai}:AttentionUnet", 3, 3, 1, 2, (8, 16, 32), (2, 2))
-    yield module("VNet", f"{monai}:VNet")
     yield module("UNETR", f"{monai}:UNETR", 3, 1, 2, (96, 96, 96), 8, 192, 384, 4)
     yield module("SwinUNETR", f"{monai}:SwinUNETR", 3, 1, 2, feature_size=12)
     plantseg = {"f_maps": 8, "num_levels": 3, "num_groups": 4}
@@ -96,6 +96,7 @@ def torch_entries() -> Iterator[Entry]:
     yield module("UNet (elektronn3)", "elektronn3.models.unet:UNet", 3, 1, 2, 3, 8)
     yield module("UNet, valid (elektronn3)", "elektronn3.models.unet:UNet", 3, 1, 2, 3, 8,
                  conv_mode="valid")  # fmt: skip
+    yield module("VNet", f"{monai}:VNet")
 
 
 def file_entries(folder: Path) -> Iterator[Entry]:
@@ -170,7 +171,11 @@ def row(entry: Entry) -> str:
         probe = stitchsafe.check(network, probe=True).probe
         assert probe is not None
         seen = "contradicts" if probe.contradictions else "equals" if probe.equal else "within"
-        proof = f"probe {seen} trace; stitched = whole to {stitched_against_whole(network):.0e}"
+        proof = f"probe {seen} trace; "
+        if all(axis.input_step for axis in geometry.axes):
+            proof += f"stitched = whole to {stitched_against_whole(network):.0e}"
+        else:
+            proof += "takes no larger whole to compare with"
     size = f"{network.parameter_bytes / 4e6:.1f} M"
     cells = (entry.name, entry.origin, size, geometry.verdict, period, context, sizes, proof)
     print(f"{entry.name}: {geometry.verdict} ({seconds:.1f} s)", file=sys.stderr)
@@ -196,14 +201,14 @@ def main() -> None:
     parser.add_argument("--only", default="", help="part of the names of networks to show")
     arguments = parser.parse_args()
     warnings.filterwarnings("ignore")
-    entries = [*torch_entries()]
-    if arguments.models:
-        entries += file_entries(arguments.models)
-    table = HEAD + "".join(row(e) + "\n" for e in entries if arguments.only in e.name)
-    if arguments.write:
-        arguments.write.write_text(table, encoding="utf-8")
-    else:
-        print(table)
+    files = file_entries(arguments.models) if arguments.models else ()
+    entries = [*files, *torch_entries()]
+    with arguments.write.open("w") if arguments.write else nullcontext(sys.stdout) as table:
+        table.write(HEAD)
+        for entry in entries:
+            if arguments.only in entry.name:
+                table.write(row(entry) + "\n")
+                table.flush()
 
 
 if __name__ == "__main__":

@@ -36,6 +36,7 @@ __all__ = ["agrees", "analyse"]
 
 BASES = (576, 1152, 320, 243, 96, 128, 224, 256, 512, 64)
 MOST_RESIDUES = 128
+FAR = (150, 1500, 6000)
 MOST_COMBINATIONS = 216
 
 
@@ -305,6 +306,13 @@ def _solve(search: _Search, base: tuple[int, ...]) -> tuple[tuple[_Solution, ...
     axes = tuple(
         _axis(facts, step, least) for (facts, _, step), least in zip(chosen, smallest, strict=True)
     )
+    # A program may change with the magnitude, too.
+    for axis, far in itertools.product(range(len(known)), FAR):
+        step = chosen[axis][2]
+        size = smallest[axis] + -(-far // step) * step
+        facts = search.at(_replace(smallest, axis, size))
+        if facts is None or facts[axis].key != chosen[axis][0][0].key:
+            return None
     final = search.at(smallest)
     return None if final is None else (axes, final[0].program)
 

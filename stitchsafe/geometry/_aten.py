@@ -143,7 +143,11 @@ def _padded(call: Call, pad: Sequence[int], depth: int | None) -> Value:
         before, after = pad[2 * place], pad[2 * place + 1]
         if before or after:
             steps[d] = padding(value.shape[d], call.shape[d], before, after, depth)
-    return call.flow.local("pad", value, steps, call.shape)
+    made = call.flow.local("pad", value, steps, call.shape)
+    among = {d: step.taps for d, step in steps.items() if not value.space([d])}
+    if among:  # channels, whose number might follow the size of the input
+        call.flow.nodes[made.index] = replace(call.flow.nodes[made.index], constants=repr(among))
+    return made
 
 
 @LOCAL.of("constant_pad_nd")
@@ -190,16 +194,24 @@ def _split(call: Call) -> list[Value]:
     return found
 
 
-@LOCAL.of("select", "unbind")
+@LOCAL.of("select")
 def _select(call: Call) -> Value:
-    d = call.dimension()
-    value = call.flow.mix(
+    return _taken(call, call.dimension(), int(call.arguments["index"]))
+
+
+@LOCAL.of("unbind")
+def _unbind(call: Call) -> list[Value]:
+    return [_taken(call, call.dimension(), place) for place in range(len(call.results))]
+
+
+def _taken(call: Call, d: int, place: int) -> Value:
+    flow = call.flow
+    value = flow.mix(
         call.first, [d], "it takes one position out of the whole of space",
         "index along channels only", drop=True,
     )  # fmt: skip
-    made = without(call.flow, value, [d])
-    place = f"at {call.arguments.get('index', 'each')}"
-    call.flow.nodes[made.index] = replace(call.flow.nodes[made.index], constants=place)
+    made = without(flow, value, [d])
+    flow.nodes[made.index] = replace(flow.nodes[made.index], constants=f"at {place}")
     return made
 
 

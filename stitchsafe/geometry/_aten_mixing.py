@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
+
 from stitchsafe.geometry._aten_call import REDUCTIONS, Call, Handlers, without
 from stitchsafe.geometry._layout import Breaking, Value
 
@@ -118,6 +120,9 @@ def _matrix(call: Call) -> Value:
     if left is None and right is None:
         raise Breaking("it adds to a product of constants", "use plain addition")
     made = call.flow.matmul(left, right, call.shape)
+    for name, value in zip(names, (left, right), strict=True):
+        if value is None:
+            made = _by_batch(call, made, call.arguments[name])
     if call.name in ("mm", "bmm"):
         return made
     bias = call.arguments["self"]
@@ -136,7 +141,21 @@ def _attention(call: Call) -> Value:
     if key is not None:
         key = flow.permute(key, [*range(key.rank - 2), key.rank - 1, key.rank - 2])
     scores = flow.matmul(query, key, (*call.shape[:-1], tokens)) if query or key else None
-    return flow.matmul(scores, value, call.shape)
+    made = flow.matmul(scores, value, call.shape)
+    for name, of in (("query", query), ("key", key), ("value", value), ("attn_bias", None)):
+        constant = call.arguments.get(name)
+        if of is None and isinstance(constant, torch.Tensor) and id(constant) not in call.values:
+            made = _by_batch(call, made, constant)
+    mask = call.arguments.get("attn_mask")
+    return made if mask is None else _by_batch(call, made, mask)
+
+
+def _by_batch(call: Call, made: Value, constant: torch.Tensor) -> Value:
+    """A product with a constant: another one for each place where its batch runs over space."""
+    varying = [
+        made.rank - back for back in range(3, constant.dim() + 1) if constant.shape[-back] > 1
+    ]
+    return call.flow.by_place(made, [d for d in varying if d >= 0])
 
 
 @MIXING.of("grid_sampler_2d", "grid_sampler_3d", "affine_grid_generator")

@@ -407,6 +407,24 @@ class Flow:
         step = AxisStep(Taps(stride * size, rows), extent // size if drop else extent)
         return self._add("pool", (value,), layout, {axis: step})
 
+    def by_place(self, value: Value, dimensions: Sequence[int]) -> Value:
+        """The same after a constant that varies along some dimensions.
+
+        Raises
+        ------
+        Breaking
+            If those reach over the whole of an axis.
+        """
+        for part in value.space(dimensions):
+            if value.is_top(part):
+                raise Breaking(
+                    "a constant that varies over space is tied to the input's origin",
+                    "use constants that are the same for every voxel",
+                    keeps=value,
+                )
+            value = self.periodic(value, part)
+        return value
+
     def periodic(self, value: Value, part: Factor) -> Value:
         """The same, told apart by its place within a part of an axis."""
         assert part.axis is not None

@@ -22,7 +22,6 @@ from torch import nn
 from torch._subclasses.fake_tensor import (
     DataDependentOutputException,
     DynamicOutputShapeException,
-    FakeTensor,
     FakeTensorMode,
 )
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -37,28 +36,14 @@ from stitchsafe.geometry._axis import Taps
 from stitchsafe.geometry._flow import Flow
 from stitchsafe.geometry._graph import AxisStep, Graph, Port
 from stitchsafe.geometry._layout import AXES, Breaking, Value
+from stitchsafe.geometry._torch_constants import UNIFORM, Constants
 from stitchsafe.geometry._torch_module import prepared, quiet
 from stitchsafe.geometry._types import Break, NetworkGeometry
 from stitchsafe.geometry._windows import SizeRefusal
 
 __all__ = ["analyse_module", "trace"]
 
-_UNIFORM = {
-    "zeros", "ones", "full", "empty", "scalar_tensor", "zeros_like", "ones_like", "full_like",
-    "empty_like", "new_zeros", "new_ones", "new_full", "new_empty",
-}  # fmt: skip
-# How many arguments of these say what shape the constant has, before those that say what it holds.
-_SHAPED = dict.fromkeys(("zeros", "ones", "full", "empty"), 1) | {
-    name: 2 if name.startswith("new_") else 1
-    for name in _UNIFORM
-    if name.startswith("new_") or name.endswith("_like")
-}
-_KEEPS_UNIFORM = {
-    "clone", "expand", "slice", "view", "_unsafe_view", "_to_copy", "detach", "alias", "lift_fresh",
-}  # fmt: skip
 _HANDLERS = {**LOCAL, **MIXING}
-_TOLD = 64
-"""Elements up to which a constant's values go into the program."""
 _WRITES_ANYWHERE = "write with plain operators that return new tensors"
 
 
@@ -91,7 +76,7 @@ def trace(
     first = next((p for p in module.parameters() if p.is_floating_point()), None)
     device = "cpu" if first is None else first.device
     dtype = dtype or (torch.float32 if first is None else first.dtype)
-    recorder = _Recorder(shape)
+    recorder = _Recorder(module, shape)
     counts = (channels,) if isinstance(channels, int) else tuple(channels)
     # Outside of inference mode, in which torch does not take operators apart.
     plain, fake = torch.inference_mode(False), FakeTensorMode(allow_non_fake_inputs=True)
@@ -139,14 +124,12 @@ def analyse_module(
 class _Recorder(TorchDispatchMode):  # type: ignore[misc, no-untyped-call, unused-ignore]
     """Writes one node per call that depends on the input."""
 
-    def __init__(self, space: Sequence[int]) -> None:
+    def __init__(self, module: nn.Module, space: Sequence[int]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.flow = Flow(space)
+        self.flow, self.constants = Flow(space), Constants(module)
         self._values: Any = WeakIdKeyDictionary()
-        self._uniform: Any = WeakIdKeyDictionary()
-        self._doubtful: Any = WeakIdKeyDictionary()
-        self._placeless: Any = WeakIdKeyDictionary()
-        self._written: set[int] = set()
+        self._stale: Any = WeakIdKeyDictionary()
+        self._aliases: dict[int, list[weakref.ref[torch.Tensor]]] = {}
         self._storages: dict[int, int] = {}
         self._owners: dict[int, list[int]] = {}
         self._layers: list[tuple[str, nn.Module]] = []
@@ -237,8 +220,10 @@ class _Recorder(TorchDispatchMode):  # type: ignore[misc, no-untyped-call, unuse
             self._storages[storage] = index
             nodes[index] = replace(nodes[index], stored=tensor.numel())
             self._owners[index] = []
+            self._aliases[storage] = []
         owner = self._storages[storage]
         self._values[tensor] = value
+        self._aliases[storage].append(weakref.ref(tensor))
         living = self._owners.setdefault(owner, [])
         living.append(index)
         weakref.finalize(tensor, self._release, storage, owner, index).atexit = False
@@ -261,6 +246,9 @@ class _Recorder(TorchDispatchMode):  # type: ignore[misc, no-untyped-call, unuse
             for path, t in tree_flatten_with_path(output)[0]
             if isinstance(t, torch.Tensor)
         ]
+        if any(t in self._stale for _, t in named):
+            self.flow.op = "output"
+            self.refuse("an output was written through another view of it", _WRITES_ANYWHERE)
         found = [(name, self._values[t]) for name, t in named if t in self._values]
         if (len(found) < len(named) or not found) and not self.flow.breaks:
             self.flow.op = "output"
@@ -288,57 +276,26 @@ class _Recorder(TorchDispatchMode):  # type: ignore[misc, no-untyped-call, unuse
             if derived and name == "_local_scalar_dense":
                 self.refuse("a value of the data is read: not analysed", "keep values in tensors")
             return output
-        if not derived and func._schema.is_mutable and given:
-            self._written.add(given[0].untyped_storage()._cdata)
+        written = _written(func, args, kwargs)
+        constants = [t for t in given if t not in self._values]
+        if any(map(self.constants.is_stored, written)) and "batch_norm" not in name:
+            self.refuse(
+                "it changes a parameter or buffer, so that a result may depend on what ran before",
+                "keep what a pass leaves behind out of the module",
+            )
         if torch.Tag.nondeterministic_seeded in func.tags and not derived:
             self.refuse(
                 "it draws random numbers, so that no two passes are alike",
                 "switch it off for prediction",
             )
-            self._forget(results)
-        elif not derived and any(t in self._placeless for t in given):
-            self._forget(results)
-        elif not derived or name in _UNIFORM:
-            self._note_constant(func, name, args, kwargs, given, results)
+            self.constants.forget(results)
+        elif not derived and any(map(self.constants.is_placeless, given)):
+            self.constants.forget(results)
+        elif not derived or name in UNIFORM:
+            self.constants.note(func, args, kwargs, constants, results, written)
         else:
-            self._record(func, name, args, kwargs, given, derived, results)
+            self._record(func, name, args, kwargs, given, derived, results, written)
         return output
-
-    def _forget(self, results: Sequence[torch.Tensor]) -> None:
-        """Take tensors behind a break for constants, so that what follows is analysed further."""
-        for tensor in results:
-            self._placeless[tensor] = True
-
-    def _note_constant(
-        self, func: Any, name: str, args: Any, kwargs: Any, given: Any, results: Any
-    ) -> None:
-        """Follow which constants are the same everywhere, and by which numbers they are made.
-
-        The numbers go into the program, since they may have been computed from the input's size.
-        What is summed or folded out of such a constant may follow the size as well: it is doubtful.
-        """
-        filled, pointwise = name in _UNIFORM, torch.Tag.pointwise in func.tags
-        kept = pointwise or name in _KEEPS_UNIFORM
-        for tensor in results:
-            if filled or (kept and given and all(t in self._uniform for t in given)):
-                self._uniform[tensor] = True
-            elif any(t in self._doubtful for t in given) or (
-                not kept and any(t in self._uniform for t in given)
-            ):
-                self._doubtful[tensor] = True
-        if (
-            name == "lift_fresh"
-            and args[0].numel() <= _TOLD
-            and not isinstance(args[0], FakeTensor)
-        ):
-            self.flow.constants.append(repr(("tensor", args[0].tolist())))
-        elif filled or pointwise or not given:
-            numbers = [
-                v
-                for v in tree_leaves((args[_SHAPED.get(name, 0) :], kwargs))
-                if isinstance(v, (int, float))
-            ]
-            self.flow.constants.append(repr((name, numbers)))
 
     def _record(
         self,
@@ -349,6 +306,7 @@ class _Recorder(TorchDispatchMode):  # type: ignore[misc, no-untyped-call, unuse
         given: list[torch.Tensor],
         derived: list[torch.Tensor],
         results: list[torch.Tensor],
+        written: list[torch.Tensor],
     ) -> None:
         flow, arguments = self.flow, _named(func, args, kwargs)
         values = {id(t): self._values[t] for t in derived}
@@ -361,13 +319,16 @@ class _Recorder(TorchDispatchMode):  # type: ignore[misc, no-untyped-call, unuse
             call = Call(
                 flow, name, arguments, values, results, layer, given, self._constants_admitted
             )
-            made = self._made(func, call)
+            made = self._made(func, call, written)
         flops, workspace = cost(name, arguments, results[0])
         transient = sum(t.numel() * t.element_size() for t in results[1:]) if "pool" in name else 0
         if len(flow.nodes) > first:
             flow.nodes[-1] = replace(
                 flow.nodes[-1],
-                constants=self._numbers(name, args, kwargs) or flow.nodes[-1].constants,
+                constants=" ".join(
+                    [flow.nodes[-1].constants, self._numbers(name, args, kwargs)]
+                    + [self.constants.recipe(t) for t in given if t not in self._values]
+                ),
                 flops=flops,
                 workspace=workspace,
                 extra_bytes=transient,
@@ -375,21 +336,26 @@ class _Recorder(TorchDispatchMode):  # type: ignore[misc, no-untyped-call, unuse
         for tensor, value in zip(results, made, strict=False):
             self.bind(tensor, value)
 
-    def _made(self, func: Any, call: Call) -> list[Value]:
+    def _made(self, func: Any, call: Call, written: list[torch.Tensor]) -> list[Value]:
         """What an operator makes of its values; what breaks locality is noted."""
         flow = self.flow
         try:
+            if any(t in self._stale for t in call.given):
+                raise Breaking(
+                    "it reads a tensor that was written through another view of it, which is not "
+                    "analysed",
+                    _WRITES_ANYWHERE,
+                )
             handler = self._handler(func, call)
             found = handler(call)
-            if func._schema.is_mutable:
-                self._check_write(call)
+            self._check_write(call, written)
         except Breaking as error:
             noted = self.refuse(error.reason, error.fix)
             if error.keeps is not None and error.keeps.shape == call.shape:
                 return [flow.keep(error.keeps, noted)]
             if call.name in REDUCTIONS:
                 # What is left has no place in space: what comes after may be analysed further.
-                self._forget(call.results)
+                self.constants.forget(call.results)
                 return []
             return [flow.broken(list(call.values.values()), t.shape, noted) for t in call.results]
         if isinstance(found, list):
@@ -403,7 +369,10 @@ class _Recorder(TorchDispatchMode):  # type: ignore[misc, no-untyped-call, unuse
 
     def _handler(self, func: Any, call: Call) -> Callable[[Call], Value | list[Value]]:
         known = torch.Tag.pointwise in func.tags
-        random = torch.Tag.nondeterministic_seeded in func.tags
+        random = (
+            torch.Tag.nondeterministic_seeded in func.tags
+            and call.arguments.get("dropout_p", 1.0) > 0
+        )
         handler = _HANDLERS.get(call.name) or (pointwise if known else None)
         if call.name in ("max", "min") and known:
             handler = pointwise
@@ -422,51 +391,23 @@ class _Recorder(TorchDispatchMode):  # type: ignore[misc, no-untyped-call, unuse
         return repr([v for v in tree_leaves(given) if isinstance(v, int | float)])
 
     def _constants_admitted(self, value: Value, given: Sequence[torch.Tensor]) -> Value:
-        """A value that constants were combined into, told apart by place where they differ.
+        constants = [tensor for tensor in given if tensor not in self._values]
+        return self.constants.admitted(value, constants, self.flow)
 
-        Raises
-        ------
-        Breaking
-            If a constant varies over the whole of space, or may follow the size of the input.
-        """
-        for tensor in given:
-            if tensor in self._values or tensor in self._placeless:
-                continue
-            if tensor in self._doubtful:
+    def _check_write(self, call: Call, written: Sequence[torch.Tensor]) -> None:
+        for target in written:
+            if target not in self._values:
+                raise Breaking("it writes into a constant, which is not analysed", _WRITES_ANYWHERE)
+            storage = target.untyped_storage()
+            if storage.nbytes() != target.numel() * target.element_size():
                 raise Breaking(
-                    "a constant is summed or folded from one of the input's size, so it may differ "
-                    "from tile to tile",
-                    "use constants that do not follow the size of the input",
+                    "it writes into part of a tensor, which is not analysed", _WRITES_ANYWHERE
                 )
-            written = tensor.untyped_storage()._cdata in self._written
-            if tensor in self._uniform and not written:
-                continue
-            for back in range(1, tensor.dim() + 1):
-                if tensor.shape[-back] == 1 or back > value.rank:
-                    continue
-                for part in value.space([value.rank - back]):
-                    if value.is_top(part):
-                        raise Breaking(
-                            "a constant that varies over space is tied to the input's origin",
-                            "use constants that are the same for every voxel",
-                            keeps=value,
-                        )
-                    value = self.flow.periodic(value, part)
-        return value
-
-    def _check_write(self, call: Call) -> None:
-        target = call.given[0]
-        if target not in self._values:
-            raise Breaking("it writes into a constant, which is not analysed", _WRITES_ANYWHERE)
-        storage = target.untyped_storage()
-        seen = self._owners.get(self._storages.get(storage._cdata, -1), [])
-        whole = storage.nbytes() == target.numel() * target.element_size()
-        aliases = {i for i in seen if self.flow.nodes[i].shape != tuple(target.shape)}
-        if not whole or (len(call.values) > 1 and aliases):
-            raise Breaking(
-                "it writes into a tensor that is also seen elsewhere, which is not analysed",
-                _WRITES_ANYWHERE,
-            )
+            if len(call.given) > 1:  # else all who see it still depend on what they did
+                for seen in self._aliases.get(storage._cdata, ()):
+                    other = seen()
+                    if other is not None and other is not target:
+                        self._stale[other] = True
 
 
 def _key(path: Any) -> str:
@@ -478,6 +419,15 @@ def _key(path: Any) -> str:
         if hasattr(each, name)
     ]
     return ".".join(map(str, parts)) or "output"
+
+
+def _written(func: Any, args: Any, kwargs: Any) -> list[torch.Tensor]:
+    """The tensors that an operator writes into."""
+    if not func._schema.is_mutable:
+        return []
+    named = _named(func, args, kwargs)
+    writes = [a.name for a in func._schema.arguments if a.alias_info and a.alias_info.is_write]
+    return [t for t in tree_leaves([named.get(n) for n in writes]) if isinstance(t, torch.Tensor)]
 
 
 def _named(func: Any, args: Any, kwargs: Any) -> dict[str, Any]:

@@ -56,6 +56,13 @@ class Windows(nn.Module):
         return x.reshape(n, c, h, w)
 
 
+def attention_in_windows(x: Tensor) -> Tensor:
+    n, c, h, w = x.shape
+    y = x.view(n, c, h // 4, 4, w // 4, 4).permute(0, 2, 4, 3, 5, 1).reshape(-1, 16, c)
+    y = F.scaled_dot_product_attention(y, y, y)
+    return y.view(n, h // 4, w // 4, 4, 4, c).permute(0, 5, 1, 3, 2, 4).reshape(n, c, h, w)
+
+
 def focus(x: Tensor) -> Tensor:
     parts = [x[..., i::2, j::2] for i in range(2) for j in range(2)]
     return torch.cat(parts, 1)
@@ -106,6 +113,7 @@ LOCAL = {
     "focus": (focus, 16),
     "channels last": (Block(), 4),
     "windowed attention": (Windows(), 4),
+    "attention in windows": (attention_in_windows, 4),
     "window mean": (less_window_mean, 4),
     "rows only": (rows_only, 4),
     "repeated": (repeated, 4),
@@ -203,6 +211,99 @@ class Mixed(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.row(x)
+
+
+class Held(nn.Module):
+    """Parameters and buffers of many places, for a function that may choose among them."""
+
+    def __init__(self, function: Callable[[Held, Tensor], Tensor]) -> None:
+        super().__init__()
+        self.function = function
+        self.table = nn.Parameter(torch.rand(2048, 4, 1, 1))
+        self.bank = nn.Parameter(torch.rand(64, 4, 4, 3, 3))
+        self.big = nn.Parameter(torch.rand(1, 4, 1200, 1200))
+        self.rows = nn.Parameter(torch.rand(1200, 4, 4))
+        self.register_buffer("count", torch.zeros(1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.function(self, x)
+
+
+def of_size(x: Tensor) -> int:
+    return x.shape[3] % 64
+
+
+def written_through_a_view(s: Held, x: Tensor) -> Tensor:
+    seen = x[:]
+    seen += F.avg_pool2d(x, 21, 1, 10)
+    return x
+
+
+def written_through_detach(s: Held, x: Tensor) -> Tensor:
+    x.detach().mul_(F.max_pool2d(x, 3, 1, 1))
+    return x
+
+
+def written_out(s: Held, x: Tensor) -> Tensor:
+    torch.add(x, F.max_pool2d(x, 3, 1, 1), out=x.detach())
+    return x
+
+
+def counted(s: Held, x: Tensor) -> Tensor:
+    s.count.add_(1)
+    return x * s.count
+
+
+def per_row(s: Held, x: Tensor) -> Tensor:
+    return (x.permute(0, 2, 3, 1) @ s.rows[: x.shape[2]]).permute(0, 3, 1, 2)
+
+
+def padded_channels(s: Held, x: Tensor) -> Tensor:
+    front = x.shape[3] % 4
+    return F.pad(x, (0, 0, 0, 0, front, 4 - front))[:, 2:6]
+
+
+CHOSEN = {
+    "a row of a table": lambda s, x: x * s.table[of_size(x)],
+    "one of many unbound": lambda s, x: x * s.table.unbind(0)[of_size(x)],
+    "a kernel of a bank": lambda s, x: F.conv2d(x, s.bank[of_size(x)], padding=1),
+    "mean of what is cropped": lambda s, x: x + s.big[..., : x.shape[3]].mean((2, 3), keepdim=True),
+    "mean of what is resized": lambda s, x: (
+        x + F.interpolate(s.big[..., :9, :9], x.shape[2:]).mean((2, 3), keepdim=True)
+    ),
+    "a long constant": lambda s, x: x * torch.tensor([float(x.shape[3])] * 80).view(-1, 1, 1)[:4],
+    "statistics": lambda s, x: F.batch_norm(x, s.table[of_size(x), :, 0, 0], torch.ones(4)),
+    "a channel of its own": lambda s, x: x.unbind(1)[of_size(x) % 4].unsqueeze(1).expand_as(x),
+    "padded channels": padded_channels,
+    "a matrix per row": per_row,
+    "a product per row": lambda s, x: torch.einsum("bchw,hcd->bdhw", x, s.rows[: x.shape[2]]),
+    "written through a view": written_through_a_view,
+    "written through detach": written_through_detach,
+    "written out": written_out,
+    "counted": counted,
+    "by magnitude": lambda s, x: x if x.shape[3] < 1000 else x * 2,
+}
+
+
+@pytest.mark.parametrize("name", CHOSEN)
+def test_what_follows_the_size_or_the_past_is_never_safe(name: str) -> None:
+    assert analyse_module(Inside(Held(CHOSEN[name])), ndim=2, channels=1).verdict == "unsafe"
+
+
+SAME_FOR_ALL = {
+    "a row of a table": lambda s, x: x * s.table[3],
+    "a kernel of a bank": lambda s, x: F.conv2d(x, s.bank[5], padding=1),
+    "expanded": lambda s, x: x * s.table[1].expand_as(x[0]),
+    "normalised weights": lambda s, x: F.conv2d(x, s.bank[0] / s.bank[0].norm(), padding=1),
+    "in place": lambda s, x: F.relu(x.contiguous() * 2, inplace=True).add_(x),
+    "a buffer that is made": lambda s, x: torch.cat([x, x.new_zeros(x.shape)], 1)[:, 2:6],
+}
+
+
+@pytest.mark.parametrize("name", SAME_FOR_ALL)
+def test_constants_that_are_the_same_for_all_sizes_are_safe(name: str) -> None:
+    found = analyse_module(Inside(Held(SAME_FOR_ALL[name])), ndim=2, channels=1)
+    assert found.verdict == "safe", found.breaks
 
 
 GLOBAL = {
