@@ -219,7 +219,7 @@ def _refused(name: str, refusal: SizeRefusal | LatticeMismatch | None) -> Break:
         layer or name,
         op or "forward",
         "not analysed: no family of input sizes gives one lattice "
-        f"({refusal or 'no two sizes agree'})",
+        f"({refusal or 'operators or constants follow the size of the input'})",
         "let the network take inputs of any size on a lattice, and resize by whole factors",
     )
 
@@ -284,24 +284,10 @@ def _solve(search: _Search, base: tuple[int, ...]) -> tuple[tuple[_Solution, ...
             alone = facts or search.at(_replace(base, axis, base[axis] + r))
             if alone is not None:
                 residues[axis][(base[axis] + r) % p] = alone[axis]
-    chosen = []
-    for axis, p in enumerate(periods):
-        picked = _choose(residues[axis], p)
-        if picked is None:
-            return None
-        chosen.append(picked)
+    chosen = next((each for each in _choices(residues, periods) if _agree(search, each)), None)
+    if chosen is None:
+        return None
     known = tuple(facts[0].input_size for facts, _, _ in chosen)
-    # Unequal sizes, lest a network be told apart from its transpose by none.
-    further = search.at(
-        tuple(
-            size + p * (1 + place)
-            for place, (size, p) in enumerate(zip(known, periods, strict=True))
-        )
-    )
-    if search.at(known) is None or further is None:
-        return None
-    if any(f.key != facts[0].key for f, (facts, _, _) in zip(further, chosen, strict=True)):
-        return None
     smallest = _smallest(search, known, chosen)
     axes = tuple(
         _axis(facts, step, least) for (facts, _, step), least in zip(chosen, smallest, strict=True)
@@ -317,6 +303,40 @@ def _solve(search: _Search, base: tuple[int, ...]) -> tuple[tuple[_Solution, ...
     return None if final is None else (axes, final[0].program)
 
 
+_Choice = tuple[list[_Fact], int, int]
+
+
+def _choices(residues: list[dict[int, _Fact]], periods: list[int]) -> Iterator[list[_Choice]]:
+    """Classes of residues for all axes: the best of each, then the best that share a program."""
+    programs = dict.fromkeys(fact.program for found in residues for fact in found.values())
+    for program in (None, *programs):
+        picked = [
+            _choose({r: f for r, f in found.items() if program in (None, f.program)}, period)
+            for found, period in zip(residues, periods, strict=True)
+        ]
+        if all(each is not None for each in picked):
+            yield [each for each in picked if each is not None]
+
+
+def _agree(search: _Search, chosen: list[_Choice]) -> bool:
+    """Whether the classes of all axes hold together, and for further sizes.
+
+    Those are unequal, lest a network be told apart from its transpose by none.
+    """
+    known = tuple(facts[0].input_size for facts, _, _ in chosen)
+    further = search.at(
+        tuple(
+            size + facts[0].period * (1 + place)
+            for place, (size, (facts, _, _)) in enumerate(zip(known, chosen, strict=True))
+        )
+    )
+    return (
+        search.at(known) is not None
+        and further is not None
+        and all(f.key == facts[0].key for f, (facts, _, _) in zip(further, chosen, strict=True))
+    )
+
+
 def _solve_fixed(search: _Search, shape: tuple[int, ...]) -> tuple[tuple[_Solution, ...], str]:
     """The map of the one size that there is; its lattice holds from tile to tile of that size."""
     facts = search.at(shape)
@@ -325,12 +345,12 @@ def _solve_fixed(search: _Search, shape: tuple[int, ...]) -> tuple[tuple[_Soluti
     return axes, facts[0].program
 
 
-def _choose(found: dict[int, _Fact], period: int) -> tuple[list[_Fact], int, int] | None:
+def _choose(found: dict[int, _Fact], period: int) -> _Choice | None:
     """The best class of residues: its facts, one residue, and the step between valid sizes."""
     classes: dict[tuple[object, ...], dict[int, _Fact]] = {}
     for residue, fact in found.items():
         classes.setdefault(fact.key, {})[residue] = fact
-    best: tuple[tuple[int, ...], tuple[list[_Fact], int, int]] | None = None
+    best: tuple[tuple[int, ...], _Choice] | None = None
     for members in classes.values():
         lossy = any(each.lossy for fact in members.values() for each in fact.maps)
         for step in (d for d in range(1, period + 1) if period % d == 0):
@@ -345,9 +365,7 @@ def _choose(found: dict[int, _Fact], period: int) -> tuple[list[_Fact], int, int
     return None if best is None else best[1]
 
 
-def _smallest(
-    search: _Search, known: tuple[int, ...], chosen: list[tuple[list[_Fact], int, int]]
-) -> tuple[int, ...]:
+def _smallest(search: _Search, known: tuple[int, ...], chosen: list[_Choice]) -> tuple[int, ...]:
     """The least valid size per axis: bisection together, then each axis alone."""
     keys = [facts[0].key for facts, _, _ in chosen]
     steps = [step for _, _, step in chosen]

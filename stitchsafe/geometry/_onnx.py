@@ -37,6 +37,18 @@ __all__ = ["OnnxProgram", "trace_onnx"]
 
 _LARGEST = 2**27
 """Elements of a constant that is computed."""
+_BY_SHAPE = {
+    "Shape",
+    "Size",
+    "Expand",
+    "Slice",
+    "Reshape",
+    "Squeeze",
+    "Unsqueeze",
+    "Cast",
+    "Identity",
+}
+"""Operators that take no longer for a large constant that is one number."""
 _READ = 4096
 """Elements of a constant that shapes may be computed from."""
 _INT64 = 7
@@ -331,6 +343,8 @@ class _Walk:
         if any(a.HasField("g") or a.graphs for a in node.attribute):
             raise Breaking(*UNSAFE[node.op_type])  # it may never end
         sizes = [] if node.op_type == "ConstantOfShape" else [_shape(t) for t in types.values()]
+        if node.op_type not in _BY_SHAPE:
+            sizes += [each.shape for each in held.values() if isinstance(each, Known)]
         if any(math.prod(size) > _LARGEST for size in sizes if size is not None):
             raise Breaking(
                 "a constant as large as the input is computed: not analysed",

@@ -92,7 +92,8 @@ class Package:
         if not path.is_file():
             raise ModelError(
                 f"{self.origin}: {what}, {source}, is absent from the package; fetch the whole "
-                "package again"
+                "package again, or give its network and weights by -m package.module:factory "
+                "--weights FILE"
             )
         return self._checked(path, what, sha256)
 

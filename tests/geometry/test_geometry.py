@@ -295,6 +295,30 @@ def test_networks_that_take_odd_sizes_are_said_to(pool):
     assert (axis.period, axis.input_step) == (2, 1)
 
 
+class Planar(nn.Module):
+    """Pools by (1, 2), then by 2, and crops what comes back: odd sizes take other operators."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Conv2d(1, 2, 3, padding=1), nn.Conv2d(4, 1, 3, padding=1)
+
+    def forward(self, x):
+        skip = self.first(x).relu()
+        half = F.max_pool2d(skip, (1, 2), ceil_mode=True)
+        low = F.interpolate(F.max_pool2d(half, 2, ceil_mode=True), scale_factor=2)
+        if low.shape != half.shape:
+            low = low[..., : half.shape[2], : half.shape[3]].contiguous() * 1
+        up = F.interpolate(half + low, scale_factor=(1, 2))
+        return self.last(torch.cat([skip, up[..., : skip.shape[2], : skip.shape[3]]], 1))
+
+
+def test_axes_share_one_program_where_odd_sizes_take_another():
+    found = analyse_module(Planar(), ndim=2, channels=1)
+    assert (found.verdict, found.period) == ("safe", (2, 4)), found.breaks
+    for axis in found.axes:
+        assert axis.input_min % axis.input_step == 0
+
+
 def test_networks_that_differ_in_an_operator_or_a_constant_differ_in_program():
     functions = [torch.relu, torch.sigmoid, lambda x: x + 1, lambda x: x + 2]
     programs = {analyse_module(Wrapped(f), ndim=2, channels=1).program for f in functions}

@@ -343,7 +343,7 @@ def test_a_constant_that_follows_the_size_is_found_out(tmp_path: Path) -> None:
         node("Cast", "s", out="c", to=onnx.TensorProto.FLOAT),
         node("Div", "x", "c"),
     ]
-    assert "no two sizes agree" in named(tmp_path, nodes)[0][2]
+    assert "follow the size of the input" in named(tmp_path, nodes)[0][2]
     same = [*nodes[:2], node("Sub", "c", "c", out="d"), node("Add", "x", "d")]
     assert load_onnx(saved(tmp_path, model(same))).geometry.verdict == "safe"
 
@@ -355,7 +355,9 @@ def test_channels_that_follow_the_size_are_found_out(tmp_path: Path) -> None:
         node("Add", "begin", "two", out="end"), node("Slice", "x", "begin", "end", "one"),
     ]  # fmt: skip
     weights = [constant("two", [2], np.int64), constant("one", [1], np.int64)]
-    assert "no two sizes agree" in named(tmp_path, nodes, weights=weights, channels=4)[0][2]
+    assert (
+        "follow the size of the input" in named(tmp_path, nodes, weights=weights, channels=4)[0][2]
+    )
 
 
 def test_constants_in_further_files_are_read(tmp_path: Path) -> None:
@@ -477,3 +479,15 @@ def test_cost_and_memory_of_a_pass(tmp_path: Path) -> None:
     assert graph.flops() == 2 * 9 * 200
     assert graph.activation_bytes(4) == 3 * 200 * 4
     assert graph.parameters_bytes == network.parameter_bytes == 36
+
+
+def test_huge_constants_are_not_computed_with(tmp_path: Path) -> None:
+    nodes = [
+        node("ConstantOfShape", "many", out="filled"),
+        node("ReduceSum", "filled", out="sum", keepdims=0),
+        node("Mul", "x", "sum"),
+    ]
+    many = constant("many", [10**12], np.int64)
+    found = named(tmp_path, nodes, weights=[many])
+    assert found[0][1] == "ReduceSum"
+    assert "computed" in found[0][2]
