@@ -95,13 +95,16 @@ def _summary(values: Mapping[str, Any]) -> str:
         return "\n".join([*lines, "exact: stitched equals whole"])
     breaks = [f"{b['layer']} ({b['op']}): {b['reason']}" for b in values["breaks"]]
     seams = values["seams"]
+    measured = (
+        f"from other tiles, {seams['elements']} recorded elements differ by up to "
+        f"{seams['max_abs_diff']:.2g} (largest value {seams['max_abs_value']:.2g})"
+    )
     return "\n".join(
         [
             *lines,
             "NOT exact: this network cannot be stitched exactly",
             *(f"  {each}" for each in breaks),
-            f"  from other tiles, {seams['elements']} recorded elements differ by up to "
-            f"{seams['max_abs_diff']:.2g} (largest value {seams['max_abs_value']:.2g})",
+            f"  {measured if seams['elements'] else 'every tile reads the whole: no seams'}",
         ]
     )
 

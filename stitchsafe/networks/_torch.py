@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import inspect
 import re
 from collections.abc import Iterator, Sequence
 from functools import cached_property
@@ -239,6 +240,18 @@ def _activate(tensor: Tensor, declared: OutputConfig) -> Tensor:
 
 def _input_of(module: nn.Module, name: str) -> tuple[int, int]:
     """Spatial axes and channels of a bare module's input, from its convolutions."""
+    needed = [
+        each.name
+        for each in inspect.signature(module.forward).parameters.values()
+        if each.default is each.empty
+        and each.kind in (each.POSITIONAL_ONLY, each.POSITIONAL_OR_KEYWORD)
+    ]
+    if len(needed) > 1:
+        raise ModelError(
+            f"{name} takes {len(needed)} inputs ({', '.join(needed)}), and nothing says how many "
+            "channels each has; give it from Python as stitchsafe.networks.TorchNetwork(module, "
+            "ndim=..., channels=(...)), or export it as ONNX"
+        )
     found = dict.fromkeys(
         (ndim, part.in_channels)
         for part in module.modules()

@@ -246,6 +246,8 @@ class Several(torch.nn.Module):
 
 def test_several_inputs_are_consecutive_channels_and_outputs_come_channels_first():
     module = Several()
+    with pytest.raises(ModelError, match=r"takes 2 inputs \(a, b\)"):
+        TorchNetwork(module)
     network = TorchNetwork(module, ndim=2, channels=(1, 2))
     assert network.channels == 3
     assert [(o.name, o.channels) for o in network.outputs] == [
