@@ -4,7 +4,7 @@ Each network is built with random weights, or read from a file, and analysed. Wh
 probe measures the running network, and a volume that is longer than the context is stitched from
 tiles and compared with one pass over the whole. Packages that are absent are listed as such::
 
-    pip install monai dynamic-network-architectures pytorch3dunet elektronn3 careamics torch-em
+    pip install monai dynamic-network-architectures pytorch3dunet elektronn3 careamics
     python benchmarks/survey.py --write docs/networks.md --models path/to/models
 """
 
@@ -89,13 +89,13 @@ def torch_entries() -> Iterator[Entry]:
         yield module(f"ResidualEncoderUNet (nnU-Net), {title} norm", f"{path}:ResidualEncoderUNet",
                      3, 1, 3, (8, 16, 32), n_blocks_per_stage=2, n_conv_per_stage_decoder=1,
                      norm_op=norm_op, **shared)  # fmt: skip
-    yield module("UNet2d (torch-em)", "torch_em.model.unet:UNet2d", 2, in_channels=1,
-                 out_channels=1, depth=3, initial_features=16, final_activation=None)  # fmt: skip
     yield module("UNet (CAREamics)", "careamics.models.unet:UNet", 2, 2, depth=2,
                  num_channels_init=8)  # fmt: skip
     yield module("UNet (elektronn3)", "elektronn3.models.unet:UNet", 3, 1, 2, 3, 8)
     yield module("UNet, valid (elektronn3)", "elektronn3.models.unet:UNet", 3, 1, 2, 3, 8,
                  conv_mode="valid")  # fmt: skip
+    yield module("UNet, planar blocks (elektronn3)", "elektronn3.models.unet:UNet", 3, 1, 2, 3, 8,
+                 planar_blocks=(0,), normalization="batch")  # fmt: skip
     yield module("VNet", f"{monai}:VNet")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+import psutil
 import pytest
 import torch
 import torch.nn.functional as F
@@ -323,3 +324,15 @@ def test_networks_that_differ_in_an_operator_or_a_constant_differ_in_program():
     functions = [torch.relu, torch.sigmoid, lambda x: x + 1, lambda x: x + 2]
     programs = {analyse_module(Wrapped(f), ndim=2, channels=1).program for f in functions}
     assert len(programs) == len(functions)
+
+
+def test_a_large_network_is_analysed_without_its_activations():
+    net = UNet(ndim=3, levels=4, base_channels=40, growth=2, padding="same", heads={"embedding": 3})
+    assert sum(parameter.numel() for parameter in net.parameters()) > 3e7
+    process = psutil.Process()
+    before = process.memory_info().rss
+    graph = trace(net, (128, 128, 128), 1)
+    assert analyse_module(net, ndim=3, channels=1).period == (16, 16, 16)
+    grown = process.memory_info().rss - before
+    assert graph.activation_bytes(4) > 2e9
+    assert grown < 0.2 * graph.activation_bytes(4)
