@@ -6,6 +6,7 @@ rule rather than by timing, and no reduced precision on the device.
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
@@ -185,5 +186,9 @@ class OnnxSession:
 
 
 def _line(error: BaseException) -> str:
+    """What onnxruntime says, without where in its own source it says it."""
     text = " ".join(str(error).split())
-    return text.partition("Status Message: ")[2][:200] or text[:200]
+    text = text.partition("Status Message: ")[2] or text
+    text = re.sub(r"\[ONNXRuntimeError\] : \d+ : \w+ : ", "", text)
+    text = re.sub(r"\S*/onnxruntime/\S+:\d+ .*?\) (?=[A-Z])", "", text)
+    return text[:200]
