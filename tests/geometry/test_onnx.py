@@ -13,7 +13,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import HealthCheck, Phase, assume, given, settings
 from hypothesis.strategies import DrawFn
 from onnx import helper
 from onnx.external_data_helper import set_external_data
@@ -23,7 +23,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from stitchsafe.errors import PlanError
-from stitchsafe.geometry import NetworkGeometry, analyse_module
+from stitchsafe.geometry import NetworkGeometry, analyse_module, probe
 from stitchsafe.networks import OnnxNetwork, load_onnx
 
 pytest.importorskip("onnxruntime", reason="onnxruntime comes with the extra onnx")
@@ -197,6 +197,13 @@ def _ramp(x: torch.Tensor) -> torch.Tensor:
     return x + torch.arange(x.shape[-1]).to(x.dtype)
 
 
+RANDOM = settings(
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
+    # Explaining a failure traces torch line by line, which takes for ever.
+    phases=[Phase.explicit, Phase.reuse, Phase.generate, Phase.shrink],
+)
+
 BREAKING: dict[str, tuple[nn.Module, str, str]] = {
     "instance norm": (nn.InstanceNorm2d(4), "InstanceNormalization", "instance normalisation"),
     "group norm": (nn.GroupNorm(2, 4), "InstanceNormalization", "instance normalisation"),
@@ -218,6 +225,17 @@ BREAKING: dict[str, tuple[nn.Module, str, str]] = {
     "rows": (Calls(lambda x: torch.cumsum(x, 2)), "CumSum", "whole of space"),
     "ramp": (Calls(_ramp), "Add", "varies over space"),
 }  # fmt: skip
+
+
+@settings(RANDOM, max_examples=3)
+@given(module=modules())
+def test_onnxruntime_depends_on_no_more_than_was_traced(module: nn.Module) -> None:
+    first = analyse_module(prepared(module), ndim=2, channels=1)
+    assume(first.verdict == "safe" and max(first.period) <= 6)
+    _, network = both(module)
+    measured = probe(network.run, network.geometry, dtype=np.float32)
+    assert not measured.contradictions
+    assert measured.passes > 0
 
 
 @pytest.mark.parametrize(("inner", "op", "reason"), BREAKING.values(), ids=BREAKING)
