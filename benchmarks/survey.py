@@ -159,7 +159,8 @@ def row(entry: Entry) -> str:
     except ImportError as error:
         return f"| {entry.name} | {entry.origin} | not installed ({error.name}) | | | | | |"
     except StitchsafeError as error:
-        return f"| {entry.name} | {entry.origin} | not loaded | | | | | {str(error)[:160]} |"
+        reason = str(error).split(entry.name, 1)[-1].strip(" :")
+        return f"| {entry.name} | {entry.origin} | not loaded | | | | | {reason} |"
     seconds = time.perf_counter() - began
     period = "×".join(map(str, geometry.period))
     context = ", ".join(dict.fromkeys(f"{a.context[0]}/{a.context[1]}" for a in geometry.axes))
