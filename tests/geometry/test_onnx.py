@@ -227,6 +227,34 @@ BREAKING: dict[str, tuple[nn.Module, str, str]] = {
 }  # fmt: skip
 
 
+@settings(RANDOM, max_examples=10)
+@given(
+    module=modules(),
+    place=st.integers(1, 4),
+    # Those whose output lies as their input does, so that they fit anywhere in a chain.
+    name=st.sampled_from(["instance norm", "group norm", "squeeze-excite", "mean", "softmax"]),
+)
+def test_one_breaking_operator_in_a_random_graph_is_named(
+    module: nn.Sequential, place: int, name: str
+) -> None:
+    whole = analyse_module(prepared(module), ndim=2, channels=1)
+    assume(whole.verdict == "safe")
+    inner, op, reason = BREAKING[name]
+    parts = list(module)
+    place = min(place, len(parts))
+    parts.insert(place, inner)
+    broken = prepared(nn.Sequential(*parts))
+    known = analyse_module(broken, ndim=2, channels=1)
+    sizes = [a.input_min + -(-48 // a.input_step) * a.input_step for a in whole.axes]
+    with tempfile.TemporaryDirectory() as folder:
+        found = load_onnx(exported(broken, Path(folder) / "m.onnx", (1, 1, *sizes))).geometry
+    assert (known.verdict, found.verdict) == ("unsafe", "unsafe")
+    assert known.breaks[0].layer.split(".")[0] == str(place)
+    assert found.breaks[0].op == op
+    assert reason in found.breaks[0].reason
+    assert found.breaks[0].layer.startswith(f"/{place}/")
+
+
 @settings(RANDOM, max_examples=3)
 @given(module=modules())
 def test_onnxruntime_depends_on_no_more_than_was_traced(module: nn.Module) -> None:
