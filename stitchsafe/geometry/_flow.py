@@ -43,7 +43,6 @@ class Flow:
         self.space = tuple(space)
         self.nodes: list[Node] = []
         self.breaks: list[Break] = []
-        self.constants: list[str] = []
         self.op, self.layer = "input", "input"
 
     @property
@@ -71,7 +70,6 @@ class Flow:
             outputs=tuple(outputs),
             parameters_bytes=parameters_bytes,
             breaks=tuple(dict.fromkeys(self.breaks)),
-            constants=tuple(self.constants),
         )
 
     # ends

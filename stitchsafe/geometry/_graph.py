@@ -85,8 +85,6 @@ class Graph:
         Bytes of parameters and buffers.
     breaks
         All that breaks locality or was not analysed.
-    constants
-        Numbers that constants were made of on the way.
     """
 
     nodes: tuple[Node, ...]
@@ -95,7 +93,6 @@ class Graph:
     outputs: tuple[Port, ...]
     parameters_bytes: int
     breaks: tuple[Break, ...]
-    constants: tuple[str, ...] = ()
 
     def maps(self) -> list[tuple[AxisMap, ...] | None]:
         """Per node, one map per axis; None behind an operator that has none.
@@ -180,7 +177,7 @@ class Graph:
             inputs = tuple(place[i] for i in n.inputs)
             taps = "" if n.kind == "pad" else repr([s.taps for s in n.steps])
             text.append(repr((n.kind, n.op, n.layer, inputs, n.layout, n.constants)) + taps)
-        return hashlib.sha256("\n".join([*text, *self.constants]).encode()).hexdigest()
+        return hashlib.sha256("\n".join(text).encode()).hexdigest()
 
     @property
     def periods(self) -> tuple[int, ...]:

@@ -19,7 +19,7 @@ from stitchsafe.geometry._axis import Taps, drops_remainder
 from stitchsafe.geometry._graph import AxisStep, Kind
 from stitchsafe.geometry._layout import Breaking, Value
 from stitchsafe.geometry._onnx_call import Call, Known
-from stitchsafe.geometry._windows import SizeRefusal, padding, strided, transposed
+from stitchsafe.geometry._windows import SizeRefusal, linear_taps, padding, strided, transposed
 
 if TYPE_CHECKING:
     from onnx import NodeProto, TypeProto
@@ -281,24 +281,10 @@ def _in_float32(out: int, scale: np.float32, how: str, rounding: str) -> NDArray
 
 
 def _linear(size: int, out: int, factor: Fraction, how: str) -> AxisStep:
-    whole = max(factor.numerator, factor.denominator)
-    if whole & (whole - 1):
-        raise Breaking(
-            f"linear resizing by {factor} rounds its weights differently from place to place",
-            "resize by a power of two, or by nearest neighbours",
-        )
-    rows = []
-    for o in range(factor.numerator):
-        place = _PLACES[how](o, factor)
-        low = place.__floor__()
-        rows.append((low,) if place == low else (low, low + 1))
-    return AxisStep(
-        Taps(factor.denominator, tuple(rows)),
-        out,
-        lossy=drops_remainder(
-            size, out, len(rows[0]), factor.denominator, -rows[0][0], 1
-        ),
-    )  # fmt: skip
+    taps = linear_taps(factor, lambda phase: _PLACES[how](phase, factor))
+    first = taps.taps[0]
+    lossy = drops_remainder(size, out, len(first), taps.stride, -first[0], 1)
+    return AxisStep(taps, out, lossy=lossy)
 
 
 # ends

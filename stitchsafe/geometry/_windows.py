@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from fractions import Fraction
 
 import numpy as np
@@ -13,6 +15,7 @@ from stitchsafe.geometry._layout import Breaking
 __all__ = [
     "SizeRefusal",
     "linear_resize",
+    "linear_taps",
     "nearest_resize",
     "padding",
     "strided",
@@ -98,6 +101,25 @@ def nearest_resize(size: int, out: int, scale: float | None, *, centred: bool = 
 def linear_resize(size: int, out: int, scale: float | None) -> AxisStep:
     """Linear interpolation between centres, the ends repeated."""
     factor = _factor(size, out, scale)
+    half = Fraction(1, 2)
+    return AxisStep(linear_taps(factor, lambda phase: (phase + half) / factor - half), out)
+
+
+def linear_taps(factor: Fraction, place: Callable[[int], Fraction]) -> Taps:
+    """What linear interpolation reads.
+
+    Parameters
+    ----------
+    factor
+        Elements for each that is read.
+    place
+        Where each phase lies among those that are read.
+
+    Raises
+    ------
+    Breaking
+        If the weights follow the position by rounding.
+    """
     whole = max(factor.numerator, factor.denominator)
     if whole & (whole - 1):
         raise Breaking(
@@ -106,7 +128,7 @@ def linear_resize(size: int, out: int, scale: float | None) -> AxisStep:
         )
     rows = []
     for phase in range(factor.numerator):
-        place = (phase + Fraction(1, 2)) / factor - Fraction(1, 2)
-        low = place.numerator // place.denominator
-        rows.append((low,) if place == low else (low, low + 1))
-    return AxisStep(Taps(factor.denominator, tuple(rows)), out)
+        at = place(phase)
+        low = math.floor(at)
+        rows.append((low,) if at == low else (low, low + 1))
+    return Taps(factor.denominator, tuple(rows))

@@ -145,7 +145,7 @@ def model_config(description: Description, origin: Path) -> ModelConfig:
             ),
             outputs=tuple(fields),
             license=description.license or "",
-            declared=_declared(description, sorted(space, reverse=True), origin),
+            declared=_declared(description, sorted(space, reverse=True)),
             notes=tuple(notes),
         )
     except ValidationError as error:
@@ -182,7 +182,7 @@ def _voxel_size(tensor: Tensor, space: list[str]) -> VoxelSize | None:
         raise ModelError(f"the voxel size of {tensor.id!r} cannot be used: {error}") from error
 
 
-def _declared(description: Description, space: list[str], origin: Path) -> DeclaredConfig | None:
+def _declared(description: Description, space: list[str]) -> DeclaredConfig | None:
     sizes = [_size(description, description.inputs[0], letter, 0) for letter in space]
     if any(size is None or size.min is None for size in sizes):
         return None

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from heard import Heard
 from stores import smooth_volume, tiny_model
 
 import stitchsafe
@@ -163,18 +164,6 @@ def test_answers_have_the_keys_that_others_rely_on(tmp_path: Path, image: np.nda
     made = answers["predict"]
     assert made.plan.recipe == plan.recipe  # the plan is what is done
     assert made.to_json()["blocks_done"] == plan.blocks
-
-
-class Heard:
-    """Events that remembers what it was told."""
-
-    def __init__(self) -> None:
-        self.lines: list[str] = []
-
-    def stage(self, name: str, total: int, unit: str) -> None: ...
-    def advance(self, count: int = 1) -> None: ...
-    def say(self, message: str) -> None:
-        self.lines.append(message)
 
 
 def test_a_volume_that_is_extended_is_said_to_be() -> None:

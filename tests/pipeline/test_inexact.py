@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from heard import Heard
 from stores import smooth_volume
 from torch import nn
 
@@ -17,21 +18,6 @@ from stitchsafe.errors import InputError, UnsafeNetworkError
 
 OPTIONS = {"save": "fields", "threads": 1}
 PLENTY = 10**10
-
-
-class Heard:
-    """Events that remembers what it was told."""
-
-    def __init__(self) -> None:
-        self.lines: list[str] = []
-
-    def stage(self, name: str, total: int, unit: str) -> None: ...
-    def advance(self, count: int = 1) -> None: ...
-    def say(self, message: str) -> None:
-        self.lines.append(message)
-
-    def __contains__(self, words: str) -> bool:
-        return any(words in line for line in self.lines)
 
 
 class InstanceNormUNet(nn.Module):

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from heard import Heard
 from model_files import package, small_package
 from safetensors.torch import save_file
 
@@ -110,17 +111,6 @@ def test_weights_without_a_model_are_refused(here: Path) -> None:
     stitchsafe.predict("image.npy", FACTORY, "out.zarr", **options())
     with pytest.raises(ModelError, match="go with a model"):
         stitchsafe.verify("out.zarr", weights="w.safetensors")
-
-
-class Heard:
-    def __init__(self) -> None:
-        self.lines: list[str] = []
-
-    def say(self, message: str) -> None:
-        self.lines.append(message)
-
-    def stage(self, *_: Any) -> None: ...
-    def advance(self, count: int = 1) -> None: ...
 
 
 def test_what_is_left_out_or_made_up_is_said(here: Path) -> None:
