@@ -12,6 +12,7 @@ from stitchsafe.engine._durable import (
 from stitchsafe.engine._events import Events, Silent
 from stitchsafe.engine._forward import BlockInput, FieldMaker, Fields, Readable
 from stitchsafe.engine._intensity import Intensity
+from stitchsafe.engine._lease import Lease
 from stitchsafe.engine._ledger import CellIndex, CellRecord, Ledger
 from stitchsafe.engine._runner import StageCount, Work, run_blocks, run_once
 from stitchsafe.engine._sinks import (
@@ -32,6 +33,7 @@ __all__ = [
     "FieldSink",
     "Fields",
     "Intensity",
+    "Lease",
     "Ledger",
     "Readable",
     "SampleSink",

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Protocol
 
 import numpy as np
@@ -15,7 +14,7 @@ from stitchsafe.engine._durable import save_arrays
 from stitchsafe.engine._forward import FieldMaker, Fields
 from stitchsafe.engine._ledger import CellIndex, CellRecord
 from stitchsafe.tiling import Field
-from stitchsafe.volumes import ArrayStore
+from stitchsafe.volumes import ArrayStore, Place
 
 __all__ = ["FieldSink", "SampleSink", "Sink", "checksum", "map_fields", "sample_positions"]
 
@@ -74,7 +73,7 @@ class SampleSink:
 
     def __init__(
         self,
-        place: Callable[[CellIndex], Path],
+        place: Callable[[CellIndex], Place],
         cells: CellGrid,
         layout: Sequence[Field],
         seed: int,

@@ -43,7 +43,7 @@ from stitchsafe.pipeline._settings import Options, Settings
 from stitchsafe.pipeline._stages import Progress, refuse_changed_volume, run_stages
 from stitchsafe.pipeline._store import ResultStore
 from stitchsafe.tiling import Plan, with_seconds
-from stitchsafe.volumes import ArrayStore
+from stitchsafe.volumes import ArrayStore, Place, PlaceError
 
 __all__ = ["Prediction", "predict", "rehearse"]
 
@@ -55,7 +55,8 @@ class Prediction:
     Parameters
     ----------
     out
-        The store; None for an array, whose result is in `labels` and `fields`.
+        The store, its URL where it lies on no disk; None for an array, whose result is in `labels`
+        and `fields`.
     plan
         What was done.
     progress
@@ -74,7 +75,7 @@ class Prediction:
         gives more or fewer elements than it reads voxels.
     """
 
-    out: Path | None
+    out: Path | str | None
     plan: Plan
     progress: Progress
     seconds: float
@@ -192,12 +193,14 @@ class _Job:
     resumes: bool
 
 
-def _prepare(inputs: Inputs, out: str | Path | None, settings: Settings, events: Events) -> _Job:
+def _prepare(
+    inputs: Inputs, out: str | Path | Place | None, settings: Settings, events: Events
+) -> _Job:
     volume = inputs.volume
     if out is None:
         out = default_output(volume)
         events.say(f"output: {out}")
-    store = ResultStore(Path(out))
+    store = ResultStore.at(out)
     refuse_output_within_input(store.path, volume)
     store.refuse_foreign()
     resumes = store.exists and not settings.overwrite
@@ -236,7 +239,15 @@ def _carry_out(job: _Job, settings: Settings, events: Events) -> Prediction:
         seams = None if inputs.exact else _seams(job, maker, events)
         seconds = time.monotonic() - began
         _save_provenance(store, seconds)
-    return Prediction(store.path, plan, progress, seconds, _peak_memory(), seams, inputs.breaks)
+    return Prediction(
+        store.path.local or str(store.path),
+        plan,
+        progress,
+        seconds,
+        _peak_memory(),
+        seams,
+        inputs.breaks,
+    )
 
 
 def _seams(job: _Job, maker: FieldMaker, events: Events) -> Seams:
@@ -300,6 +311,8 @@ def _begin(
 def _disk_errors(store: ResultStore) -> Iterator[None]:
     try:
         yield
+    except PlaceError as error:
+        raise InterruptedRunError(f"{error}; then run the same command again to go on") from error
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
