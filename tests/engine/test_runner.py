@@ -72,15 +72,9 @@ def test_a_block_that_always_fails_is_set_aside_and_the_rest_finished(tmp_path, 
     toy = Toy(tmp_path)
     toy.order((0, 1), "damaged")
     toy.order((2, 2), "damaged once")
-    pattern = (
-        r"1 of its blocks \(block 0:2,3:6: cell \(0, 1\) cannot be read.* all other blocks are"
-    )
-    with pytest.raises(InterruptedRunError, match=pattern):
-        if inline:
-            run(Inline(toy), toy)
-        else:
-            with workers(toy) as executor:
-                run(executor, toy)
+    pattern = r"1 of its blocks \(block 0:2,3:6: cell \(0, 1\) cannot be read.* all other blocks"
+    with place(toy, inline) as executor, pytest.raises(InterruptedRunError, match=pattern):
+        run(executor, toy)
     assert finished(toy) == ALL - {(0, 1)}
     assert toy.noted("compute").count("0:2,3:6") == 3
 
