@@ -275,7 +275,9 @@ class _Walk:
         for declared in self.program.model.graph.output:
             each = self.held.get(declared.name)
             if isinstance(each, Value):
-                if not self.flow.is_broken(each):
+                if self.flow.is_broken(each):
+                    self.flow.roots.append(each.index)
+                else:
                     ports.append(self.flow.output(each, declared.name))
             elif not self.flow.breaks:
                 self.flow.at("output", declared.name)
@@ -383,6 +385,9 @@ class _Walk:
         except Breaking as error:
             self._broken(node, derived, types, error)
             return
+        except SizeRefusal as error:
+            error.layer, error.op = flow.layer, flow.op
+            raise
         flops = cost(call)
         if len(flow.nodes) > first:
             constants = " ".join([_numbers(node, given), *call.notes])
