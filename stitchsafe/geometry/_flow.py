@@ -74,6 +74,12 @@ class Flow:
         self.breaks.append(found)
         return found
 
+    @property
+    def periods(self) -> tuple[int, ...]:
+        """Per axis, the least common period of all that is there so far."""
+        every = tuple(range(len(self.nodes)))
+        return Graph(tuple(self.nodes), self.space, (), (), 0, (), every).periods
+
     def unfinished(self) -> None:
         """Count all there is, as nothing says what an output would have been made of.
 
@@ -340,7 +346,7 @@ class Flow:
             if fine:
                 held = [self._spread_over(v, rank, column, fine) for v in held]
         if len(held) > 1 and self._differ(held, rank):
-            if any(len({v.extent(axis) for v in held} - {1}) > 1 for axis in range(len(AXES))):
+            if any(len({v.extent(axis) for v in held}) > 1 for axis in range(len(AXES))):
                 raise Breaking("a part of space is spread over the whole of it", _SPREAD)
             raise Breaking(
                 "it combines tensors that lie over space in different ways ("

@@ -232,7 +232,12 @@ def trace_onnx(program: OnnxProgram, space: Sequence[int]) -> Graph:
     SizeRefusal
         If the network does not take inputs of this size.
     """
-    return _Walk(program, space).graph()
+    walk = _Walk(program, space)
+    try:
+        return walk.graph()
+    except SizeRefusal as refusal:
+        refusal.periods = walk.flow.periods
+        raise
 
 
 class _Walk:

@@ -74,14 +74,33 @@ def trace(
     """
     logging.getLogger("torch._subclasses.fake_tensor").addFilter(quiet)
     first = next((p for p in module.parameters() if p.is_floating_point()), None)
-    device = "cpu" if first is None else first.device
+    device = torch.device("cpu") if first is None else first.device
     dtype = dtype or (torch.float32 if first is None else first.dtype)
     recorder = _Recorder(module, shape)
     counts = (channels,) if isinstance(channels, int) else tuple(channels)
+    try:
+        inputs, outputs = _recorded(recorder, module, counts, dtype, device)
+        stored = [*module.parameters(), *module.buffers()]
+        held = sum(t.numel() * t.element_size() for t in stored)
+        return recorder.flow.graph(inputs, outputs, held)
+    except SizeRefusal as refusal:
+        refusal.periods = recorder.flow.periods
+        raise
+
+
+def _recorded(
+    recorder: _Recorder,
+    module: nn.Module,
+    counts: Sequence[int],
+    dtype: torch.dtype,
+    device: torch.device,
+) -> tuple[list[Port], tuple[Port, ...]]:
+    """Inputs and outputs of a module that ran under the recorder."""
     # Outside of inference mode, in which torch does not take operators apart.
     plain, fake = torch.inference_mode(False), FakeTensorMode(allow_non_fake_inputs=True)
     with prepared(module, recorder), plain, torch.no_grad(), fake:
-        given = [torch.empty((1, count, *shape), dtype=dtype, device=device) for count in counts]
+        shapes = [(1, count, *recorder.flow.space) for count in counts]
+        given = [torch.empty(shape, dtype=dtype, device=device) for shape in shapes]
         inputs = [recorder.input(tensor, place) for place, tensor in enumerate(given)]
         returned: Any = None
         finished = False
@@ -112,9 +131,7 @@ def trace(
                 raise refusal from error
         if not finished:
             recorder.flow.unfinished()
-        outputs = recorder.returned(returned)
-    stored = [*module.parameters(), *module.buffers()]
-    return recorder.flow.graph(inputs, outputs, sum(t.numel() * t.element_size() for t in stored))
+        return inputs, recorder.returned(returned)
 
 
 def analyse_module(
