@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -11,7 +12,7 @@ from torch import nn
 
 from stitchsafe.geometry._types import Break
 
-__all__ = ["Watcher", "prepared", "quiet"]
+__all__ = ["Watcher", "fresh", "prepared", "quiet"]
 
 
 class Watcher(Protocol):
@@ -25,6 +26,12 @@ class Watcher(Protocol):
 
     def leaving(self) -> Callable[[nn.Module, Any, Any], None]:
         """A hook for after it has run."""
+
+
+def fresh(module: nn.Module) -> nn.Module:
+    """A copy that shares the tensors, and nothing that a pass may leave behind for the next."""
+    held = [*module.parameters(), *module.buffers()]
+    return copy.deepcopy(module, {id(tensor): tensor for tensor in held})
 
 
 @contextmanager
