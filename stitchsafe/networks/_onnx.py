@@ -308,7 +308,8 @@ class OnnxNetwork:
         if not own.layout:
             raise ModelError(
                 f"the output {own.name!r} of {self.name} has {array.ndim} axes and is no image; "
-                "state its axes, or take a network whose outputs are images"
+                f"state its axes with --model-axes, as in {own.name}=bcyx, or take a network whose "
+                "outputs are images"
             )
         array = array[tuple(0 if letter in "b1" else slice(None) for letter in own.layout)]
         letters = own.layout.replace("b", "").replace("1", "")

@@ -148,6 +148,8 @@ def match_inputs(
         model,
         weights=settings.weights,
         arguments=settings.arguments,
+        input_channels=settings.input_channels,
+        model_axes=settings.model_axes,
         trust=settings.trust_model,
     )
     for note in network.config.notes if network.config else ():
@@ -178,7 +180,13 @@ def match_inputs(
     if settings.accept_inexact and not breaks:
         breaks = _too_small(network, volume.shape, events)
     _refuse_absent_chunks(volume, roi, settings, events)
-    origin = Origin.of(model, settings.weights, settings.arguments)
+    origin = Origin.of(
+        model,
+        settings.weights,
+        settings.arguments,
+        input_channels=settings.input_channels,
+        model_axes=settings.model_axes,
+    )
     return Inputs(volume, network, roi, origin, linkable=volume.axes == axes, breaks=breaks)
 
 
