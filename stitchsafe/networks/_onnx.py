@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import hashlib
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
@@ -18,7 +17,6 @@ from stitchsafe.errors import ModelError, PlanError
 from stitchsafe.geometry import (
     Graph,
     InputGeometry,
-    LatticeMismatch,
     NetworkGeometry,
     OnnxProgram,
     SizeRefusal,
@@ -32,6 +30,12 @@ from stitchsafe.networks._onnx_layout import OnnxTensor, inputs_of, outputs_of
 from stitchsafe.networks._onnx_positive import positive_graph
 from stitchsafe.networks._onnx_session import OPTIONS, OnnxSession, runtime_build
 from stitchsafe.networks._protocol import Output, Runtime
+from stitchsafe.networks._shared import (
+    channels_first,
+    declared_outputs,
+    plain_name,
+    refusing_sizes,
+)
 
 __all__ = ["ONNX_SUFFIXES", "OnnxNetwork", "load_onnx"]
 
@@ -159,10 +163,10 @@ class OnnxNetwork:
     @cached_property
     def outputs(self) -> tuple[Output, ...]:
         if self.config is not None:
-            return tuple(Output(each.name, each.channels) for each in self.config.outputs)
+            return declared_outputs(self.config)
         count = len(self._results)
         return tuple(
-            Output(_plain(each.name, place, count), each.channels or 1)
+            Output(plain_name(each.name, place, count), each.channels or 1)
             for place, each in enumerate(self._results)
         )
 
@@ -243,13 +247,8 @@ class OnnxNetwork:
         PlanError
             If the network does not take that size.
         """
-        try:
+        with refusing_sizes(self.name, shape):
             return trace_onnx(self._program, self._admitted(shape))
-        except (SizeRefusal, LatticeMismatch) as error:
-            raise PlanError(
-                f"{self.name} does not take an input of {tuple(shape)} voxels: {error}; give "
-                "another --tile-shape"
-            ) from error
 
     def prepare(self, runtime: Runtime) -> None:
         """Open a session on the device of `runtime`.
@@ -323,12 +322,9 @@ class OnnxNetwork:
                 f"state its axes with --model-axes, as in {own.name}=bcyx, or take a network whose "
                 "outputs are images"
             )
-        array = array[tuple(0 if letter in "b1" else slice(None) for letter in own.layout)]
-        letters = own.layout.replace("b", "").replace("1", "")
-        if "c" not in letters:
-            array, letters = array[np.newaxis], "c" + letters
-        order = [letters.index(letter) for letter in "czyx" if letter in letters]
-        return np.ascontiguousarray(array.transpose(order), dtype=self._computes_in)
+        return np.ascontiguousarray(
+            channels_first(array, own.layout, np.transpose)[0], dtype=self._computes_in
+        )
 
     @property
     def _computes_in(self) -> str:
@@ -359,10 +355,3 @@ def _activate(array: NDArray[np.floating], activation: str) -> NDArray[np.floati
         scaled: NDArray[np.floating] = powers / powers.sum(axis=1, keepdims=True)
         return scaled
     return array
-
-
-def _plain(name: str, place: int, count: int) -> str:
-    """A name that a file may have: the graph's own where it is an identifier."""
-    if re.fullmatch(r"[A-Za-z]\w{0,63}", name):
-        return name
-    return "output" if count == 1 else f"output{place}"

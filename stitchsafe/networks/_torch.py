@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import hashlib
-import re
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 
@@ -14,24 +13,20 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-from stitchsafe.errors import PlanError
-from stitchsafe.geometry import (
-    Graph,
-    LatticeMismatch,
-    NetworkGeometry,
-    SizeRefusal,
-    analyse_module,
-    trace,
-)
+from stitchsafe.geometry import Graph, NetworkGeometry, analyse_module, trace
 from stitchsafe.networks._config import ModelConfig, OutputConfig
 from stitchsafe.networks._pointwise import apply_after
 from stitchsafe.networks._positive import positive_weights
 from stitchsafe.networks._protocol import Output, Runtime
+from stitchsafe.networks._shared import (
+    channels_first,
+    declared_outputs,
+    plain_name,
+    refusing_sizes,
+)
 from stitchsafe.networks._torch_inputs import inputs_of_module
 
 __all__ = ["TorchNetwork"]
-
-_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,63}")
 
 
 class TorchNetwork:
@@ -97,10 +92,10 @@ class TorchNetwork:
     @cached_property
     def outputs(self) -> tuple[Output, ...]:
         if self.config is not None:
-            return tuple(Output(o.name, o.channels) for o in self.config.outputs)
+            return declared_outputs(self.config)
         found = self.geometry.outputs
         return tuple(
-            Output(o.name if _NAME.fullmatch(o.name) else f"output{place}", o.channels)
+            Output(plain_name(o.name, place, len(found)), o.channels)
             for place, o in enumerate(found)
         )
 
@@ -132,13 +127,8 @@ class TorchNetwork:
         PlanError
             If the network does not take that size.
         """
-        try:
+        with refusing_sizes(self.name, shape):
             return trace(self.module, tuple(shape), self._split)
-        except (SizeRefusal, LatticeMismatch) as error:
-            raise PlanError(
-                f"{self.name} does not take an input of {tuple(shape)} voxels: {error}; give "
-                "another --tile-shape"
-            ) from error
 
     def prepare(self, runtime: Runtime) -> None:
         torch.set_num_threads(runtime.threads)
@@ -170,7 +160,7 @@ class TorchNetwork:
         declared = self._declared or (None,) * len(tensors)
         layouts = self._layouts or ("",) * len(tensors)
         return tuple(
-            _finished(_channels_first(t, layout), own)
+            _finished(channels_first(t, layout, torch.permute) if layout else t, own)
             for t, layout, own in zip(tensors, layouts, declared, strict=True)
         )
 
@@ -201,17 +191,6 @@ class TorchNetwork:
 
     def _state(self) -> Iterator[tuple[str, Tensor]]:
         yield from self.module.state_dict().items()
-
-
-def _channels_first(tensor: Tensor, layout: str) -> Tensor:
-    """A tensor of any layout as (n, channels, *spatial); as it is where the layout is unknown."""
-    if not layout or (layout[:2] == "bc" and layout[2:] == "zyx"[3 - len(layout[2:]) :]):
-        return tensor
-    front = [place for place, letter in enumerate(layout) if letter in "bc1"]
-    space = sorted(set(range(len(layout))) - set(front), key=lambda place: -ord(layout[place]))
-    moved = tensor.permute(*front, *space)
-    batch = tensor.shape[layout.index("b")] if "b" in layout else 1
-    return moved.reshape(batch, -1, *moved.shape[len(front) :])
 
 
 def _finished(tensor: Tensor, declared: OutputConfig | None) -> NDArray[np.floating]:
