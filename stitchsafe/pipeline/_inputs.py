@@ -208,7 +208,7 @@ def _accepted(network: Network, settings: Settings, events: Events) -> Network:
             ) from error
     for each in network.geometry.breaks:
         events.say(f"NOT exact: {each}")
-    return network if network.geometry.axes else by_trial(network, events)
+    return network if network.geometry.axes else by_trial(network, events, settings.precision)
 
 
 def _too_small(network: Network, extent: tuple[int, ...], events: Events) -> tuple[Break, ...]:
