@@ -209,6 +209,10 @@ class PredictOptions:
     threads: Annotated[
         int | None, _option("Threads of one forward pass.", "N", "Running", min=1)
     ] = None
+    workers: Annotated[
+        int | None,
+        _option("Processes of this machine that share the blocks.", "N", "Running", min=1),
+    ] = None
     accept_inexact: Annotated[
         bool,
         _flag(

@@ -127,9 +127,19 @@ def open_input(source: VolumeLike, settings: Settings) -> Volume:
 
 
 def match_inputs(
-    source: VolumeLike, model: ModelLike | None, settings: Settings, events: Events
+    source: VolumeLike,
+    model: ModelLike | None,
+    settings: Settings,
+    events: Events,
+    *,
+    count_absent_chunks: bool = True,
 ) -> Inputs:
     """Open both and refuse what does not fit.
+
+    Parameters
+    ----------
+    count_absent_chunks
+        Whether to look for chunks that the volume lacks, which takes a look at each.
 
     Raises
     ------
@@ -179,7 +189,8 @@ def match_inputs(
     _refuse_undecided(network)
     if settings.accept_inexact and not breaks:
         breaks = _too_small(network, volume.shape, events)
-    _refuse_absent_chunks(volume, roi, settings, events)
+    if count_absent_chunks:
+        _refuse_absent_chunks(volume, roi, settings, events)
     origin = Origin.of(
         model,
         settings.weights,

@@ -47,6 +47,7 @@ class Options(TypedDict, total=False):
     image: ImageMode
     ngff: Literal["0.5", "0.4"]
     threads: int | None
+    workers: int
     seed: int
     overwrite: bool
     weights: str | Path | None
@@ -92,7 +93,9 @@ class Settings:
     ngff
         Version of the OME-Zarr that is written.
     threads
-        Threads of a forward pass; all usable cores by default.
+        Threads of a forward pass; by default the usable cores, divided among the workers.
+    workers
+        Processes of this machine that do blocks side by side.
     seed
         Of the sampled voxels that `verify` re-predicts.
     overwrite
@@ -134,6 +137,7 @@ class Settings:
     image: ImageMode = "link"
     ngff: Literal["0.5", "0.4"] = "0.5"
     threads: int | None = None
+    workers: int = 1
     seed: int = 0
     overwrite: bool = False
     weights: str | Path | None = None
@@ -203,14 +207,23 @@ class Settings:
                 f"save cannot be {','.join(self.save) or 'nothing'}; it takes any of "
                 f"{', '.join(get_args(Saved))}"
             )
-        for name in ("threads", "max_memory", "min_size", "level", "channel", "time", "seed"):
+        for name in (
+            "threads",
+            "workers",
+            "max_memory",
+            "min_size",
+            "level",
+            "channel",
+            "time",
+            "seed",
+        ):
             value = getattr(self, name)
             if value is not None and (not isinstance(value, Integral) or value < 0):
                 raise InputError(f"{name} cannot be {value!r}; give a whole number, not negative")
         threshold = self.foreground_threshold
         if threshold is not None and not 0 <= threshold <= 1:
             raise InputError(f"foreground_threshold cannot be {threshold}; give 0 to 1")
-        for name in ("bandwidth", "threads", "max_memory"):
+        for name in ("bandwidth", "threads", "workers", "max_memory"):
             value = getattr(self, name)
             if value is not None and not value > 0:
                 raise InputError(f"{name} cannot be {value}; give a positive number")
