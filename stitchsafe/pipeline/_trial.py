@@ -9,6 +9,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -48,7 +49,16 @@ class _Tried:
     network: Network
     geometry: NetworkGeometry
     outputs: tuple[Output, ...]
-    memory: PassMemory | None
+    trial: _Trial
+    base: _Shape
+    events: Events
+
+    @cached_property
+    def memory(self) -> PassMemory | None:
+        """Of passes, where no graph tells it; measured when a plan first asks."""
+        if _is_traced(self.network, self.base):
+            return None
+        return _measured(self.trial, self.base, self.events)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.network, name)
@@ -146,7 +156,9 @@ def by_trial(network: Network, events: Events, precision: str = "auto") -> Netwo
         network,
         geometry,
         tuple(Output(each.name, each.channels) for each in outputs),
-        None if _is_traced(network, base) else _measured(trial, base, events),
+        trial,
+        base,
+        events,
     )
 
 
