@@ -68,10 +68,23 @@ class Constants:
         """Whether a tensor comes after a break, and is taken for a constant."""
         return tensor in self._placeless
 
-    def forget(self, results: Sequence[torch.Tensor]) -> None:
-        """Take tensors behind a break for constants, so that what follows is analysed further."""
+    def forget(self, results: Sequence[torch.Tensor], behind: Sequence[int] = ()) -> None:
+        """Take tensors behind a break for constants, so that what follows is analysed further.
+
+        Parameters
+        ----------
+        results
+            The tensors.
+        behind
+            The nodes that broke.
+        """
         for tensor in results:
-            self._placeless[tensor] = True
+            self._placeless[tensor] = (*self._placeless.get(tensor, ()), *behind)
+
+    def behind(self, given: Sequence[torch.Tensor]) -> tuple[int, ...]:
+        """The nodes that broke, whose results some of these tensors are made of."""
+        found = [self._placeless.get(tensor, ()) for tensor in given]
+        return tuple(sorted({index for each in found for index in each}))
 
     def recipe(self, tensor: torch.Tensor) -> str:
         """Digest of what a constant is made of."""

@@ -17,8 +17,8 @@ __all__ = ["Watcher", "prepared", "quiet"]
 class Watcher(Protocol):
     """Told which module runs, and of what is wrong with one."""
 
-    @property
-    def breaks(self) -> list[Break]: ...
+    def note(self, found: Break) -> None:
+        """Take up what is wrong with a module."""
 
     def entering(self, name: str) -> Callable[[nn.Module, Any], None]:
         """A hook for before a module runs."""
@@ -48,7 +48,7 @@ def prepared(module: nn.Module, recorder: Watcher) -> Iterator[None]:
             hook.remove()
         for each, state in held:
             if _changed(each.__dict__, state):
-                recorder.breaks.append(
+                recorder.note(
                     Break(
                         type(each).__name__, "forward",
                         "changes its own attributes while it runs, so that a result may depend on "
