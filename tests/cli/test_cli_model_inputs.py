@@ -17,7 +17,7 @@ from torch import nn
 import stitchsafe
 from stitchsafe.cli.parsing import parse_counts, parse_layouts
 from stitchsafe.errors import InputError, ModelError
-from stitchsafe.networks import load_network
+from stitchsafe.networks import TorchNetwork, load_network
 
 Run = Callable[..., Any]
 
@@ -49,6 +49,10 @@ class Linear(nn.Module):
 
     def forward(self, x):
         return nn.functional.avg_pool2d(torch.einsum("oc,bchw->bohw", self.weight, x), 3, 1)
+
+class Untraceable(nn.Module):
+    def forward(self, a, b):
+        return torch.from_numpy(a.numpy()).mean(1, keepdim=True) + b.mean(1, keepdim=True)
 
 class Anywhere(nn.Module):
     def forward(self, x):
@@ -111,6 +115,15 @@ def test_what_is_left_out_may_be_given(place: Path) -> None:
     assert (network.channels, network.geometry.verdict) == (4, "safe")
     known = load_network("strangers_own:Two", input_channels=(1, 2))
     assert known.fingerprint != network.fingerprint
+
+
+def test_channels_are_part_of_what_a_network_is(place: Path) -> None:
+    import strangers_own
+
+    module = strangers_own.Untraceable()
+    found = [TorchNetwork(module, ndim=2, channels=given) for given in ((1, 2), (2, 1))]
+    assert [network.geometry.program for network in found] == ["", ""]
+    assert found[0].fingerprint != found[1].fingerprint
 
 
 def test_other_numbers_are_refused(run: Run, place: Path) -> None:
