@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from stitchsafe.errors import VolumeError
+from stitchsafe.errors import InterruptedRunError, VolumeError
 from stitchsafe.volumes._place import Place, PlaceError, is_unreachable
 from stitchsafe.volumes._presence import count_present
 from stitchsafe.volumes._tensorstore import first_line, open_existing
@@ -167,9 +167,10 @@ class ZarrSource:
             return np.asarray(self._handle[index])
         except Exception as error:
             if is_unreachable(error):
-                raise VolumeError(
+                raise InterruptedRunError(
                     f"the Zarr array {self._node.path} can no longer be reached, after several "
-                    f"attempts: {first_line(error)}; check the network"
+                    f"attempts: {first_line(error)}; check the network, then run "
+                    "the same command again"
                 ) from error
             raise VolumeError(
                 f"the Zarr array {self._node.path} cannot be read at "
