@@ -458,10 +458,13 @@ def _explained(error: BaseException) -> str:
             "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
         )
     if is_unreachable(error):
-        reason = text.split("failed: ", 1)[-1]
+        answer = re.search(r"code='(5\d\d)'|HTTP code (5\d\d)", str(error))
+        reason = _short(text.split("failed: ", 1)[-1])
+        if answer is not None:
+            reason = f"the server answers {answer.group(1) or answer.group(2)}"
         return (
-            f"cannot be reached, after several attempts ({_short(reason)}); check the address and "
-            "the network"
+            f"cannot be reached, after several attempts ({reason}); check the address and the "
+            "network"
         )
     return f"cannot be used: {_short(text)}; check the address"
 
