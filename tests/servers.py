@@ -8,6 +8,7 @@ import http.client
 import http.server
 import itertools
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -83,10 +84,31 @@ class _Files(http.server.SimpleHTTPRequestHandler):
         self.send_error(403)
 
 
+class _Ranges(_Files):
+    """The same, and it answers with a part of a file where one is asked for."""
+
+    def do_GET(self) -> None:  # noqa: N802
+        asked = re.fullmatch(r"bytes=(\d*)-(\d*)", self.headers.get("Range", ""))
+        path = Path(self.translate_path(self.path))
+        if asked is None or not path.is_file():
+            super().do_GET()
+            return
+        content = path.read_bytes()
+        size = len(content)
+        first, last = asked.groups()
+        begin = int(first) if first else max(0, size - int(last))
+        end = min(size, int(last) + 1) if first and last else size
+        self.send_response(206 if begin < end else 416)
+        self.send_header("Content-Range", f"bytes {begin}-{end - 1}/{size}")
+        self.send_header("Content-Length", str(max(0, end - begin)))
+        self.end_headers()
+        self.wfile.write(content[begin:end])
+
+
 @contextlib.contextmanager
-def web_server(folder: Path) -> Iterator[str]:
-    """A plain web server over a folder; its URL."""
-    with _serving(functools.partial(_Files, directory=str(folder))) as url:
+def web_server(folder: Path, *, ranges: bool = True) -> Iterator[str]:
+    """A plain web server over a folder, which need not know ranges of bytes; its URL."""
+    with _serving(functools.partial(_Ranges if ranges else _Files, directory=str(folder))) as url:
         yield url
 
 

@@ -34,7 +34,15 @@ import tensorstore
 
 from stitchsafe.volumes._tensorstore import context, first_line
 
-__all__ = ["PARTIAL", "Place", "PlaceError", "PlaceSyntaxError", "is_unreachable", "is_url"]
+__all__ = [
+    "PARTIAL",
+    "Place",
+    "PlaceError",
+    "PlaceSyntaxError",
+    "explained",
+    "is_unreachable",
+    "is_url",
+]
 
 PARTIAL = ".partial"
 """End of the names of files that are being written."""
@@ -208,7 +216,7 @@ class Place:
         try:
             yield
         except (ValueError, NotImplementedError) as error:
-            raise PlaceError(f"{self} {_explained(error)}") from error
+            raise PlaceError(f"{self} {explained(error)}") from error
 
     # Reading
 
@@ -447,7 +455,7 @@ def _s3_access() -> dict[str, Any]:
     return {**access, "aws_credentials": {"type": kind}}
 
 
-def _explained(error: BaseException) -> str:
+def explained(error: BaseException) -> str:
     """What a server's answer means, and what to do."""
     text = first_line(error)
     if "NoSuchBucket" in text:
@@ -456,6 +464,11 @@ def _explained(error: BaseException) -> str:
         return (
             "may not be accessed (the server forbids it); check the name, and for S3 "
             "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
+        )
+    if "ignored by server" in text:
+        return (
+            "lies on a web server that hands out whole files only, while archives and shards are "
+            "read in parts; use a server that knows byte ranges, or download it"
         )
     if is_unreachable(error):
         answer = re.search(r"code='(5\d\d)'|HTTP code (5\d\d)", str(error))

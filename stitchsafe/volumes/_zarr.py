@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 import json
 import math
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,12 +19,14 @@ from typing import Any
 import numpy as np
 
 from stitchsafe.errors import InterruptedRunError, VolumeError
-from stitchsafe.volumes._place import Place, PlaceError, is_unreachable
+from stitchsafe.volumes._place import Place, PlaceError, explained, is_unreachable
 from stitchsafe.volumes._presence import count_present
 from stitchsafe.volumes._tensorstore import first_line, open_existing
 from stitchsafe.volumes._volume import Array
 
 __all__ = ["ZarrNode", "ZarrSource", "read_node"]
+
+_DENIED = re.compile("ignored by server|PERMISSION_DENIED|UNAUTHENTICATED")
 
 
 @dataclass(frozen=True)
@@ -172,6 +175,8 @@ class ZarrSource:
                     f"attempts: {first_line(error)}; check the network, then run "
                     "the same command again"
                 ) from error
+            if self._node.path.local is None and _DENIED.search(str(error)):
+                raise VolumeError(f"the Zarr array {self._node.path} {explained(error)}") from error
             raise VolumeError(
                 f"the Zarr array {self._node.path} cannot be read at "
                 f"{','.join(f'{s.start}:{s.stop}' for s in index)}: {first_line(error)}; restore "

@@ -12,14 +12,12 @@ import time
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 from reader_files import write_ome_zarr
-from servers import Bucket, web_server
+from servers import Bucket
 from stores import Content, content_of, smooth_volume, tiny_model
 
 import stitchsafe
-from stitchsafe.errors import InputError, StoreError
 from stitchsafe.volumes import Place
 
 OPTIONS: dict[str, Any] = {
@@ -92,7 +90,7 @@ def test_killed_and_resumed_on_a_bad_network(
         process.kill()
         process.communicate()
         assert process.returncode == -signal.SIGKILL
-    done = subprocess.run(words + ["--json"], capture_output=True, text=True, check=False)
+    done = subprocess.run([*words, "--json"], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     answer = json.loads(done.stdout)
     assert answer["out"] == out
