@@ -87,7 +87,7 @@ class _Files(http.server.SimpleHTTPRequestHandler):
 class _Ranges(_Files):
     """The same, and it answers with a part of a file where one is asked for."""
 
-    def do_GET(self) -> None:  # noqa: N802
+    def do_GET(self) -> None:
         asked = re.fullmatch(r"bytes=(\d*)-(\d*)", self.headers.get("Range", ""))
         path = Path(self.translate_path(self.path))
         if asked is None or not path.is_file():

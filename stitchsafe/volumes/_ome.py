@@ -72,6 +72,8 @@ def find_image(path: Place, inner: str | None) -> Found:
     """
     node = read_node(path)
     if node is None:
+        if path.kind == "s3":
+            path.listing("zarr.")  # of no use, but that it tells of a bucket that does not exist
         what = "is a folder without" if path.kind == "file" else "has no"
         other = "; of URLs only these are read, so download other formats"
         raise VolumeError(
