@@ -42,6 +42,8 @@ def prepared(module: nn.Module, recorder: Watcher) -> Iterator[None]:
         (each, {k: dict(v) if type(v) is dict else v for k, v in each.__dict__.items()})
         for each, _ in modes
     ]
+    tensors = [*module.parameters(), *module.buffers()]
+    data = [(tensor, tensor.data, tensor.untyped_storage()._cdata) for tensor in tensors]
     hooks = []
     try:
         module.eval()
@@ -53,6 +55,16 @@ def prepared(module: nn.Module, recorder: Watcher) -> Iterator[None]:
     finally:
         for hook in hooks:
             hook.remove()
+        for tensor, own, place in data:
+            if tensor.untyped_storage()._cdata != place:
+                tensor.data = own
+                recorder.note(
+                    Break(
+                        type(module).__name__, "forward",
+                        "gives a parameter or buffer other data while it runs: not analysed",
+                        "keep parameters as they are, and compute with tensors made from them",
+                    )
+                )  # fmt: skip
         for each, state in held:
             if _changed(each.__dict__, state):
                 recorder.note(
