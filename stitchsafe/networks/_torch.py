@@ -57,6 +57,8 @@ class TorchNetwork:
         What to call it in plans and messages.
     ndim, channels
         Spatial axes, and channels of each input, where the module's convolutions do not tell.
+    fixed
+        Per spatial axis, the only size that the module takes, or None; by default it may take any.
     """
 
     def __init__(
@@ -67,6 +69,7 @@ class TorchNetwork:
         name: str | None = None,
         ndim: int | None = None,
         channels: int | Sequence[int] | None = None,
+        fixed: Sequence[int | None] | None = None,
     ) -> None:
         self.module = copy.deepcopy(module).eval().requires_grad_(False)
         self.config = config
@@ -83,6 +86,7 @@ class TorchNetwork:
             self.ndim, only = _input_of(self.module, self.name)
             self._split = (only,)
         self.channels = sum(self._split)
+        self._fixed = None if fixed is None else tuple(fixed)
         self._runtime: Runtime | None = None
         self._ready: nn.Module | None = None
 
@@ -130,7 +134,7 @@ class TorchNetwork:
 
     @cached_property
     def geometry(self) -> NetworkGeometry:
-        return analyse_module(self.module, ndim=self.ndim, channels=self._split)
+        return analyse_module(self.module, ndim=self.ndim, channels=self._split, fixed=self._fixed)
 
     def trace(self, shape: Sequence[int]) -> Graph:
         """The graph at one spatial input size.
