@@ -136,11 +136,18 @@ def _recorded(
 
 
 def analyse_module(
-    module: nn.Module, *, ndim: int, channels: int | Sequence[int]
+    module: nn.Module,
+    *,
+    ndim: int,
+    channels: int | Sequence[int],
+    fixed: Sequence[int | None] | None = None,
 ) -> NetworkGeometry:
     """The geometry of a module; see :func:`trace` and :func:`analyse`."""
     return analyse(
-        lambda shape: trace(module, shape, channels), ndim=ndim, name=type(module).__name__
+        lambda shape: trace(module, shape, channels),
+        ndim=ndim,
+        name=type(module).__name__,
+        fixed=fixed,
     )
 
 
