@@ -389,6 +389,7 @@ class Flow(Record):
                 )
             elif not value.space([dimension]):
                 layout[dimension] = channels_of(shape[dimension])
+                kind = "view" if kind == "pad" else kind  # more than a matter of the border
         for dimension in mixes:
             layout[dimension] = channels_of(shape[dimension])
         return self.add(kind, (value,), tuple(layout), axes)
