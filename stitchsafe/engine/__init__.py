@@ -11,39 +11,51 @@ from stitchsafe.engine._durable import (
 )
 from stitchsafe.engine._events import Events, Silent
 from stitchsafe.engine._forward import BlockInput, FieldMaker, Fields, Readable
+from stitchsafe.engine._inline import Inline, Outcome
 from stitchsafe.engine._intensity import Intensity
 from stitchsafe.engine._ledger import CellIndex, CellRecord, Ledger
-from stitchsafe.engine._runner import StageCount, Work, run_blocks, run_once
+from stitchsafe.engine._processes import Opener, Processes
+from stitchsafe.engine._runner import Executor, StageCount, run_blocks, run_once
 from stitchsafe.engine._sinks import (
     FieldSink,
+    FieldWork,
     SampleSink,
     Sink,
     checksum,
-    map_fields,
     sample_positions,
 )
+from stitchsafe.engine._stage import ArrayWork, Stage, Task, Work, Workshop
 
 __all__ = [
+    "ArrayWork",
     "BlockInput",
     "CellIndex",
     "CellRecord",
     "Events",
+    "Executor",
     "FieldMaker",
     "FieldSink",
+    "FieldWork",
     "Fields",
+    "Inline",
     "Intensity",
     "Ledger",
+    "Opener",
+    "Outcome",
+    "Processes",
     "Readable",
     "SampleSink",
     "Silent",
     "Sink",
+    "Stage",
     "StageCount",
+    "Task",
     "Work",
+    "Workshop",
     "border_map",
     "checksum",
     "file_checksum",
     "load_arrays",
-    "map_fields",
     "return_freed_memory",
     "run_blocks",
     "run_once",

@@ -1,28 +1,36 @@
-"""Runs a stage: blocks in order, each committed when its data is on the disk.
-
-Every stage is pure: it reads what earlier stages wrote and writes arrays of its own. So a block
-that was interrupted is simply done again.
-"""
+"""Runs stages: blocks are handed to an executor, failures collected, finished cells left alone."""
 
 from __future__ import annotations
 
-import errno
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Protocol
 
-from stitchsafe.coordinates import CellGrid, Roi
+from stitchsafe.coordinates import CellGrid
 from stitchsafe.engine._events import Events
-from stitchsafe.engine._ledger import CellIndex, CellRecord, Ledger
-from stitchsafe.errors import InterruptedRunError, VolumeError
+from stitchsafe.engine._failures import raise_interrupted, set_aside
+from stitchsafe.engine._inline import Outcome
+from stitchsafe.engine._ledger import CellRecord, Ledger
+from stitchsafe.engine._stage import Task
+from stitchsafe.errors import VolumeError
 
-__all__ = ["StageCount", "Work", "run_blocks", "run_once"]
+__all__ = ["Executor", "StageCount", "run_blocks", "run_once"]
 
-Work = Callable[[Roi, Sequence[Roi]], Iterable[tuple[Roi, CellRecord]]]
-"""Does the given cells of a block; yields each with its record, data on the disk."""
+_TRIES = 3
+"""How often a block is tried before it is set aside."""
+
+_MOST_SET_ASIDE = 16
+"""So many blocks set aside say that the fault is not in the blocks."""
 
 
-_NO_MEMORY = "allocate memory"
+class Executor(Protocol):
+    """Does tasks somewhere: in this process, in others, on a cluster."""
+
+    def run(self, tasks: Iterable[Task]) -> Iterator[Outcome]:
+        """Do tasks, in any order; an outcome for each.
+
+        What stops the run is raised, and no further task is begun.
+        """
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,59 +43,78 @@ class StageCount:
 
 def run_blocks(
     stage: str,
-    work: Work,
     *,
     cells: CellGrid,
     block_shape: Sequence[int],
+    executor: Executor,
     ledger: Ledger,
     events: Events,
 ) -> StageCount:
-    """Do what is left of a stage.
+    """Do what is left of a map stage.
 
     Parameters
     ----------
     stage
         Its name in the ledger.
-    work
-        Does cells.
     cells
         All cells of the stage.
     block_shape
         Cells that are done and committed together.
+    executor
+        Does the blocks.
     ledger, events
-        Where it is entered, and told.
+        Where finished cells stand, and what is told.
 
     Raises
     ------
     InterruptedRunError
-        If a block cannot be finished: the disk is full, memory runs out, bytes cannot be read.
+        If blocks cannot be finished: the disk is full, memory runs out, bytes cannot be read.
     """
-    done = ledger.finished(stage)
-    total = sum(1 for _ in cells.blocks(block_shape))
-    events.stage(stage, total, "blocks")
-    resumed = 0
-    for block in cells.blocks(block_shape):
-        todo = [cell for cell in cells.cells(block) if cells.index(cell) not in done]
-        resumed += not todo
+    done = ledger.finished(stage).keys()
+    blocks = list(cells.blocks(block_shape))
+    tasks = []
+    for block in blocks:
+        todo = tuple(cell for cell in cells.cells(block) if cells.index(cell) not in done)
         if todo:
-            _commit_block(stage, work, block, todo, cells, ledger)
-        events.advance()
-    return StageCount(total, resumed)
+            tasks.append(Task(stage, block, todo))
+    resumed = len(blocks) - len(tasks)
+    events.stage(stage, len(blocks), "blocks")
+    events.advance(resumed)
+    _run_tasks(stage, tasks, executor, events)
+    return StageCount(len(blocks), resumed)
 
 
-def _commit_block(
-    stage: str,
-    work: Work,
-    block: Roi,
-    todo: Sequence[Roi],
-    cells: CellGrid,
-    ledger: Ledger,
-) -> None:
-    records: dict[CellIndex, CellRecord] = {}
-    with _stops_part_way(stage, f"block {block}"):
-        for cell, record in work(block, todo):
-            records[cells.index(cell)] = record
-        ledger.commit(stage, records)
+def _run_tasks(stage: str, tasks: Sequence[Task], executor: Executor, events: Events) -> None:
+    """Do tasks, each as often as `_TRIES` allows; then say which could not be done."""
+    failed: list[tuple[Task, Exception]] = []
+    begun = 0
+
+    def waiting() -> Iterator[Task]:
+        nonlocal begun
+        for task in todo:
+            if len(failed) >= _MOST_SET_ASIDE:
+                return
+            begun += 1
+            yield task
+
+    todo = list(tasks)
+    for attempt in range(_TRIES):
+        failed, begun = [], 0
+        for outcome in executor.run(waiting()):
+            if outcome.error is None:
+                events.advance()
+            else:
+                failed.append((outcome.task, outcome.error))
+        left = len(todo) - begun
+        if not failed:
+            return
+        if left:
+            break
+        todo = [task for task, _ in failed]
+        if attempt + 1 < _TRIES:
+            events.say(f"stage {stage}: {len(failed)} blocks failed and are tried again")
+    reasons = [(task.block, error) for task, error in failed]
+    raise set_aside(stage, reasons, left) from failed[0][1]
 
 
 def run_once(
@@ -97,38 +124,10 @@ def run_once(
     done = ledger.finished(stage)
     events.stage(stage, 1, "steps")
     if () not in done:
-        with _stops_part_way(stage, "its only step"):
+        try:
             done[()] = work()
             ledger.commit(stage, {(): done[()]})
+        except (OSError, MemoryError, VolumeError) as error:
+            raise_interrupted(stage, "its only step", error)
     events.advance()
     return done[()]
-
-
-@contextmanager
-def _stops_part_way(stage: str, what: str) -> Iterator[None]:
-    """Say of what is raised within that it stopped a run, which the same command resumes.
-
-    A volume that turns out to be damaged when it is read is no longer refused before anything is
-    written; and torch reports the want of memory as a plain RuntimeError.
-    """
-    try:
-        yield
-    except (OSError, MemoryError, VolumeError) as error:
-        raise _interrupted(stage, what, error) from error
-    except RuntimeError as error:
-        if _NO_MEMORY not in str(error):
-            raise
-        raise _interrupted(stage, what, error) from error
-
-
-def _interrupted(stage: str, what: str, error: BaseException) -> InterruptedRunError:
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-        reason, remedy = "the disk is full", "free some space"
-    elif isinstance(error, MemoryError) or _NO_MEMORY in str(error):
-        reason, remedy = "memory ran out", "free some, or give a smaller --block-shape,"
-    else:
-        reason, remedy = " ".join(str(error).split())[:500], "mend that"
-    return InterruptedRunError(
-        f"stage {stage!r} stopped at {what}: {reason}; {remedy} and run the same command again: "
-        "it goes on from there"
-    )

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
@@ -12,12 +13,12 @@ from numpy.typing import NDArray
 
 from stitchsafe.coordinates import CellGrid, Roi
 from stitchsafe.engine._durable import save_arrays
-from stitchsafe.engine._forward import FieldMaker, Fields
+from stitchsafe.engine._forward import BlockInput, FieldMaker, Fields
 from stitchsafe.engine._ledger import CellIndex, CellRecord
 from stitchsafe.tiling import Field
 from stitchsafe.volumes import ArrayStore
 
-__all__ = ["FieldSink", "SampleSink", "Sink", "checksum", "map_fields", "sample_positions"]
+__all__ = ["FieldSink", "FieldWork", "SampleSink", "Sink", "checksum", "sample_positions"]
 
 SAMPLES = 64
 """Elements of each cell and field that are recorded for `verify`."""
@@ -29,25 +30,30 @@ class Sink(Protocol):
     def take(self, cell: Roi, fields: Fields) -> Mapping[str, str]: ...
 
 
-def map_fields(
-    maker: FieldMaker, sinks: Sequence[Sink]
-) -> Callable[[Roi, Sequence[Roi]], Iterator[tuple[Roi, CellRecord]]]:
-    """Work for the runner: compute the fields of each cell and hand them to all sinks.
+@dataclass(frozen=True)
+class FieldWork:
+    """The stage that predicts: the fields of each cell, handed to all sinks.
 
     The record also holds a checksum of the cell's own voxels as they were read: by it a volume that
     has changed since is found out.
     """
 
-    def work(block: Roi, cells: Sequence[Roi]) -> Iterator[tuple[Roi, CellRecord]]:
-        source = maker.read(block)
-        for cell in cells:
-            fields = maker.fields(cell, source)
-            checksums: dict[str, str] = {}
-            for sink in sinks:
-                checksums.update(sink.take(cell, fields))
-            yield cell, {"checksums": checksums, "input": checksum(source.part(cell))}
+    maker: FieldMaker
+    sinks: Sequence[Sink]
 
-    return work
+    def read(self, block: Roi, cells: Sequence[Roi]) -> BlockInput:
+        del cells
+        return self.maker.read(block)
+
+    def compute(self, cell: Roi, source: BlockInput) -> tuple[Fields, str]:
+        return self.maker.fields(cell, source), checksum(source.part(cell))
+
+    def write(self, cell: Roi, result: tuple[Fields, str]) -> CellRecord:
+        fields, read = result
+        checksums: dict[str, str] = {}
+        for sink in self.sinks:
+            checksums.update(sink.take(cell, fields))
+        return {"checksums": checksums, "input": read}
 
 
 def checksum(array: NDArray[np.generic]) -> str:

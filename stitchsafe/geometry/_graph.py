@@ -31,12 +31,17 @@ Kind = Literal[
 
 @dataclass(frozen=True, slots=True)
 class AxisStep:
-    """One axis of a node: its taps and what it does to the row's ends."""
+    """One axis of a node: its taps and what it does to the row's ends.
+
+    `ends` are elements that it puts before and after. A pass whose padding follows its size has
+    other values at its border than a pass of another size, however far the lattice map agrees.
+    """
 
     taps: Taps
     size: int
     lossy: bool = False
     depth: int = 0
+    ends: tuple[int, int] = (0, 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,7 +210,7 @@ class Graph:
                 continue
             place.append(len(text))
             inputs = tuple(place[i] for i in n.inputs)
-            taps = "" if n.kind == "pad" else repr([s.taps for s in n.steps])
+            taps = repr([(s.taps, s.ends) for s in n.steps])
             text.append(repr((n.kind, n.op, n.layer, inputs, n.layout, n.constants)) + taps)
         return hashlib.sha256("\n".join(text).encode()).hexdigest()
 

@@ -62,9 +62,8 @@ class _Steps:
             if self._fit({axis: period}):
                 continue
             held = [m * period for m in (1, *MULTIPLES) if m * period <= LARGEST]
-            step = next((s for s in held if self._runs({axis: s})), 0)
-            # What runs otherwise, and is not refused, may follow the size in ways unseen.
-            if not step or not all(self._fit({axis: k * step}) for k in (1, 2, 3)):
+            step = next((s for s in held if self._fit({axis: s})), 0)
+            if not step or not all(self._fit({axis: k * step}) for k in (2, 3, 5, 7)):
                 return False
             self.step[axis] = step
         return True

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -12,7 +13,7 @@ from torch import nn
 
 from stitchsafe.geometry._types import Break
 
-__all__ = ["Watcher", "prepared", "quiet"]
+__all__ = ["Watcher", "fresh", "prepared", "quiet"]
 
 
 class Watcher(Protocol):
@@ -28,6 +29,12 @@ class Watcher(Protocol):
         """A hook for after it has run."""
 
 
+def fresh(module: nn.Module) -> nn.Module:
+    """A copy that shares the tensors, and nothing that a pass may leave behind for the next."""
+    held = [*module.parameters(), *module.buffers()]
+    return copy.deepcopy(module, {id(tensor): tensor for tensor in held})
+
+
 @contextmanager
 def prepared(module: nn.Module, recorder: Watcher) -> Iterator[None]:
     """The module in eval mode with hooks on, and all of it put back afterwards.
@@ -40,6 +47,8 @@ def prepared(module: nn.Module, recorder: Watcher) -> Iterator[None]:
         (each, {k: dict(v) if type(v) is dict else v for k, v in each.__dict__.items()})
         for each, _ in modes
     ]
+    tensors = [*module.parameters(), *module.buffers()]
+    data = [(tensor, tensor.data, tensor.untyped_storage()._cdata) for tensor in tensors]
     hooks = []
     try:
         torch.backends.mha.set_fastpath_enabled(False)
@@ -53,6 +62,16 @@ def prepared(module: nn.Module, recorder: Watcher) -> Iterator[None]:
         torch.backends.mha.set_fastpath_enabled(fused)
         for hook in hooks:
             hook.remove()
+        for tensor, own, place in data:
+            if tensor.untyped_storage()._cdata != place:
+                tensor.data = own
+                recorder.note(
+                    Break(
+                        type(module).__name__, "forward",
+                        "gives a parameter or buffer other data while it runs: not analysed",
+                        "keep parameters as they are, and compute with tensors made from them",
+                    )
+                )  # fmt: skip
         for each, state in held:
             if _changed(each.__dict__, state):
                 recorder.note(

@@ -38,7 +38,6 @@ from stitchsafe.instances._stages import (
     final_labels,
     load_records,
     merge_windows,
-    relabel_cells,
 )
 from stitchsafe.instances._table import InstanceTable, instance_table
 from stitchsafe.instances._windows import connected_parts, segment_window
@@ -71,7 +70,6 @@ __all__ = [
     "merge_windows",
     "nearest_mode",
     "relabel",
-    "relabel_cells",
     "segment_window",
     "smallest_dtype",
     "stream_contacts",

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stitchsafe.coordinates import CellGrid, Roi
-from stitchsafe.engine import CellIndex, CellRecord, Fields, checksum, load_arrays, save_arrays
+from stitchsafe.engine import CellIndex, Fields, checksum, load_arrays, save_arrays
 from stitchsafe.instances._evidence import Contacts, stream_contacts
 from stitchsafe.instances._merge import FinalIds, Merge, merge_segments
 from stitchsafe.instances._records import SegmentTable, WindowRecord
@@ -26,7 +26,7 @@ from stitchsafe.instances._settings import LabelSettings
 from stitchsafe.instances._windows import segment_window
 from stitchsafe.volumes import ArrayStore
 
-__all__ = ["SegmentSink", "final_labels", "load_records", "merge_windows", "relabel_cells"]
+__all__ = ["SegmentSink", "final_labels", "load_records", "merge_windows"]
 
 
 class SegmentSink:
@@ -93,18 +93,3 @@ def final_labels(
         Shape of the volume, whose raster order names windows.
     """
     return relabel(labels, ids.lookup(int(np.ravel_multi_index(window.offset, tuple(extent)))))
-
-
-def relabel_cells(
-    provisional: ArrayStore, final: ArrayStore, ids: FinalIds
-) -> Callable[[Roi, Sequence[Roi]], Iterator[tuple[Roi, CellRecord]]]:
-    """Work for the runner: final labels of cells."""
-
-    def work(block: Roi, cells: Sequence[Roi]) -> Iterator[tuple[Roi, CellRecord]]:
-        del block
-        for cell in cells:
-            labels = final_labels(provisional.read(cell), cell, ids, provisional.shape)
-            final.write(cell, labels)
-            yield cell, {"checksums": {"labels": checksum(labels)}}
-
-    return work

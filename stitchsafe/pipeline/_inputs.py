@@ -127,9 +127,19 @@ def open_input(source: VolumeLike, settings: Settings) -> Volume:
 
 
 def match_inputs(
-    source: VolumeLike, model: ModelLike | None, settings: Settings, events: Events
+    source: VolumeLike,
+    model: ModelLike | None,
+    settings: Settings,
+    events: Events,
+    *,
+    count_absent_chunks: bool = True,
 ) -> Inputs:
     """Open both and refuse what does not fit.
+
+    Parameters
+    ----------
+    count_absent_chunks
+        Whether to look for chunks that the volume lacks, which takes a look at each.
 
     Raises
     ------
@@ -148,6 +158,8 @@ def match_inputs(
         model,
         weights=settings.weights,
         arguments=settings.arguments,
+        input_channels=settings.input_channels,
+        model_axes=settings.model_axes,
         trust=settings.trust_model,
     )
     for note in network.config.notes if network.config else ():
@@ -177,8 +189,15 @@ def match_inputs(
     _refuse_undecided(network)
     if settings.accept_inexact and not breaks:
         breaks = _too_small(network, volume.shape, events)
-    _refuse_absent_chunks(volume, roi, settings, events)
-    origin = Origin.of(model, settings.weights, settings.arguments)
+    if count_absent_chunks:
+        _refuse_absent_chunks(volume, roi, settings, events)
+    origin = Origin.of(
+        model,
+        settings.weights,
+        settings.arguments,
+        input_channels=settings.input_channels,
+        model_axes=settings.model_axes,
+    )
     return Inputs(volume, network, roi, origin, linkable=volume.axes == axes, breaks=breaks)
 
 
@@ -200,7 +219,7 @@ def _accepted(network: Network, settings: Settings, events: Events) -> Network:
             ) from error
     for each in network.geometry.breaks:
         events.say(f"NOT exact: {each}")
-    return network if network.geometry.axes else by_trial(network, events)
+    return network if network.geometry.axes else by_trial(network, events, settings.precision)
 
 
 def _too_small(network: Network, extent: tuple[int, ...], events: Events) -> tuple[Break, ...]:

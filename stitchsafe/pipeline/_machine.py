@@ -9,7 +9,7 @@ from pathlib import Path
 
 import psutil
 
-__all__ = ["Allotment", "allotted_memory", "processor_name", "usable_cores"]
+__all__ = ["Allotment", "allotted_memory", "cores_for", "processor_name", "usable_cores"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +43,16 @@ def usable_cores() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
+
+
+def cores_for(workers: int, threads: int) -> list[list[int]]:
+    """Cores of its own for each worker; none where they do not suffice, or cannot be chosen."""
+    if not hasattr(os, "sched_getaffinity"):
+        return []
+    cores = sorted(os.sched_getaffinity(0))
+    if workers * threads > len(cores):
+        return []
+    return [cores[at * threads : (at + 1) * threads] for at in range(workers)]
 
 
 def processor_name() -> str:

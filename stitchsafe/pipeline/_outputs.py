@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from numpy.typing import NDArray
+
 from stitchsafe.coordinates import CellGrid, Roi, ceil_to
-from stitchsafe.engine import CellRecord, checksum
 from stitchsafe.pipeline._inputs import Inputs
 from stitchsafe.pipeline._store import ResultStore
 from stitchsafe.tiling import Recipe
@@ -28,7 +29,6 @@ from stitchsafe.volumes import (
 
 __all__ = [
     "LabelPyramid",
-    "copy_cells",
     "make_field_arrays",
     "make_image",
     "make_label_arrays",
@@ -56,20 +56,14 @@ class LabelPyramid:
         end = [ceil_to(e, f) // f for e, f in zip(roi.end, factors, strict=True)]
         return CellGrid(Roi.from_bounds(begin, end), self.recipe.cell_shape)
 
-    def work(
-        self, level: int, finer: ArrayStore, coarser: ArrayStore
-    ) -> Callable[[Roi, Sequence[Roi]], Iterator[tuple[Roi, CellRecord]]]:
-        """Work for the runner: cells of a level from the level below."""
+    def maker(self, level: int, finer: ArrayStore) -> Callable[[Roi], NDArray[Any]]:
+        """What makes the cells of a level from the level below."""
         steps = self.levels[level].steps_from(self.levels[level - 1])
 
-        def work(block: Roi, cells: Sequence[Roi]) -> Iterator[tuple[Roi, CellRecord]]:
-            del block
-            for cell in cells:
-                labels = downsample_labels(finer.read(finer_region(cell, steps)), steps)
-                coarser.write(cell, labels)
-                yield cell, {"checksums": {"labels": checksum(labels)}}
+        def make(cell: Roi) -> NDArray[Any]:
+            return downsample_labels(finer.read(finer_region(cell, steps)), steps)
 
-        return work
+        return make
 
 
 def make_image(store: ResultStore, inputs: Inputs, mode: str, recipe: Recipe, ngff: Ngff) -> str:
@@ -102,21 +96,6 @@ def make_image(store: ResultStore, inputs: Inputs, mode: str, recipe: Recipe, ng
             overwrite=True,
         )
     return mode
-
-
-def copy_cells(
-    volume: Volume, image: ArrayStore
-) -> Callable[[Roi, Sequence[Roi]], Iterator[tuple[Roi, CellRecord]]]:
-    """Work for the runner: the image, cell by cell."""
-
-    def work(block: Roi, cells: Sequence[Roi]) -> Iterator[tuple[Roi, CellRecord]]:
-        del block
-        for cell in cells:
-            data = volume.read(cell)
-            image.write(Roi((0, *cell.offset), data.shape), data)
-            yield cell, {"checksums": {"image": checksum(data)}}
-
-    return work
 
 
 def make_field_arrays(store: ResultStore, recipe: Recipe, volume: Volume, ngff: Ngff) -> None:

@@ -98,7 +98,8 @@ def draft_plan(
             f"with --border crop nothing is left of {inputs.roi}: no voxel has the whole context "
             f"{network.geometry.context}; take another border rule"
         )
-    threads = settings.threads or (stored.threads if stored else usable_cores())
+    fair = max(1, usable_cores() // settings.workers)
+    threads = settings.threads or (stored.threads if stored else fair)
 
     def draft(shapes: Shapes, grid: TileGrid) -> Recipe:
         return Recipe(

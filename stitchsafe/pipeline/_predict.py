@@ -21,7 +21,10 @@ from numpy.typing import NDArray
 import stitchsafe
 from stitchsafe.engine import (
     Events,
+    Executor,
     FieldMaker,
+    Inline,
+    Processes,
     Silent,
     return_freed_memory,
     save_json,
@@ -37,11 +40,14 @@ from stitchsafe.pipeline._inputs import (
     match_inputs,
     refuse_output_within_input,
 )
+from stitchsafe.pipeline._machine import cores_for
 from stitchsafe.pipeline._planning import draft_plan, estimate_seconds
-from stitchsafe.pipeline._samples import Seams, measure_seams, spread
+from stitchsafe.pipeline._samples import Seams
+from stitchsafe.pipeline._seams import measure_at_seams
 from stitchsafe.pipeline._settings import Options, Settings
 from stitchsafe.pipeline._stages import Progress, refuse_changed_volume, run_stages
 from stitchsafe.pipeline._store import ResultStore
+from stitchsafe.pipeline._workshop import Job, Workshop
 from stitchsafe.tiling import Plan, with_seconds
 from stitchsafe.volumes import ArrayStore
 
@@ -65,7 +71,7 @@ class Prediction:
     peak_memory_bytes
         Largest resident memory of this process so far.
     seams
-        How much recorded elements differ between two tile grids, where stitching is not exact.
+        How much elements at some seams differ between two tile grids, where stitching is not exact.
     breaks
         Why it is not.
     labels, fields
@@ -200,6 +206,8 @@ def _prepare(inputs: Inputs, out: str | Path | None, settings: Settings, events:
     store = ResultStore(Path(out))
     refuse_output_within_input(store.path, volume)
     store.refuse_foreign()
+    if settings.workers > 1:
+        Job.of(store, inputs, settings)  # refuses what other processes cannot open
     resumes = store.exists and not settings.overwrite
     if not resumes:
         store.refuse_to_replace_others()
@@ -223,9 +231,10 @@ def _carry_out(job: _Job, settings: Settings, events: Events) -> Prediction:
         if not job.resumes:
             _begin(store, plan, inputs, consensus, settings)
         save_json(store.private / "schedule.json", plan.schedule.to_json())
-        maker = FieldMaker(plan.recipe, plan.grid, inputs.network, volume, consensus.intensity)
+        workshop = Workshop(store, plan.recipe, inputs.network, volume)
         try:
-            progress = run_stages(store, plan, maker, inputs, settings, ledger, events)
+            with _executor(job, workshop, settings) as executor:
+                progress = run_stages(workshop, plan, executor, inputs, settings, ledger, events)
         except InputError:
             # Found in the fields only, as a bandwidth that they exceed: nothing must remain of it.
             if not job.resumes and not ledger.finished("predict"):
@@ -233,16 +242,31 @@ def _carry_out(job: _Job, settings: Settings, events: Events) -> Prediction:
             raise
         if progress.blocks_resumed == progress.blocks_total:
             events.say("all blocks were done before; stitchsafe verify checks that they are whole")
-        seams = None if inputs.exact else _seams(job, maker, events)
+        seams = None if inputs.exact else _seams(job, workshop.maker, events)
         seconds = time.monotonic() - began
         _save_provenance(store, seconds)
     return Prediction(store.path, plan, progress, seconds, _peak_memory(), seams, inputs.breaks)
 
 
-def _seams(job: _Job, maker: FieldMaker, events: Events) -> Seams:
-    """What the tiles of an inexact result do to it, as far as recorded elements tell.
+@contextmanager
+def _executor(job: _Job, workshop: Workshop, settings: Settings) -> Iterator[Executor]:
+    """What does the blocks: this process, or as many others as are asked for."""
+    if settings.workers == 1:
+        yield Inline(workshop)
+        return
+    opener, threads = Job.of(job.store, job.inputs, settings), job.plan.recipe.threads
+    with Processes(
+        [opener] * settings.workers,
+        cores=cores_for(settings.workers, threads),
+        threads=threads,
+    ) as executor:
+        yield executor
 
-    It takes at most one pass for every five of the prediction's own, or two.
+
+def _seams(job: _Job, maker: FieldMaker, events: Events) -> Seams:
+    """What the tiles of an inexact result do to it, as far as some of its seams tell.
+
+    It takes at most one pass for every five of the prediction's own, or three for each axis.
     """
     store, plan = job.store, job.plan
     whole = plan.grid.whole().input.shape
@@ -251,13 +275,10 @@ def _seams(job: _Job, maker: FieldMaker, events: Events) -> Seams:
         seams = Seams(0, 0.0, 0.0)
     else:
         events.stage("seams", 1, "steps")
-        cells = spread(store, min(8, max(1, plan.tiles // 80)))
-        seams = measure_seams(store, maker, cells, per_cell=min(16, max(2, plan.tiles // 5)))
+        axes = len(plan.recipe.tile_shape)
+        seams = measure_at_seams(maker, per_axis=min(4, max(1, plan.tiles // (15 * axes))))
         events.advance()
-        events.say(
-            f"NOT exact: from other tiles, {seams.elements} recorded elements of the fields differ "
-            f"by up to {seams.max_abs_diff:.2g} (largest value {seams.max_abs_value:.2g})"
-        )
+        events.say(f"NOT exact: {seams.describe()}")
     content = {
         "exact": False,
         "breaks": [asdict(each) for each in job.inputs.breaks],

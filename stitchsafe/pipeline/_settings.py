@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from numbers import Integral
 from pathlib import Path
@@ -47,10 +47,13 @@ class Options(TypedDict, total=False):
     image: ImageMode
     ngff: Literal["0.5", "0.4"]
     threads: int | None
+    workers: int
     seed: int
     overwrite: bool
     weights: str | Path | None
     arguments: Mapping[str, Any] | None
+    input_channels: int | Sequence[int] | None
+    model_axes: str | Mapping[str, str] | None
     trust_model: bool
     accept_inexact: bool
 
@@ -90,13 +93,20 @@ class Settings:
     ngff
         Version of the OME-Zarr that is written.
     threads
-        Threads of a forward pass; all usable cores by default.
+        Threads of a forward pass; by default the usable cores, divided among the workers.
+    workers
+        Processes of this machine that do blocks side by side.
     seed
         Of the sampled voxels that `verify` re-predicts.
     overwrite
         Replace an earlier result of stitchsafe. Nothing else is ever replaced.
     weights, arguments
         For a model given as ``package.module:factory``: a file of weights, keyword arguments.
+    input_channels
+        For such a model or a module: channels of each of its inputs, in order. Several inputs are
+        consecutive channels of the volume.
+    model_axes
+        For an ONNX file: layout of its inputs, such as ``bczyx``, or of inputs and outputs by name.
     trust_model
         Whether code that the model brings along may run.
     accept_inexact
@@ -127,10 +137,13 @@ class Settings:
     image: ImageMode = "link"
     ngff: Literal["0.5", "0.4"] = "0.5"
     threads: int | None = None
+    workers: int = 1
     seed: int = 0
     overwrite: bool = False
     weights: str | Path | None = None
     arguments: Mapping[str, Any] | None = None
+    input_channels: tuple[int, ...] | None = None
+    model_axes: str | Mapping[str, str] | None = None
     trust_model: bool = False
     accept_inexact: bool = False
 
@@ -156,6 +169,11 @@ class Settings:
                 raise InputError(f"{name} cannot be {value!r}; give one number per axis")
             if value is not None and not isinstance(value, str):
                 given[name] = tuple(value)  # type: ignore[arg-type]
+        channels = given.get("input_channels")
+        if isinstance(channels, Integral):
+            given["input_channels"] = (int(channels),)
+        elif isinstance(channels, Iterable):
+            given["input_channels"] = tuple(channels)
         roi = given.get("roi")
         if roi is not None and not isinstance(roi, Roi):
             try:
@@ -189,14 +207,23 @@ class Settings:
                 f"save cannot be {','.join(self.save) or 'nothing'}; it takes any of "
                 f"{', '.join(get_args(Saved))}"
             )
-        for name in ("threads", "max_memory", "min_size", "level", "channel", "time", "seed"):
+        for name in (
+            "threads",
+            "workers",
+            "max_memory",
+            "min_size",
+            "level",
+            "channel",
+            "time",
+            "seed",
+        ):
             value = getattr(self, name)
             if value is not None and (not isinstance(value, Integral) or value < 0):
                 raise InputError(f"{name} cannot be {value!r}; give a whole number, not negative")
         threshold = self.foreground_threshold
         if threshold is not None and not 0 <= threshold <= 1:
             raise InputError(f"foreground_threshold cannot be {threshold}; give 0 to 1")
-        for name in ("bandwidth", "threads", "max_memory"):
+        for name in ("bandwidth", "threads", "workers", "max_memory"):
             value = getattr(self, name)
             if value is not None and not value > 0:
                 raise InputError(f"{name} cannot be {value}; give a positive number")

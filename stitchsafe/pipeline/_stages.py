@@ -31,37 +31,20 @@ from stitchsafe.engine import (
     CellIndex,
     CellRecord,
     Events,
-    FieldMaker,
-    FieldSink,
+    Executor,
     Ledger,
-    SampleSink,
-    Sink,
     StageCount,
-    Work,
     checksum,
-    load_arrays,
-    map_fields,
     run_blocks,
     run_once,
     save_arrays,
     save_bytes,
 )
-from stitchsafe.errors import IntegrityError, StoreError
-from stitchsafe.instances import (
-    FinalIds,
-    LabelSettings,
-    SegmentSink,
-    final_labels,
-    instance_table,
-    load_records,
-    merge_windows,
-    relabel_cells,
-    segment_window,
-)
+from stitchsafe.errors import StoreError
+from stitchsafe.instances import LabelSettings, instance_table, load_records, merge_windows
 from stitchsafe.pipeline._inputs import Inputs
 from stitchsafe.pipeline._outputs import (
     LabelPyramid,
-    copy_cells,
     make_field_arrays,
     make_image,
     make_label_arrays,
@@ -69,17 +52,11 @@ from stitchsafe.pipeline._outputs import (
 )
 from stitchsafe.pipeline._settings import Settings
 from stitchsafe.pipeline._store import ResultStore
+from stitchsafe.pipeline._workshop import Workshop
 from stitchsafe.tiling import Field, Plan, Recipe
-from stitchsafe.volumes import ArrayStore, Volume
+from stitchsafe.volumes import Volume
 
-__all__ = [
-    "Progress",
-    "Written",
-    "final_labels_of",
-    "refuse_changed_volume",
-    "run_stages",
-    "written_by",
-]
+__all__ = ["Progress", "Written", "refuse_changed_volume", "run_stages", "written_by"]
 
 _LOOKED_AT = 8
 
@@ -119,21 +96,21 @@ class Written:
 
 
 def run_stages(
-    store: ResultStore,
+    workshop: Workshop,
     plan: Plan,
-    maker: FieldMaker,
+    executor: Executor,
     inputs: Inputs,
     settings: Settings,
     ledger: Ledger,
     events: Events,
 ) -> Progress:
     """Do what is left of a prediction."""
-    run = _Run(store, plan, maker, inputs, settings, ledger, events)
+    run = _Run(workshop, plan, executor, inputs, settings, ledger, events)
     count = run.fields()
     instances = run.labels() if plan.recipe.labels is not None else None
     # Entered first: a run that dies while scratch goes must not look for it again.
     run.once("finish", dict)
-    shutil.rmtree(store.provisional, ignore_errors=True)
+    shutil.rmtree(workshop.store.provisional, ignore_errors=True)
     return Progress(count.total, count.resumed, instances)
 
 
@@ -163,13 +140,17 @@ def refuse_changed_volume(store: ResultStore, recipe: Recipe, volume: Volume) ->
 class _Run:
     """One run over one store; each method does what is left of some stages."""
 
-    store: ResultStore
+    workshop: Workshop
     plan: Plan
-    maker: FieldMaker
+    executor: Executor
     inputs: Inputs
     settings: Settings
     ledger: Ledger
     events: Events
+
+    @property
+    def store(self) -> ResultStore:
+        return self.workshop.store
 
     @property
     def recipe(self) -> Recipe:
@@ -182,14 +163,12 @@ class _Run:
     def once(self, stage: str, work: Callable[[], CellRecord]) -> CellRecord:
         return run_once(stage, work, ledger=self.ledger, events=self.events)
 
-    def blocks(
-        self, stage: str, work: Work, cells: CellGrid, shape: Sequence[int] | None = None
-    ) -> StageCount:
+    def blocks(self, stage: str, shape: Sequence[int] | None = None) -> StageCount:
         return run_blocks(
             stage,
-            work,
-            cells=cells,
+            cells=self.workshop.cells(stage),
             block_shape=self.plan.schedule.block_shape if shape is None else shape,
+            executor=self.executor,
             ledger=self.ledger,
             events=self.events,
         )
@@ -198,25 +177,10 @@ class _Run:
         """The image, and the fields with what is made of them cell by cell."""
         made = self.once("create", self._create)
         if made["image"] == "copy":
-            whole = CellGrid(Roi.whole(self.recipe.extent), self.recipe.cell_shape)
-            image = ArrayStore.open(self.store.path / "0")
-            self.blocks("image", copy_cells(self.volume, image), whole)
-        layout = self.recipe.fields
-        sinks: list[Sink] = [
-            SampleSink(self.store.samples, self.recipe.cells, layout, self.recipe.seed)
-        ]
-        if self.recipe.save_fields:
-            arrays = {
-                each.name: ArrayStore.open(self.store.field(each.name) / "0") for each in layout
-            }
-            sinks.append(FieldSink(arrays, layout))
-        if self.recipe.labels is not None:
-            if self.ledger.finished("finish"):  # for cells whose entries have been deleted
-                make_scratch(self.store, self.recipe)
-            settings = LabelSettings.from_json(self.recipe.labels)
-            provisional = ArrayStore.open(self.store.provisional)
-            sinks.append(SegmentSink(provisional, self.store.evidence, self.recipe.cells, settings))
-        return self.blocks("predict", map_fields(self.maker, sinks), self.recipe.cells)
+            self.blocks("image")
+        if self.recipe.labels is not None and self.ledger.finished("finish"):
+            make_scratch(self.store, self.recipe)  # for cells whose entries have been deleted
+        return self.blocks("predict")
 
     def _create(self) -> CellRecord:
         image = make_image(
@@ -232,20 +196,11 @@ class _Run:
 
     def labels(self) -> int:
         """Final labels of what the fields gave; returns the number of instances."""
-        store, recipe = self.store, self.recipe
         merged = self.once("merge", self._merge)
-        pyramid = LabelPyramid.of(recipe, self.volume)
-        self.once("create labels", lambda: self._create_labels(pyramid, merged["dtype"]))
-        arrays = [ArrayStore.open(store.labels / str(k)) for k in range(len(pyramid.levels))]
-        if self.ledger.finished("finish"):  # a cell whose entry has been deleted is made anew
-            work = _relabel_anew(store, recipe, self.maker, arrays[0])
-        else:
-            provisional = ArrayStore.open(store.provisional)
-            work = relabel_cells(provisional, arrays[0], load_ids(store))
-        self.blocks("labels", work, recipe.cells)
-        for level in range(1, len(arrays)):
-            work = pyramid.work(level, arrays[level - 1], arrays[level])
-            self.blocks(f"pyramid {level}", work, pyramid.cells(level), recipe.cell_shape)
+        self.once("create labels", lambda: self._create_labels(merged["dtype"]))
+        self.blocks("labels")
+        for level in range(1, len(self.workshop.pyramid.levels)):
+            self.blocks(f"pyramid {level}", self.recipe.cell_shape)
         return int(merged["instances"])
 
     def _merge(self) -> CellRecord:
@@ -268,25 +223,11 @@ class _Run:
             "dropped_background": merge.dropped_background,
         }
 
-    def _create_labels(self, pyramid: LabelPyramid, dtype: str) -> CellRecord:
+    def _create_labels(self, dtype: str) -> CellRecord:
         shown = self.ledger.finished("create")[()]["image"] != "none"
-        make_label_arrays(
-            self.store, pyramid, self.volume, dtype, self.settings.ngff, with_image=shown
-        )
+        pyramid, ngff = self.workshop.pyramid, self.settings.ngff
+        make_label_arrays(self.store, pyramid, self.volume, dtype, ngff, with_image=shown)
         return {}
-
-
-def _relabel_anew(store: ResultStore, recipe: Recipe, maker: FieldMaker, final: ArrayStore) -> Work:
-    """Work for the runner: final labels of cells, from the volume on."""
-
-    def work(block: Roi, cells: Sequence[Roi]) -> Iterator[tuple[Roi, CellRecord]]:
-        source = maker.read(block)
-        for cell in cells:
-            labels = final_labels_of(store, recipe, cell, maker.fields(cell, source))
-            final.write(cell, labels)
-            yield cell, {"checksums": {"labels": checksum(labels)}}
-
-    return work
 
 
 def _csv(columns: dict[str, NDArray[Any]], volume: Volume) -> bytes:
@@ -300,21 +241,6 @@ def _csv(columns: dict[str, NDArray[Any]], volume: Volume) -> bytes:
     writer.writerow(columns)
     writer.writerows(zip(*(column.tolist() for column in columns.values()), strict=True))
     return text.getvalue().encode()
-
-
-def load_ids(store: ResultStore) -> FinalIds:
-    """What merging decided."""
-    return FinalIds.from_arrays(load_arrays(store.merges_file))
-
-
-def final_labels_of(
-    store: ResultStore, recipe: Recipe, cell: Roi, fields: dict[str, Any]
-) -> NDArray[Any]:
-    """Labels of a cell, made again from its fields."""
-    if recipe.labels is None:
-        raise IntegrityError("the result holds no labels; predict it with --save labels")
-    segments = segment_window(fields, settings=LabelSettings.from_json(recipe.labels))
-    return final_labels(segments.labels, cell, load_ids(store), recipe.extent)
 
 
 def written_by(store: ResultStore, recipe: Recipe, volume: Volume) -> Iterator[Written]:

@@ -10,8 +10,8 @@ Three questions, each answered from the store and the volume alone:
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -31,13 +31,14 @@ from stitchsafe.engine import (
 from stitchsafe.errors import IntegrityError, ModelError, StoreError
 from stitchsafe.networks import Network, load_network
 from stitchsafe.pipeline._consensus import load_consensus
-from stitchsafe.pipeline._inputs import ModelLike, VolumeLike, match_inputs
+from stitchsafe.pipeline._inputs import ModelLike, VolumeLike
 from stitchsafe.pipeline._machine import processor_name
 from stitchsafe.pipeline._origin import Origin
+from stitchsafe.pipeline._reopen import reopen
 from stitchsafe.pipeline._samples import Samples, measure_seams, recorded, spread
-from stitchsafe.pipeline._settings import Settings
-from stitchsafe.pipeline._stages import Written, final_labels_of, written_by
+from stitchsafe.pipeline._stages import Written, written_by
 from stitchsafe.pipeline._store import ResultStore
+from stitchsafe.pipeline._workshop import final_labels_of
 from stitchsafe.tiling import Recipe, grid_of
 from stitchsafe.volumes import ArrayStore, Volume
 
@@ -130,6 +131,8 @@ def verify(
     model: ModelLike | None = None,
     weights: str | Path | None = None,
     arguments: Mapping[str, Any] | None = None,
+    input_channels: int | Sequence[int] | None = None,
+    model_axes: str | Mapping[str, str] | None = None,
     trust_model: bool = False,
     cells: int = 8,
     events: Events | None = None,
@@ -142,8 +145,10 @@ def verify(
         The store.
     volume, model
         Where they are now, if they have been moved; by default where predict found them.
-    weights, arguments
+    weights, arguments, input_channels
         Of `model`, if it is ``package.module:factory``.
+    model_axes
+        Of `model`, if it is an ONNX file.
     trust_model
         Whether code that the model brings along, or that the result names, may run.
     cells
@@ -168,14 +173,24 @@ def verify(
     store = ResultStore(Path(out))
     stored = store.stored()
     recipe = store.recipe()
-    if model is None and (weights is not None or arguments):
-        raise ModelError("weights and arguments go with a model; give it too, with --model")
-    network = (
-        Origin.from_json(stored).load(trust=trust_model)
-        if model is None
-        else load_network(model, weights=weights, arguments=arguments, trust=trust_model)
-    )
-    network, source = _inputs(stored, recipe, volume, network)
+    if model is None:
+        if weights is not None or arguments or input_channels or model_axes:
+            raise ModelError(
+                "weights, arguments, input channels and axes go with a model; give it too, with "
+                "--model"
+            )
+        network = Origin.from_json(stored).load(trust=trust_model)
+    else:
+        network = load_network(
+            model,
+            weights=weights,
+            arguments=arguments,
+            input_channels=input_channels,
+            model_axes=model_axes,
+            trust=trust_model,
+        )
+    opened = reopen(store, network, volume)
+    network, source = opened.network, opened.volume
     missing, corrupt = _check_arrays(store, recipe, source, events)
     consensus = load_consensus(store, recipe)
     if consensus is None:
@@ -234,27 +249,6 @@ def _mismatches(
         agree = (np.abs(found - expected) <= allowed) | (np.isnan(found) & np.isnan(expected))
         wrong |= ~agree.all(axis=0)
     return int(wrong.sum())
-
-
-def _inputs(
-    stored: dict[str, Any], recipe: Recipe, volume: VolumeLike | None, network: Network
-) -> tuple[Network, Volume]:
-    if volume is None and stored["source"] is None:
-        raise StoreError("the result was made of an array in memory; give it as volume=")
-    if network.fingerprint != recipe.weights:
-        raise ModelError(
-            f"the weights of {network.name} are not those of the recipe; give the model that the "
-            "result was made with by --model"
-        )
-    settings = replace(Settings.of(stored["opened"]), accept_inexact=not recipe.exact)
-    source = stored["source"] if volume is None else volume
-    inputs = match_inputs(source, network, settings, Silent())
-    if inputs.volume.identity != stored["volume"]:
-        raise StoreError(
-            f"the volume {source} is not the one that the result was made of (its identity "
-            "differs); give the right one by --volume"
-        )
-    return inputs.network, inputs.volume
 
 
 def _is_this_machine(recipe: Recipe, network: Network) -> bool:

@@ -7,11 +7,8 @@ import textwrap
 
 import pytest
 
-from stitchsafe.coordinates import CellGrid, Roi
-from stitchsafe.engine import Ledger, Silent, run_blocks, run_once, save_json
-from stitchsafe.errors import IntegrityError, InterruptedRunError, StoreError
-
-CELLS = CellGrid(Roi.whole((6, 9)), (2, 3))
+from stitchsafe.engine import Ledger, Silent, run_once, save_json
+from stitchsafe.errors import IntegrityError, StoreError
 
 
 def test_entries_are_found_again(tmp_path):
@@ -68,41 +65,6 @@ def test_equal_json_is_equal_bytes(tmp_path):
     assert (tmp_path / "a.json").read_bytes() == (tmp_path / "b.json").read_bytes()
     assert json.loads((tmp_path / "a.json").read_text()) == {"b": 1, "a": [1, 2]}
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.json", "b.json"]
-
-
-def run(ledger, work, block_shape):
-    return run_blocks(
-        "map", work, cells=CELLS, block_shape=block_shape, ledger=ledger, events=Silent()
-    )
-
-
-def test_a_stage_resumes_with_other_blocks_and_repeats_no_cell(tmp_path):
-    ledger, done = Ledger(tmp_path / "l"), []
-
-    def work(block, cells):
-        for cell in cells:
-            if len(done) == 4:
-                raise OSError(28, "No space left on device")
-            done.append(cell)
-            yield cell, {}
-
-    with pytest.raises(InterruptedRunError, match="disk is full; free some space and run the same"):
-        run(ledger, work, (2, 9))
-    committed = [CELLS.cell_at(index) for index in ledger.finished("map")]
-    assert committed == done[:3]  # the second block of three cells was not committed
-
-    def rest(block, cells):
-        for cell in cells:
-            done.append(cell)
-            yield cell, {}
-
-    done[:] = committed
-    count = run(ledger, rest, (6, 3))
-    assert sorted(done) == sorted(CELLS.cells())
-    assert (count.total, count.resumed) == (3, 0)
-    again = run(ledger, rest, (4, 6))
-    assert again.resumed == again.total == 4
-    assert len(done) == len(list(CELLS.cells()))
 
 
 def test_a_single_step_is_done_once(tmp_path):

@@ -1,0 +1,127 @@
+"""A stage of a run: its cells, what is done with each, and how a block of them is done.
+
+Every stage is pure: it reads what earlier stages wrote and writes arrays of its own. So a block
+that was interrupted is simply done again, and one that is done twice at once gets the same bytes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from numpy.typing import NDArray
+
+from stitchsafe.coordinates import CellGrid, Roi
+from stitchsafe.engine._ledger import CellIndex, CellRecord, Ledger
+from stitchsafe.engine._sinks import checksum
+
+__all__ = ["ArrayWork", "Stage", "Task", "Work", "Workshop", "do_task"]
+
+
+class Work(Protocol):
+    """What a stage does, in the three steps that an executor may overlap."""
+
+    def read(self, block: Roi, cells: Sequence[Roi]) -> Any:
+        """What the cells of a block need, read once."""
+
+    def compute(self, cell: Roi, source: Any) -> Any:
+        """What is to be written of one cell."""
+
+    def write(self, cell: Roi, result: Any) -> CellRecord:
+        """Write it; returns the cell's record when the data is on the disk."""
+
+
+class Target(Protocol):
+    """An array that is written by regions."""
+
+    def write(self, roi: Roi, data: NDArray[Any]) -> None: ...
+
+
+@dataclass(frozen=True)
+class ArrayWork:
+    """Work that makes one array from what has been written before, cell by cell.
+
+    Parameters
+    ----------
+    name
+        What the ledger calls its checksum.
+    make
+        The values of a cell: of its shape, or with leading axes that are written whole.
+    target
+        Takes them.
+    """
+
+    name: str
+    make: Callable[[Roi], NDArray[Any]]
+    target: Target
+
+    def read(self, block: Roi, cells: Sequence[Roi]) -> None:
+        del block, cells
+
+    def compute(self, cell: Roi, source: None) -> NDArray[Any]:
+        del source
+        return self.make(cell)
+
+    def write(self, cell: Roi, result: NDArray[Any]) -> CellRecord:
+        leading = (0,) * (result.ndim - cell.ndim)
+        self.target.write(Roi((*leading, *cell.offset), result.shape), result)
+        return {"checksums": {self.name: checksum(result)}}
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A map stage.
+
+    Parameters
+    ----------
+    name
+        In the ledger.
+    cells
+        All of them.
+    work
+        What is done with each.
+    """
+
+    name: str
+    cells: CellGrid
+    work: Work
+
+
+class Workshop(Protocol):
+    """A place where blocks of stages can be done: an opened result with its volume and network."""
+
+    @property
+    def ledger(self) -> Ledger: ...
+
+    def stage(self, name: str) -> Stage:
+        """The stage of this name, with all that earlier stages have written at hand."""
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """A block of a stage, and those of its cells that are to be done. Small: it holds no data."""
+
+    stage: str
+    block: Roi
+    cells: tuple[Roi, ...]
+
+
+def do_task(task: Task, stage: Stage, ledger: Ledger, source: Any) -> None:
+    """Compute and write the cells of a block, and enter them.
+
+    Cells that are finished when something goes wrong, an interruption included, are entered too.
+
+    Parameters
+    ----------
+    source
+        What the stage's work read for the block.
+    """
+    records: dict[CellIndex, CellRecord] = {}
+    try:
+        for cell in task.cells:
+            result = stage.work.compute(cell, source)
+            records[stage.cells.index(cell)] = stage.work.write(cell, result)
+            del result
+    finally:
+        ledger.commit(task.stage, records)

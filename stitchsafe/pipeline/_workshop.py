@@ -1,0 +1,206 @@
+"""Where blocks of a prediction are done: an opened result with its volume and network.
+
+The run itself has one, and so has each worker, which opens it from a `Job`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from numpy.typing import NDArray
+
+from stitchsafe.coordinates import CellGrid, Roi
+from stitchsafe.engine import (
+    ArrayWork,
+    BlockInput,
+    CellRecord,
+    FieldMaker,
+    FieldSink,
+    FieldWork,
+    Ledger,
+    SampleSink,
+    Sink,
+    Stage,
+    Work,
+    checksum,
+    load_arrays,
+)
+from stitchsafe.errors import InputError, IntegrityError
+from stitchsafe.instances import FinalIds, LabelSettings, SegmentSink, final_labels, segment_window
+from stitchsafe.networks import Network, is_factory
+from stitchsafe.pipeline._consensus import load_consensus
+from stitchsafe.pipeline._inputs import Inputs
+from stitchsafe.pipeline._origin import Origin
+from stitchsafe.pipeline._outputs import LabelPyramid
+from stitchsafe.pipeline._reopen import reopen
+from stitchsafe.pipeline._settings import Settings
+from stitchsafe.pipeline._store import ResultStore
+from stitchsafe.tiling import Recipe, grid_of
+from stitchsafe.volumes import ArrayStore, Volume
+
+__all__ = ["Job", "Workshop", "final_labels_of"]
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a worker needs to open a workshop; small, and without any data.
+
+    Parameters
+    ----------
+    out
+        The result.
+    origin
+        What loads the network.
+    trust
+        Whether code that the model brings along may run.
+    """
+
+    out: Path
+    origin: Origin
+    trust: bool
+
+    @classmethod
+    def of(cls, store: ResultStore, inputs: Inputs, settings: Settings) -> Job:
+        """The job of a run.
+
+        Raises
+        ------
+        InputError
+            If its volume or network lies in memory, where no other process finds it.
+        """
+        for what, place in (("volume", inputs.volume.path), ("model", inputs.origin.model)):
+            if place is None:
+                raise InputError(
+                    f"the {what} lies in the memory of this process, and workers open it by "
+                    "themselves; give it as a path, or leave out the workers"
+                )
+        # A factory runs since the user names it.
+        trust = settings.trust_model or is_factory(str(inputs.origin.model))
+        return cls(store.path.absolute(), inputs.origin, trust)
+
+    def __call__(self) -> Workshop:
+        store = ResultStore(self.out)
+        opened = reopen(store, self.origin.load(trust=self.trust))
+        return Workshop(store, store.recipe(), opened.network, opened.volume)
+
+
+@dataclass(frozen=True)
+class Workshop:
+    """Does blocks of the stages that have cells."""
+
+    store: ResultStore
+    recipe: Recipe
+    network: Network
+    volume: Volume
+
+    @property
+    def ledger(self) -> Ledger:
+        return self.store.ledger
+
+    @cached_property
+    def maker(self) -> FieldMaker:
+        """What computes fields; the network is made ready when it is first asked for."""
+        consensus = load_consensus(self.store, self.recipe)
+        if consensus is None:
+            raise IntegrityError(
+                f"{self.store.consensus_file} is gone; start again with --overwrite"
+            )
+        grid = grid_of(self.recipe, self.network.geometry)
+        return FieldMaker(self.recipe, grid, self.network, self.volume, consensus.intensity)
+
+    @cached_property
+    def pyramid(self) -> LabelPyramid:
+        return LabelPyramid.of(self.recipe, self.volume)
+
+    def cells(self, stage: str) -> CellGrid:
+        """All cells of a stage."""
+        if stage == "image":
+            return CellGrid(Roi.whole(self.recipe.extent), self.recipe.cell_shape)
+        if stage.startswith("pyramid "):
+            return self.pyramid.cells(_level(stage))
+        return self.recipe.cells
+
+    def stage(self, name: str) -> Stage:
+        return Stage(name, self.cells(name), self._work(name))
+
+    def _work(self, name: str) -> Work:
+        if name == "image":
+            return ArrayWork("image", self.volume.read, ArrayStore.open(self.store.path / "0"))
+        if name == "predict":
+            return FieldWork(self.maker, self._sinks())
+        if name == "labels":
+            return self._relabelling()
+        level = _level(name)
+        make = self.pyramid.maker(level, self._labels(level - 1))
+        return ArrayWork("labels", make, self._labels(level))
+
+    def _sinks(self) -> list[Sink]:
+        store, recipe, layout = self.store, self.recipe, self.recipe.fields
+        sinks: list[Sink] = [SampleSink(store.samples, recipe.cells, layout, recipe.seed)]
+        if recipe.save_fields:
+            arrays = {each.name: ArrayStore.open(store.field(each.name) / "0") for each in layout}
+            sinks.append(FieldSink(arrays, layout))
+        if recipe.labels is not None:
+            settings = LabelSettings.from_json(recipe.labels)
+            provisional = ArrayStore.open(store.provisional)
+            sinks.append(SegmentSink(provisional, store.evidence, recipe.cells, settings))
+        return sinks
+
+    def _relabelling(self) -> Work:
+        final = self._labels(0)
+        if self.ledger.finished("finish"):  # a cell whose entry has been deleted is made anew
+            return _Anew(self.maker, self.store, final)
+        provisional = ArrayStore.open(self.store.provisional)
+        ids, extent = load_ids(self.store), self.recipe.extent
+
+        def make(cell: Roi) -> NDArray[Any]:
+            return final_labels(provisional.read(cell), cell, ids, extent)
+
+        return ArrayWork("labels", make, final)
+
+    def _labels(self, level: int) -> ArrayStore:
+        return ArrayStore.open(self.store.labels / str(level))
+
+
+@dataclass(frozen=True)
+class _Anew:
+    """Final labels of cells, from the volume on."""
+
+    maker: FieldMaker
+    store: ResultStore
+    final: ArrayStore
+
+    def read(self, block: Roi, cells: Sequence[Roi]) -> BlockInput:
+        del cells
+        return self.maker.read(block)
+
+    def compute(self, cell: Roi, source: BlockInput) -> NDArray[Any]:
+        fields = self.maker.fields(cell, source)
+        return final_labels_of(self.store, self.maker.recipe, cell, fields)
+
+    def write(self, cell: Roi, result: NDArray[Any]) -> CellRecord:
+        self.final.write(cell, result)
+        return {"checksums": {"labels": checksum(result)}}
+
+
+def _level(stage: str) -> int:
+    return int(stage.removeprefix("pyramid "))
+
+
+def load_ids(store: ResultStore) -> FinalIds:
+    """What merging decided."""
+    return FinalIds.from_arrays(load_arrays(store.merges_file))
+
+
+def final_labels_of(
+    store: ResultStore, recipe: Recipe, cell: Roi, fields: dict[str, Any]
+) -> NDArray[Any]:
+    """Labels of a cell, made again from its fields."""
+    if recipe.labels is None:
+        raise IntegrityError("the result holds no labels; predict it with --save labels")
+    segments = segment_window(fields, settings=LabelSettings.from_json(recipe.labels))
+    return final_labels(segments.labels, cell, load_ids(store), recipe.extent)
