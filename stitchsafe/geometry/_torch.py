@@ -325,8 +325,8 @@ class _Recorder(TorchDispatchMode):  # type: ignore[misc, no-untyped-call, unuse
             self.flow.roots += self.constants.behind(constants)
         if any(map(self.constants.outlives, written)) and "batch_norm" not in name:
             self.refuse(
-                "it changes a parameter or another tensor that outlives the pass, so that a result "
-                "may depend on what ran before",
+                "it changes a parameter, a buffer or another tensor that outlives the pass, so "
+                "that a result may depend on what ran before",
                 "keep what a pass leaves behind out of the module",
             )
         if torch.Tag.nondeterministic_seeded in func.tags and not derived:
