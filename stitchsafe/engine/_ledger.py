@@ -9,15 +9,14 @@ with other blocks.
 from __future__ import annotations
 
 import fcntl
-import json
 import os
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from stitchsafe.engine._durable import SUFFIX, save_json
+from stitchsafe.engine._durable import SUFFIX, load_json, save_json
 from stitchsafe.errors import IntegrityError, StoreError
 
 __all__ = ["CellIndex", "CellRecord", "Ledger"]
@@ -71,26 +70,70 @@ class Ledger:
             If an entry is damaged.
         """
         records: dict[CellIndex, CellRecord] = {}
-        for path in sorted((self.folder / stage).glob("*.json")):
-            try:
-                entry = json.loads(path.read_text())
-                records.update({tuple(cell["index"]): cell["record"] for cell in entry["cells"]})
-            except (ValueError, KeyError, TypeError) as error:
-                raise IntegrityError(
-                    f"the ledger entry {path} is damaged; delete it, and the next run redoes its "
-                    "cells"
-                ) from error
+        for path in self._entries(stage):
+            records.update(_read(path, stage))
         return records
+
+    def survey(self, stage: str) -> tuple[dict[CellIndex, CellRecord], list[Path]]:
+        """Records of the finished cells of a stage, as far as they can be read; damaged entries."""
+        records: dict[CellIndex, CellRecord] = {}
+        unreadable = []
+        for path in self._entries(stage):
+            try:
+                records.update(_read(path, stage))
+            except IntegrityError:
+                unreadable.append(path)
+        return records, unreadable
+
+    def drop(self, stage: str, cells: Collection[CellIndex]) -> None:
+        """Drop the entries of some cells, which must be done again, and all damaged entries."""
+        for path in self._entries(stage):
+            try:
+                records = _read(path, stage)
+            except IntegrityError:
+                path.unlink()
+                continue
+            kept = {index: record for index, record in records.items() if index not in cells}
+            if len(kept) < len(records):
+                # Under another name if the first cell goes: an entry is named after its first.
+                self.commit(stage, kept)
+                if not kept or _name(kept) != path.name:
+                    path.unlink()
+
+    def stages(self) -> list[str]:
+        """Names of the stages that have entries."""
+        return sorted(path.name for path in self.folder.glob("*/"))
+
+    def _entries(self, stage: str) -> list[Path]:
+        return sorted((self.folder / stage).glob("*.json"))
 
     def commit(self, stage: str, records: Mapping[CellIndex, CellRecord]) -> None:
         """Enter finished cells; their data must be on the disk already."""
         if not records:
             return
-        first = "_".join(map(str, min(records)))
         cells = [{"index": list(i), "record": r} for i, r in sorted(records.items())]
-        save_json(self.folder / stage / f"{first}.json", {"stage": stage, "cells": cells})
+        save_json(self.folder / stage / _name(records), {"stage": stage, "cells": cells})
 
     def forget(self, stages: Iterable[str]) -> None:
         """Drop the entries of stages that must be done again."""
         for stage in stages:
             shutil.rmtree(self.folder / stage, ignore_errors=True)
+
+
+def _name(records: Collection[CellIndex]) -> str:
+    return f"{'_'.join(map(str, min(records)))}.json"
+
+
+def _read(path: Path, stage: str) -> dict[CellIndex, CellRecord]:
+    try:
+        entry = load_json(path)
+    except OSError as error:
+        raise IntegrityError(f"the ledger entry {path} cannot be read: {error.strerror}") from error
+    records: dict[CellIndex, CellRecord] = {
+        tuple(cell["index"]): cell["record"] for cell in entry["cells"]
+    }
+    if entry["stage"] != stage or not records or _name(records) != path.name:
+        raise IntegrityError(
+            f"the ledger entry {path} belongs elsewhere; --repair redoes its cells"
+        )
+    return records

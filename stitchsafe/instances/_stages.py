@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stitchsafe.coordinates import CellGrid, Roi
-from stitchsafe.engine import CellIndex, Fields, checksum, load_arrays, save_arrays
+from stitchsafe.engine import CellIndex, CellRecord, Fields, checksum, load_arrays, save_arrays
 from stitchsafe.instances._evidence import Contacts, stream_contacts
 from stitchsafe.instances._merge import FinalIds, Merge, merge_segments
 from stitchsafe.instances._records import SegmentTable, WindowRecord
@@ -62,10 +62,21 @@ class SegmentSink:
         return {"provisional": checksum(segments.labels), "evidence": evidence}
 
 
-def load_records(place: Callable[[CellIndex], Path], cells: CellGrid) -> Iterator[WindowRecord]:
-    """The evidence of all cells, in raster order."""
-    for cell in cells.cells():
-        yield WindowRecord.from_arrays(load_arrays(place(cells.index(cell))))
+def load_records(
+    place: Callable[[CellIndex], Path],
+    cells: CellGrid,
+    entered: Mapping[CellIndex, CellRecord],
+) -> Iterator[WindowRecord]:
+    """The evidence of all cells, in raster order.
+
+    Raises
+    ------
+    IntegrityError
+        If it is not what was entered in the ledger.
+    """
+    for index in map(cells.index, cells.cells()):
+        known = entered[index]["checksums"]["evidence"]
+        yield WindowRecord.from_arrays(load_arrays(place(index), known))
 
 
 def merge_windows(records: Iterable[WindowRecord], settings: LabelSettings) -> Merge:

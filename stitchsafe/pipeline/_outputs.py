@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
-
-from numpy.typing import NDArray
 
 from stitchsafe.coordinates import CellGrid, Roi, ceil_to
 from stitchsafe.pipeline._inputs import Inputs
-from stitchsafe.pipeline._store import ResultStore
+from stitchsafe.pipeline._store import ZARR_FILES, ResultStore
 from stitchsafe.tiling import Recipe
 from stitchsafe.volumes import (
     ArrayStore,
@@ -21,8 +20,6 @@ from stitchsafe.volumes import (
     create_group,
     create_image,
     create_labels,
-    downsample_labels,
-    finer_region,
     link_image,
     pyramid_levels,
 )
@@ -33,6 +30,7 @@ __all__ = [
     "make_image",
     "make_label_arrays",
     "make_scratch",
+    "metadata_files",
 ]
 
 _FORMATS = {"0.5": 3, "0.4": 2}
@@ -56,14 +54,9 @@ class LabelPyramid:
         end = [ceil_to(e, f) // f for e, f in zip(roi.end, factors, strict=True)]
         return CellGrid(Roi.from_bounds(begin, end), self.recipe.cell_shape)
 
-    def maker(self, level: int, finer: ArrayStore) -> Callable[[Roi], NDArray[Any]]:
-        """What makes the cells of a level from the level below."""
-        steps = self.levels[level].steps_from(self.levels[level - 1])
-
-        def make(cell: Roi) -> NDArray[Any]:
-            return downsample_labels(finer.read(finer_region(cell, steps)), steps)
-
-        return make
+    def steps(self, level: int) -> tuple[int, ...]:
+        """Voxels of the level below that one step spans."""
+        return self.levels[level].steps_from(self.levels[level - 1])
 
 
 def make_image(store: ResultStore, inputs: Inputs, mode: str, recipe: Recipe, ngff: Ngff) -> str:
@@ -93,7 +86,7 @@ def make_image(store: ResultStore, inputs: Inputs, mode: str, recipe: Recipe, ng
             channels=volume.channels,
             voxel_size=volume.voxel_size,
             ngff=ngff,
-            overwrite=True,
+            keep=True,
         )
     return mode
 
@@ -113,7 +106,7 @@ def make_field_arrays(store: ResultStore, recipe: Recipe, volume: Volume, ngff: 
                 voxel_size=volume.voxel_size,
                 density=field.scale,
                 ngff=ngff,
-                overwrite=True,
+                keep=True,
             )
     if recipe.labels is not None:
         make_scratch(store, recipe)
@@ -123,8 +116,26 @@ def make_scratch(store: ResultStore, recipe: Recipe) -> None:
     """Make the array of provisional labels."""
     chunks = tuple(min(c, e) for c, e in zip(recipe.cell_shape, recipe.extent, strict=True))
     ArrayStore.create(
-        store.provisional, shape=recipe.extent, dtype="uint32", chunks=chunks, overwrite=True
+        store.provisional, shape=recipe.extent, dtype="uint32", chunks=chunks, keep=True
     )
+
+
+def metadata_files(store: ResultStore, recipe: Recipe, volume: Volume) -> Iterator[Path]:
+    """The files that describe the groups and arrays of a result; a linked image is not ours."""
+    nodes = [store.path]
+    if not (store.path / "0").is_symlink():
+        nodes.append(store.path / "0")
+    if recipe.labels is not None:
+        levels = range(len(LabelPyramid.of(recipe, volume).levels))
+        nodes += [store.labels.parent, store.labels, *(store.labels / str(n) for n in levels)]
+    if recipe.save_fields:
+        nodes.append(store.path / "fields")
+        for name, _ in recipe.outputs:
+            nodes += [store.field(name), store.field(name) / "0"]
+    for node in nodes:
+        for name in ZARR_FILES:
+            if (node / name).is_file():
+                yield node / name
 
 
 def make_label_arrays(
@@ -147,5 +158,5 @@ def make_label_arrays(
         voxel_size=volume.voxel_size,
         with_image=with_image,
         ngff=ngff,
-        overwrite=True,
+        keep=True,
     )

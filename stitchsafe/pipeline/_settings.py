@@ -50,6 +50,7 @@ class Options(TypedDict, total=False):
     workers: int
     seed: int
     overwrite: bool
+    repair: bool
     weights: str | Path | None
     arguments: Mapping[str, Any] | None
     trust_model: bool
@@ -98,6 +99,8 @@ class Settings:
         Of the sampled voxels that `verify` re-predicts.
     overwrite
         Replace an earlier result of stitchsafe. Nothing else is ever replaced.
+    repair
+        Before going on, compare all that is there with the ledger, and do again what is damaged.
     weights, arguments
         For a model given as ``package.module:factory``: a file of weights, keyword arguments.
     trust_model
@@ -133,6 +136,7 @@ class Settings:
     workers: int = 1
     seed: int = 0
     overwrite: bool = False
+    repair: bool = False
     weights: str | Path | None = None
     arguments: Mapping[str, Any] | None = None
     trust_model: bool = False

@@ -10,6 +10,7 @@
       .stitchsafe/
         recipe.json                recipe, network and volume: what resume compares
         schedule.json              how the work was portioned, last
+        statistics/                what passes over the volume collect, until there is consensus
         consensus.json             statistics of the whole volume
         ledger/<stage>/*.json      finished cells with checksums
         evidence/<cell>.npz        per cell: its segments, and labels at its faces
@@ -22,7 +23,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 from collections.abc import Sequence
@@ -30,15 +30,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from stitchsafe.engine import Ledger, save_json
+from stitchsafe.engine import Ledger, load_json, save_json
 from stitchsafe.errors import IntegrityError, StoreError
 from stitchsafe.tiling import Recipe
 
-__all__ = ["ResultStore"]
+__all__ = ["ZARR_FILES", "ResultStore"]
 
 FORMAT = "stitchsafe-result/1"
 
-_ZARR_FILES = ("zarr.json", ".zgroup", ".zattrs", ".zmetadata")
+ZARR_FILES = ("zarr.json", ".zgroup", ".zarray", ".zattrs", ".zmetadata")
+"""Names of the files that describe a group or an array."""
 
 
 @dataclass(frozen=True)
@@ -58,6 +59,27 @@ class ResultStore:
     @property
     def consensus_file(self) -> Path:
         return self.private / "consensus.json"
+
+    @property
+    def statistics(self) -> Path:
+        """What passes collect; scratch."""
+        return self.private / "statistics"
+
+    def tally(self, number: int, index: Sequence[int]) -> Path:
+        """What a pass collected of one portion of the volume."""
+        return self.statistics / str(number) / f"{'_'.join(map(str, index))}.npz"
+
+    def settled(self, number: int) -> Path:
+        """What a pass collected of the whole volume."""
+        return self.statistics / f"{number}.npz"
+
+    @property
+    def schedule_file(self) -> Path:
+        return self.private / "schedule.json"
+
+    @property
+    def provenance_file(self) -> Path:
+        return self.private / "provenance.json"
 
     @property
     def provisional(self) -> Path:
@@ -112,25 +134,21 @@ class ResultStore:
         if not self.exists:
             raise StoreError(f"{self.path} is not a result of stitchsafe; check the path")
         try:
-            content: dict[str, Any] = json.loads(self.recipe_file.read_text())
+            content = load_json(self.recipe_file)
             if content["format"] != FORMAT:
                 raise StoreError(
                     f"{self.path} has the format {content['format']!r}, and this version reads "
                     f"{FORMAT!r}; use the version that wrote it"
                 )
-        except (ValueError, KeyError, OSError) as error:
-            raise _damaged(self.recipe_file) from error
+        except (IntegrityError, KeyError, OSError) as error:
+            raise IntegrityError(
+                f"{self.recipe_file} is damaged, and without it nothing of the result can be "
+                "proved; predict it again with --overwrite"
+            ) from error
         return content
 
     def recipe(self) -> Recipe:
-        stored = self.stored()
-        try:
-            recipe = Recipe.from_json(stored["recipe"])
-        except ValueError as error:
-            raise _damaged(self.recipe_file) from error
-        if recipe.fingerprint != stored["fingerprint"]:
-            raise _damaged(self.recipe_file)
-        return recipe
+        return Recipe.from_json(self.stored()["recipe"])
 
     def refuse_foreign(self) -> None:
         """Refuse a place that holds anything that stitchsafe did not write.
@@ -173,7 +191,7 @@ class ResultStore:
             )
             for entry in (folder.iterdir() if folder.is_dir() else ())
             if not (
-                entry.name in {*known, *_ZARR_FILES}
+                entry.name in {*known, *ZARR_FILES}
                 or (folder == self.path and (entry.is_symlink() or entry.name.isdecimal()))
             )
         ]
@@ -213,19 +231,10 @@ class ResultStore:
 
     def begin(self, recipe: Recipe, content: dict[str, Any]) -> None:
         """Enter the recipe: from now on, the store is a run that can be resumed."""
-        record = {
-            "format": FORMAT,
-            "recipe": recipe.to_json(),
-            "fingerprint": recipe.fingerprint,
-            **content,
-        }
-        save_json(self.recipe_file, record)
+        made_by = {"recipe": recipe.to_json(), "fingerprint": recipe.fingerprint}
+        save_json(self.recipe_file, {"format": FORMAT, **made_by, **content})
 
     def clear(self) -> None:
         """Remove an earlier result, or the rest of one that never began."""
         if self.private.is_dir():
             shutil.rmtree(self.path)
-
-
-def _damaged(path: Path) -> IntegrityError:
-    return IntegrityError(f"{path} is damaged; start again with --overwrite")

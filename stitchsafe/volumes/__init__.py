@@ -4,6 +4,7 @@
 one; :class:`ArrayStore` and the ``create_...`` functions are the writing side.
 """
 
+from stitchsafe.volumes._accumulators import Tally
 from stitchsafe.volumes._link import link_image
 from stitchsafe.volumes._ome_write import (
     Ngff,
@@ -19,7 +20,16 @@ from stitchsafe.volumes._pyramid import (
     finer_region,
     pyramid_levels,
 )
-from stitchsafe.volumes._statistics import IntensityStatistics, StatisticsProgress, statistics
+from stitchsafe.volumes._statistics import (
+    IntensityStatistics,
+    Pass,
+    StatisticsProgress,
+    answered,
+    passes,
+    pieces,
+    portion_shape,
+    statistics,
+)
 from stitchsafe.volumes._store import ArrayStore
 from stitchsafe.volumes._volume import Volume, planar
 from stitchsafe.volumes._voxel_size import Level, VoxelSize, require_voxel_size
@@ -29,10 +39,13 @@ __all__ = [
     "IntensityStatistics",
     "Level",
     "Ngff",
+    "Pass",
     "PyramidLevel",
     "StatisticsProgress",
+    "Tally",
     "Volume",
     "VoxelSize",
+    "answered",
     "create_field",
     "create_group",
     "create_image",
@@ -41,7 +54,10 @@ __all__ = [
     "finer_region",
     "link_image",
     "open_volume",
+    "passes",
+    "pieces",
     "planar",
+    "portion_shape",
     "pyramid_levels",
     "require_voxel_size",
     "statistics",

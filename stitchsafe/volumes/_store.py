@@ -23,7 +23,7 @@ import numpy as np
 import numpy.typing as npt
 import tensorstore
 
-from stitchsafe.coordinates import Roi
+from stitchsafe.coordinates import Roi, grid_cells
 from stitchsafe.errors import IntegrityError, InterruptedRunError, StoreError
 from stitchsafe.volumes._tensorstore import context, first_line, is_disk_full, open_existing
 
@@ -56,6 +56,7 @@ class ArrayStore:
         zarr_format: int = 3,
         dimension_names: Sequence[str] | None = None,
         overwrite: bool = False,
+        keep: bool = False,
     ) -> ArrayStore:
         """Create an array; nothing but its metadata is written.
 
@@ -65,6 +66,8 @@ class ArrayStore:
             In voxels, over all axes. `shards` must be multiples of `chunks`; Zarr v3 only.
         fill_value
             What reads where nothing was written. Chunks full of it are not stored.
+        keep
+            Take an array of the same metadata that is there already, with what it holds.
 
         Raises
         ------
@@ -72,7 +75,7 @@ class ArrayStore:
             Something is there already, the place cannot be written, or the sizes do not fit.
         """
         path = Path(path).absolute()
-        if (path / "zarr.json").exists() or (path / ".zarray").exists():
+        if not keep and ((path / "zarr.json").exists() or (path / ".zarray").exists()):
             if not overwrite:
                 raise StoreError(
                     f"the array {path} exists already; choose another output or use --overwrite"
@@ -93,7 +96,9 @@ class ArrayStore:
             "recheck_cached_data": True,
         }
         try:
-            handle = tensorstore.open(spec, create=True, context=context()).result()
+            handle = tensorstore.open(
+                spec, create=True, open=keep or None, context=context()
+            ).result()
         except (ValueError, OSError) as error:
             if is_disk_full(error):
                 raise _no_space(path) from error
@@ -143,6 +148,17 @@ class ArrayStore:
     def write_chunks(self) -> tuple[int, ...]:
         """What one writer must own: the shards where there are any, else the chunks."""
         return tuple(self._handle.chunk_layout.write_chunk.shape)
+
+    def files(self, roi: Roi) -> dict[str, Roi]:
+        """Names of the files that hold a region, each with the part of the array that is in it."""
+        chunks, whole = self.write_chunks, Roi.whole(self.shape)
+        front = ["c"] if self.zarr_format == 3 else []
+        return {
+            "/".join([*front, *(str(o // c) for o, c in zip(part.offset, chunks, strict=True))]): (
+                Roi(part.offset, chunks).intersect(whole)
+            )
+            for part in (cell.align_outward(chunks) for cell in grid_cells(roi, chunks))
+        }
 
     def read(self, roi: Roi) -> npt.NDArray[Any]:
         """A region, as a new array of its shape.

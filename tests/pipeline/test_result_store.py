@@ -203,6 +203,6 @@ def test_the_record_names_what_made_it(result) -> None:
     assert record["form"] == {
         "image": "copy", "ngff": ngff, "save": ["fields", "labels", "table"],
     }  # fmt: skip
-    (run,) = json.loads((made.out / ".stitchsafe" / "provenance.json").read_text())
+    (run,) = json.loads((made.out / ".stitchsafe" / "provenance.json").read_text())["runs"]
     assert run["stitchsafe"] == stitchsafe.__version__
     assert stitchsafe.verify(made.out, cells=2).ok  # by what is recorded alone
