@@ -42,6 +42,8 @@ class SegmentSink:
         The clustering windows.
     settings
         How instances are made.
+    nan_is_background
+        See `segment_window`.
     """
 
     def __init__(
@@ -50,16 +52,26 @@ class SegmentSink:
         place: Callable[[CellIndex], Path],
         cells: CellGrid,
         settings: LabelSettings,
+        *,
+        nan_is_background: bool = False,
     ) -> None:
         self.provisional, self.place = provisional, place
         self.cells, self.settings = cells, settings
+        self.nan_is_background = nan_is_background
 
     def take(self, cell: Roi, fields: Fields) -> Mapping[str, str]:
-        segments = segment_window(fields, settings=self.settings)
+        segments = segment_window(
+            fields, settings=self.settings, nan_is_background=self.nan_is_background
+        )
         record = WindowRecord.of_segments(segments, cell, self.provisional.shape)
         self.provisional.write(cell, segments.labels)
         evidence = save_arrays(self.place(self.cells.index(cell)), record.to_arrays())
         return {"provisional": checksum(segments.labels), "evidence": evidence}
+
+    def skip(self, cell: Roi) -> Mapping[str, str]:
+        nothing = np.zeros(cell.shape, np.uint32)
+        self.provisional.write(cell, nothing)
+        return {"provisional": checksum(nothing)}
 
 
 def load_records(
@@ -67,7 +79,7 @@ def load_records(
     cells: CellGrid,
     entered: Mapping[CellIndex, CellRecord],
 ) -> Iterator[WindowRecord]:
-    """The evidence of all cells, in raster order.
+    """The evidence of all cells in raster order, but of those that were skipped.
 
     Raises
     ------
@@ -75,8 +87,9 @@ def load_records(
         If it is not what was entered in the ledger.
     """
     for index in map(cells.index, cells.cells()):
-        known = entered[index]["checksums"]["evidence"]
-        yield WindowRecord.from_arrays(load_arrays(place(index), known))
+        if not entered[index].get("skipped"):
+            known = entered[index]["checksums"]["evidence"]
+            yield WindowRecord.from_arrays(load_arrays(place(index), known))
 
 
 def merge_windows(records: Iterable[WindowRecord], settings: LabelSettings) -> Merge:

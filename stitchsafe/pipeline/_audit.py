@@ -20,7 +20,7 @@ from stitchsafe.pipeline._store import ResultStore
 from stitchsafe.tiling import Recipe
 from stitchsafe.volumes import ArrayStore, Volume
 
-__all__ = ["Finding", "audit", "forget_damaged"]
+__all__ = ["Finding", "StageArrays", "audit", "changed_input", "forget_damaged"]
 
 _UNREADABLE = (StitchsafeError, ValueError, OSError)
 
@@ -38,7 +38,7 @@ class Finding:
     redo
         The stage to be done again, and the cell of it; None drops its damaged entries only.
     remove
-        A damaged file that is to be written anew.
+        Damaged files that are to be written anew.
     hopeless
         Nothing can be done again as it was: the volume is no longer what was read.
     """
@@ -46,7 +46,7 @@ class Finding:
     text: str
     missing: bool = False
     redo: tuple[str, CellIndex | None] | None = None
-    remove: Path | None = None
+    remove: tuple[Path, ...] = ()
     hopeless: bool = False
 
 
@@ -57,7 +57,7 @@ def audit(store: ResultStore, recipe: Recipe, volume: Volume, events: Events) ->
         for path in unreadable:
             yield Finding(f"{path}: is damaged", redo=(stage.stage, None))
         cells = [None] if stage.cells is None else list(stage.cells.cells())
-        arrays = _Arrays(stage)
+        arrays = StageArrays(stage)
         events.stage(f"check {stage.stage}", len(cells), "cells")
         for cell in cells:
             index = () if cell is None or stage.cells is None else stage.cells.index(cell)
@@ -69,9 +69,9 @@ def audit(store: ResultStore, recipe: Recipe, volume: Volume, events: Events) ->
             for text in _damaged_files(stage, index, record):
                 yield Finding(text, redo=(stage.stage, index))
             if cell is not None:
-                for text in arrays.damaged(cell, record):
-                    yield Finding(text, redo=(stage.stage, index))
-                yield from _changed_input(volume, cell, record, portion=stage.portions)
+                for text, files in arrays.damaged(cell, record):
+                    yield Finding(text, redo=(stage.stage, index), remove=files)
+                yield from changed_input(volume, cell, record, portion=stage.portions)
             events.advance()
     yield from _metadata(store)
     yield from _records(store, recipe)
@@ -97,29 +97,30 @@ def forget_damaged(store: ResultStore, recipe: Recipe, volume: Volume, events: E
                 f"{finding.text}, so that nothing can be repaired from it; restore it, or start "
                 "again with --overwrite"
             )
+    for text in dict.fromkeys(finding.text for finding in findings):
+        events.say(f"damaged, and done again: {text}")
     for finding in findings:
-        events.say(f"damaged, and done again: {finding.text}")
-        if finding.remove is not None:
-            finding.remove.unlink(missing_ok=True)
+        for path in finding.remove:
+            path.unlink(missing_ok=True)
         if finding.redo is not None:
             stage, index = finding.redo
             store.ledger.drop(stage, [] if index is None else [index])
     return len(findings)
 
 
-class _Arrays:
+class StageArrays:
     """The arrays of a stage, each opened once."""
 
     def __init__(self, stage: Written) -> None:
         self.stage = stage
         self._opened: dict[str, ArrayStore | str] = {}
 
-    def damaged(self, cell: Roi, record: CellRecord) -> Iterator[str]:
-        """What does not hold what was written of a cell."""
+    def damaged(self, cell: Roi, record: CellRecord) -> Iterator[tuple[str, tuple[Path, ...]]]:
+        """What does not hold what was written of a cell, and the files that cannot be read."""
         for name, path in self.stage.arrays.items():
             array = self._open(name, path)
             if isinstance(array, str):
-                yield f"{path} at {cell}: {array}"
+                yield f"{path}: {array}", ()
                 continue
             leading = array.shape[: len(array.shape) - cell.ndim]
             region = Roi((*[0] * len(leading), *cell.offset), (*leading, *cell.shape))
@@ -131,7 +132,15 @@ class _Arrays:
                     continue
             except _UNREADABLE as error:
                 reason = f"cannot be read: {error}"
-            yield f"{path} at {cell} ({_suspects(array, region)}): {reason}"
+            files = array.files(region)
+            unreadable = [name for name, part in files.items() if not _reads(array, part)]
+            gone = [f"{name} is absent" for name in files if not (path / name).is_file()]
+            named = [*unreadable, *gone] or list(files)
+            more = f" and {len(named) - 3} more" if len(named) > 3 else ""
+            yield (
+                f"{path} at {cell} ({', '.join(named[:3])}{more}): {reason}",
+                tuple(path / name for name in unreadable),
+            )
 
     def _open(self, name: str, path: Path) -> ArrayStore | str:
         if name not in self._opened:
@@ -142,18 +151,12 @@ class _Arrays:
         return self._opened[name]
 
 
-def _suspects(array: ArrayStore, region: Roi) -> str:
-    """The files of a damaged region that are gone or cannot be read; all of them if none is."""
-    files = array.files(region)
-    gone = [f"{name} is absent" for name in files if not (array.path / name).is_file()]
-    unreadable = []
-    for name, part in files.items():
-        try:
-            array.read(part)
-        except _UNREADABLE:
-            unreadable.append(name)
-    found = [*unreadable, *gone] or list(files)
-    return ", ".join(found[:3]) + (f" and {len(found) - 3} more" if len(found) > 3 else "")
+def _reads(array: ArrayStore, part: Roi) -> bool:
+    try:
+        array.read(part)
+    except _UNREADABLE:
+        return False
+    return True
 
 
 def _damaged_files(stage: Written, index: CellIndex, record: CellRecord) -> Iterator[str]:
@@ -169,7 +172,7 @@ def _damaged_files(stage: Written, index: CellIndex, record: CellRecord) -> Iter
             yield f"{path}: {error.strerror}"
 
 
-def _changed_input(
+def changed_input(
     volume: Volume, cell: Roi, record: CellRecord, *, portion: bool
 ) -> Iterator[Finding]:
     if "input" not in record:
@@ -192,7 +195,7 @@ def _metadata(store: ResultStore) -> Iterator[Finding]:
         stage = "create labels" if name.startswith("labels/") else "create"
         try:
             if file_checksum(path.read_bytes()) != written:
-                yield Finding(f"{path}: is not what was written", redo=(stage, ()), remove=path)
+                yield Finding(f"{path}: is not what was written", redo=(stage, ()), remove=(path,))
         except OSError as error:
             yield Finding(f"{path}: {error.strerror}", redo=(stage, ()))
     for name in finished.get((), {}).get("links", ()):
@@ -209,6 +212,6 @@ def _records(store: ResultStore, recipe: Recipe) -> Iterator[Finding]:
         try:
             load_json(path)
         except IntegrityError:
-            yield Finding(f"{path}: is damaged", remove=path)
+            yield Finding(f"{path}: is damaged", remove=(path,))
         except OSError as error:
             yield Finding(f"{path}: {error.strerror}")

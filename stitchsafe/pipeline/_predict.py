@@ -41,6 +41,7 @@ from stitchsafe.pipeline._inputs import (
     refuse_output_within_input,
 )
 from stitchsafe.pipeline._machine import cores_for
+from stitchsafe.pipeline._outputs import Layout
 from stitchsafe.pipeline._planning import draft_plan, estimate_seconds
 from stitchsafe.pipeline._samples import Seams, measure_seams, spread
 from stitchsafe.pipeline._settings import Options, Settings
@@ -90,12 +91,13 @@ class Prediction:
     fields: dict[str, NDArray[np.floating]] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
-        voxels = self.plan.recipe.roi.size
+        voxels, skipping = self.plan.recipe.roi.size, self.plan.recipe.skipping
         return {
             "out": None if self.out is None else str(self.out),
             "blocks_total": self.progress.blocks_total,
             "blocks_done": self.progress.blocks_total - self.progress.blocks_resumed,
             "blocks_resumed": self.progress.blocks_resumed,
+            "cells_skipped": 0 if skipping is None else skipping.skipped,
             "instances": self.progress.instances,
             "seconds": self.seconds,
             "voxels_per_second": voxels / max(self.seconds, 1e-9),
@@ -217,6 +219,7 @@ def _prepare(inputs: Inputs, out: str | Path | None, settings: Settings, events:
     if not resumes:
         store.refuse_to_replace_others()
     plan = draft_plan(inputs, settings, events, store.recipe() if resumes else None)
+    Layout.of(plan.recipe, settings.chunk_shape, settings.ngff)  # refuses chunks that do not fit
     if resumes:
         store.refuse_other_work(plan.recipe, volume.identity, settings.form())
         refuse_changed_volume(store, plan.recipe, volume)

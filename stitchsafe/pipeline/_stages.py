@@ -54,6 +54,7 @@ from stitchsafe.pipeline._deciding import FIRST_PASS, decide, first_pass, portio
 from stitchsafe.pipeline._inputs import Inputs
 from stitchsafe.pipeline._outputs import (
     LabelPyramid,
+    Layout,
     make_field_arrays,
     make_image,
     make_label_arrays,
@@ -139,7 +140,8 @@ def refuse_changed_volume(store: ResultStore, recipe: Recipe, volume: Volume) ->
     StoreError
         Naming a cell that has changed.
     """
-    done = sorted(store.ledger.survey("predict")[0].items())
+    entered, _ = store.ledger.survey("predict")
+    done = sorted((index, record) for index, record in entered.items() if "input" in record)
     for at in np.unique(np.linspace(0, len(done) - 1, _LOOKED_AT).astype(int)) if done else ():
         index, record = done[at]
         cell = recipe.cells.cell_at(index)
@@ -174,6 +176,10 @@ class _Run:
     def volume(self) -> Volume:
         return self.inputs.volume
 
+    @property
+    def layout(self) -> Layout:
+        return Layout.of(self.recipe, self.settings.chunk_shape, self.settings.ngff)
+
     def once(self, stage: str, work: Callable[[], CellRecord]) -> CellRecord:
         return run_once(stage, work, ledger=self.ledger, events=self.events)
 
@@ -197,15 +203,14 @@ class _Run:
         return self.blocks("predict")
 
     def _create(self) -> CellRecord:
-        image = make_image(
-            self.store, self.inputs, self.settings.image, self.recipe, self.settings.ngff
-        )
+        layout = self.layout
+        image = make_image(self.store, self.inputs, self.settings.image, self.recipe, layout)
         if image != self.settings.image and self.volume.path is not None:
             self.events.say(
                 "image: not linked, as only a local OME-Zarr of the same version can be; "
                 "--image copy copies it"
             )
-        make_field_arrays(self.store, self.recipe, self.volume, self.settings.ngff)
+        make_field_arrays(self.store, self.recipe, self.volume, layout)
         return {"image": image}
 
     def finish(self) -> CellRecord:
@@ -252,8 +257,9 @@ class _Run:
 
     def _create_labels(self, dtype: str) -> CellRecord:
         shown = self.ledger.finished("create")[()]["image"] != "none"
-        pyramid, ngff = self.workshop.pyramid, self.settings.ngff
-        make_label_arrays(self.store, pyramid, self.volume, dtype, ngff, with_image=shown)
+        make_label_arrays(
+            self.store, self.workshop.pyramid, self.volume, dtype, self.layout, with_image=shown
+        )
         return {}
 
 

@@ -183,7 +183,7 @@ def verify(
         again.max_abs_diff,
         again.tolerance if recipe.exact else None,
         again.label_mismatches,
-        tuple(finding.text for finding in findings if not finding.missing),
+        tuple(dict.fromkeys(finding.text for finding in findings if not finding.missing)),
         tuple(finding.text for finding in findings if finding.missing),
         exact=recipe.exact,
         repairable=not any(finding.hopeless for finding in findings),

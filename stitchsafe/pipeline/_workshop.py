@@ -11,6 +11,7 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
 from stitchsafe.coordinates import CellGrid, Roi
@@ -157,7 +158,15 @@ class Workshop:
         if recipe.labels is not None:
             settings = LabelSettings.from_json(recipe.labels)
             provisional = ArrayStore.open(store.provisional)
-            sinks.append(SegmentSink(provisional, store.evidence, recipe.cells, settings))
+            sinks.append(
+                SegmentSink(
+                    provisional,
+                    store.evidence,
+                    recipe.cells,
+                    settings,
+                    nan_is_background=recipe.nan == "keep",
+                )
+            )
         return sinks
 
     def _relabelling(self) -> Work:
@@ -169,6 +178,8 @@ class Workshop:
         ids, extent = load_ids(self.store), self.recipe.extent
 
         def make(cell: Roi) -> NDArray[Any]:
+            if self.recipe.skips(cell):
+                return np.zeros(cell.shape, final.dtype)
             return final_labels(provisional.read(cell), cell, ids, extent)
 
         return ArrayWork("labels", make, final)
@@ -190,6 +201,8 @@ class _Anew:
         return self.maker.read(block)
 
     def compute(self, cell: Roi, source: BlockInput) -> NDArray[Any]:
+        if self.maker.recipe.skips(cell):
+            return np.zeros(cell.shape, self.final.dtype)
         fields = self.maker.fields(cell, source)
         return final_labels_of(self.store, self.maker.recipe, cell, fields)
 
@@ -227,5 +240,9 @@ def final_labels_of(
     """Labels of a cell, made again from its fields."""
     if recipe.labels is None:
         raise IntegrityError("the result holds no labels; predict it with --save labels")
-    segments = segment_window(fields, settings=LabelSettings.from_json(recipe.labels))
+    segments = segment_window(
+        fields,
+        settings=LabelSettings.from_json(recipe.labels),
+        nan_is_background=recipe.nan == "keep",
+    )
     return final_labels(segments.labels, cell, load_ids(store), recipe.extent)

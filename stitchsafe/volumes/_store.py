@@ -29,8 +29,6 @@ from stitchsafe.volumes._tensorstore import context, first_line, is_disk_full, o
 
 __all__ = ["ArrayStore"]
 
-_CORRUPTION = ("DATA_LOSS", "Digest mismatch", "inflate() failed", "checksum", "decompress")
-
 
 @dataclass(frozen=True, eq=False)
 class ArrayStore:
@@ -171,16 +169,17 @@ class ArrayStore:
         self._check(roi)
         try:
             return np.asarray(self._handle[roi.slices].read(order="C").result())
-        except (ValueError, OSError) as error:
-            if any(sign in str(error) for sign in _CORRUPTION):
-                raise IntegrityError(
-                    f"stored bytes in {self.path} are damaged, as their checksum fails "
-                    f"({first_line(error)}); run stitchsafe verify, then predict again"
-                ) from error
-            raise
+        except ValueError as error:  # of the region nothing is wrong: it has been looked at
+            raise IntegrityError(
+                f"stored bytes in {self.path} are damaged ({first_line(error)}); stitchsafe verify "
+                "says what else is, and predict --repair mends it"
+            ) from error
 
     def write(self, roi: Roi, data: npt.NDArray[Any]) -> None:
         """Write a region; returns when the bytes are on the disk.
+
+        Of a file that the region does not fill, the rest is read and kept; one that it fills is
+        replaced whatever it holds.
 
         Raises
         ------
@@ -198,12 +197,30 @@ class ArrayStore:
         try:
             self._handle[roi.slices].write(data).result()
         except (ValueError, OSError) as error:
+            if self._discard_damaged(roi):
+                return self.write(roi, data)
             if is_disk_full(error):
                 raise _no_space(self.path) from error
             raise InterruptedRunError(
                 f"writing to {self.path} failed: {first_line(error)}; mend that, then run the "
                 "same command again to go on"
             ) from error
+
+    def _discard_damaged(self, roi: Roi) -> bool:
+        """Delete damaged files that a region fills, as far as there are voxels in them.
+
+        At the array's end a file holds more than that, so that it would be read before it is
+        written. Returns whether there were any.
+        """
+        found = False
+        for name, part in self.files(roi).items():
+            if roi.contains(part):
+                try:
+                    self.read(part)
+                except IntegrityError:
+                    (self.path / name).unlink(missing_ok=True)
+                    found = True
+        return found
 
     def _check(self, roi: Roi) -> None:
         if not Roi.whole(self.shape).contains(roi):
