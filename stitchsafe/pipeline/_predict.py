@@ -204,7 +204,8 @@ def _prepare(inputs: Inputs, out: str | Path | None, settings: Settings, events:
     if out is None:
         out = default_output(volume)
         events.say(f"output: {out}")
-    store = ResultStore(Path(out))
+    # Through a link to a folder, the result goes where it points.
+    store = ResultStore(Path(out).resolve() if Path(out).is_symlink() else Path(out))
     refuse_output_within_input(store.path, volume)
     store.refuse_foreign()
     if settings.workers > 1:

@@ -158,7 +158,7 @@ class ResultStore:
         StoreError
             If it does.
         """
-        if self.path.is_symlink() or (self.path.exists() and not self.path.is_dir()):
+        if self.path.exists() and not self.path.is_dir():
             raise StoreError(f"{self.path} exists and is a file; choose another place with --out")
         ours = self.private.is_dir()
         if self.path.is_dir() and not ours and any(self.path.iterdir()):

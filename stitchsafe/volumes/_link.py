@@ -54,7 +54,7 @@ def link_image(volume: Volume, group: Path, *, ngff: Ngff, most: int | None = No
     try:
         for name in image.datasets[:most]:
             if (node.path / name).is_dir() and not (group / name).is_symlink():
-                (group / name).symlink_to(os.path.relpath(node.path / name, group))
+                (group / name).symlink_to(os.path.relpath(node.path / name, group.resolve()))
     except OSError:
         return False
     write_attributes(group, json.loads(json.dumps(shown)), ngff)

@@ -149,9 +149,20 @@ class ZarrSource:
                 "the damaged chunk, or leave it out with --roi"
             ) from error
 
-    def missing_chunks(self, index: tuple[slice, ...]) -> int:
+    def absent_chunk(self, index: tuple[slice, ...]) -> str | None:
+        ranges, key = self._stored(index)
+        names = map(key, itertools.product(*ranges))
+        return next((name for name in names if not (self._node.path / name).is_file()), None)
+
+    def _stored(
+        self, index: tuple[slice, ...]
+    ) -> tuple[list[range], Callable[[tuple[int, ...]], str]]:
         grid, key = _stored_grid(self._node)
-        ranges = [range(s.start // c, -(-s.stop // c)) for s, c in zip(index, grid, strict=True)]
+        pairs = zip(index, grid, strict=True)
+        return [range(s.start // c, -(-s.stop // c)) for s, c in pairs], key
+
+    def missing_chunks(self, index: tuple[slice, ...]) -> int:
+        ranges, key = self._stored(index)
         total = math.prod(len(r) for r in ranges)
         names = map(key, itertools.product(*ranges))
         present = sum((self._node.path / name).is_file() for name in names)
