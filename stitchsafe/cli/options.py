@@ -149,7 +149,16 @@ class VolumeOptions:
         ),
     ] = None
     nan: Annotated[
-        Literal["refuse", "zero"] | None, _option("What to do about NaN voxels.", None, "Volume")
+        Literal["refuse", "zero", "keep"] | None,
+        _option("What to do about NaN and infinite voxels.", None, "Volume"),
+    ] = None
+    mask: Annotated[
+        str | None,
+        _option(
+            "Skip cells where this volume, of the same shape or coarser by whole factors, is 0.",
+            "MASK",
+            "Volume",
+        ),
     ] = None
     refuse_missing_chunks: Annotated[
         bool,
@@ -186,6 +195,10 @@ class PredictOptions:
     ] = None
     block_shape: Annotated[
         str | None, _option("Output voxels of one resumable block.", "128,512,512", "Running")
+    ] = None
+    chunk_shape: Annotated[
+        str | None,
+        _option("Chunks of the output; makes each cell a shard of them.", "32,64,64", "Running"),
     ] = None
     max_memory: Annotated[
         str | None,
@@ -230,6 +243,7 @@ class PredictOptions:
             self,
             tile_shape=lambda text: parse_shape(text, "--tile-shape"),
             block_shape=lambda text: parse_shape(text, "--block-shape"),
+            chunk_shape=lambda text: parse_shape(text, "--chunk-shape"),
             max_memory=lambda text: parse_bytes(text, "--max-memory"),
         )
 

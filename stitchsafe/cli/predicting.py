@@ -52,6 +52,10 @@ def predict(
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace an output made by another recipe.")
     ] = False,
+    repair: Annotated[
+        bool,
+        typer.Option("--repair", help="Do again what of an earlier output is damaged or gone."),
+    ] = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print the plan, as `plan` does, and stop.")
     ] = False,
@@ -68,6 +72,7 @@ def predict(
             "ngff": ngff,
             "image": image,
             "overwrite": overwrite,
+            "repair": repair,
             **network.keywords(),
             **run.keywords(),
             **source.keywords(),

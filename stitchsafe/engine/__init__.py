@@ -5,6 +5,7 @@ from stitchsafe.engine._border import border_map
 from stitchsafe.engine._durable import (
     file_checksum,
     load_arrays,
+    load_json,
     save_arrays,
     save_bytes,
     save_json,
@@ -58,6 +59,7 @@ __all__ = [
     "checksum",
     "file_checksum",
     "load_arrays",
+    "load_json",
     "return_freed_memory",
     "run_blocks",
     "run_once",

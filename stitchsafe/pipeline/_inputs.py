@@ -120,6 +120,10 @@ class _Slice:
         roi = Roi.whole(self.shape) if roi is None else roi
         return self.volume.missing_chunks(Roi((self.z, *roi.offset), (1, *roi.shape)))
 
+    def absent_chunk(self, roi: Roi | None = None) -> str | None:
+        roi = Roi.whole(self.shape) if roi is None else roi
+        return self.volume.absent_chunk(Roi((self.z, *roi.offset), (1, *roi.shape)))
+
 
 def open_input(source: VolumeLike, settings: Settings) -> Volume:
     """Open a volume as the settings say."""
@@ -317,14 +321,14 @@ def _refuse_absent_chunks(volume: Volume, roi: Roi, settings: Settings, events: 
         raise VolumeError(str(error)) from error
     if not missing:
         return
+    said = f"{missing} chunks of {volume.path} are absent ({volume.absent_chunk(roi)} is one)"
     if settings.refuse_missing_chunks:
         raise VolumeError(
-            f"{missing} chunks of {volume.path} are absent, which Zarr reads as its fill value; "
+            f"{said}, which Zarr reads as its fill value; "
             "restore them, choose another --level or --roi, or drop --refuse-missing-chunks"
         )
     events.say(
-        f"warning: {missing} chunks of {volume.path} are absent and read as the fill value; "
-        "--refuse-missing-chunks makes that an error"
+        f"warning: {said}, and read as the fill value; --refuse-missing-chunks makes that an error"
     )
 
 

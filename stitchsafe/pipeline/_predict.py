@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import json
 import platform
 import resource
 import sys
@@ -26,12 +25,13 @@ from stitchsafe.engine import (
     Inline,
     Processes,
     Silent,
+    load_json,
     return_freed_memory,
     save_json,
 )
-from stitchsafe.errors import InputError, InterruptedRunError
+from stitchsafe.errors import InputError, IntegrityError, InterruptedRunError
 from stitchsafe.geometry import Break
-from stitchsafe.pipeline._consensus import Consensus, decide, load_consensus
+from stitchsafe.pipeline._audit import forget_damaged
 from stitchsafe.pipeline._inputs import (
     Inputs,
     ModelLike,
@@ -41,6 +41,7 @@ from stitchsafe.pipeline._inputs import (
     refuse_output_within_input,
 )
 from stitchsafe.pipeline._machine import cores_for
+from stitchsafe.pipeline._outputs import Layout
 from stitchsafe.pipeline._planning import draft_plan, estimate_seconds
 from stitchsafe.pipeline._samples import Seams
 from stitchsafe.pipeline._seams import measure_at_seams
@@ -92,12 +93,13 @@ class Prediction:
     fields: dict[str, NDArray[np.floating]] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
-        voxels = self.plan.recipe.roi.size
+        voxels, skipping = self.plan.recipe.roi.size, self.plan.recipe.skipping
         return {
             "out": None if self.out is None else str(self.out),
             "blocks_total": self.progress.blocks_total,
             "blocks_done": self.progress.blocks_total - self.progress.blocks_resumed,
             "blocks_resumed": self.progress.blocks_resumed,
+            "cells_skipped": 0 if skipping is None else skipping.skipped,
             "instances": self.progress.instances,
             "seconds": self.seconds,
             "voxels_per_second": voxels / max(self.seconds, 1e-9),
@@ -206,15 +208,22 @@ def _prepare(
     if out is None:
         out = default_output(volume)
         events.say(f"output: {out}")
-    store = ResultStore.at(out)
+    store = ResultStore.at(out).resolved
     refuse_output_within_input(store.path, volume)
     store.refuse_foreign()
     if settings.workers > 1:
         Job.of(store, inputs, settings)  # refuses what other processes cannot open
     resumes = store.exists and not settings.overwrite
+    if settings.repair and not resumes:
+        raise InputError(
+            f"there is nothing to repair at {store.path}; leave out --repair"
+            if not store.exists
+            else "--repair keeps what is sound and --overwrite nothing; give one of them"
+        )
     if not resumes:
         store.refuse_to_replace_others()
     plan = draft_plan(inputs, settings, events, store.recipe() if resumes else None)
+    Layout.of(plan.recipe, settings.chunk_shape, settings.ngff)  # refuses chunks that do not fit
     if resumes:
         store.refuse_other_work(plan.recipe, volume.identity, settings.form())
         refuse_changed_volume(store, plan.recipe, volume)
@@ -224,27 +233,31 @@ def _prepare(
 
 def _carry_out(job: _Job, settings: Settings, events: Events) -> Prediction:
     began = time.monotonic()
-    store, plan, inputs, volume = job.store, job.plan, job.inputs, job.inputs.volume
-    consensus = load_consensus(store, plan.recipe) if job.resumes else None
-    if consensus is None:
-        consensus = decide(volume, plan.recipe, events)
+    store, plan, inputs = job.store, job.plan, job.inputs
     if not job.resumes:
         _clear(store)
     with _disk_errors(store), store.ledger as ledger:
+        if job.resumes and settings.repair:
+            forget_damaged(store, plan.recipe, inputs.volume, events)
         if not job.resumes:
-            _begin(store, plan, inputs, consensus, settings)
-        save_json(store.private / "schedule.json", plan.schedule.to_json())
-        workshop = Workshop(store, plan.recipe, inputs.network, volume, ledger.lease)
+            _begin(store, plan, inputs, settings)
+        save_json(store.schedule_file, plan.schedule.to_json())
+        workshop = Workshop(store, plan.recipe, inputs.network, inputs.volume, ledger.lease)
         try:
             with _executor(job, workshop, settings) as executor:
                 progress = run_stages(workshop, plan, executor, inputs, settings, ledger, events)
         except InputError:
-            # Found in the fields only, as a bandwidth that they exceed: nothing must remain of it.
-            if not job.resumes and not ledger.finished("predict"):
+            # Found in the voxels only, as NaN, or a bandwidth that the fields exceed: nothing must
+            # remain of it.
+            decided = job.resumes and ledger.finished("consensus")
+            if not decided and not ledger.finished("predict"):
                 store.clear()
             raise
         if progress.blocks_resumed == progress.blocks_total:
-            events.say("all blocks were done before; stitchsafe verify checks that they are whole")
+            events.say(
+                "all blocks were done before; stitchsafe verify checks that they are whole, and "
+                "--repair mends them"
+            )
         seams = None if inputs.exact else _seams(job, workshop.maker, events)
         seconds = time.monotonic() - began
         _save_provenance(store, seconds)
@@ -312,10 +325,8 @@ def _begin(
     store: ResultStore,
     plan: Plan,
     inputs: Inputs,
-    consensus: Consensus,
     settings: Settings,
 ) -> None:
-    save_json(store.consensus_file, consensus.to_json())
     volume = inputs.volume
     content = {
         "volume": volume.identity,
@@ -345,8 +356,10 @@ def _disk_errors(store: ResultStore) -> Iterator[None]:
 
 
 def _save_provenance(store: ResultStore, seconds: float) -> None:
-    path = store.private / "provenance.json"
-    runs = json.loads(path.read_text()) if path.is_file() else []
+    try:
+        runs = load_json(store.provenance_file)["runs"]
+    except (OSError, IntegrityError):
+        runs = []
     runs.append(
         {
             "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
@@ -358,7 +371,7 @@ def _save_provenance(store: ResultStore, seconds: float) -> None:
             "peak_memory_bytes": _peak_memory(),
         }
     )
-    save_json(path, runs)
+    save_json(store.provenance_file, {"runs": runs})
 
 
 def _peak_memory() -> int:

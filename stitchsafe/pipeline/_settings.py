@@ -28,6 +28,7 @@ class Options(TypedDict, total=False):
     save: Sequence[Saved] | Saved
     tile_shape: Sequence[int] | None
     block_shape: Sequence[int] | None
+    chunk_shape: Sequence[int] | None
     max_memory: int | None
     border: BorderRule
     normalize: Literal["none", "zscore", "percentile"] | None
@@ -42,7 +43,8 @@ class Options(TypedDict, total=False):
     time: int | None
     axes: str | None
     voxel_size: Sequence[float] | str | None
-    nan: Literal["refuse", "zero"]
+    nan: Literal["refuse", "zero", "keep"]
+    mask: Any
     refuse_missing_chunks: bool
     image: ImageMode
     ngff: Literal["0.5", "0.4"]
@@ -50,6 +52,7 @@ class Options(TypedDict, total=False):
     workers: int
     seed: int
     overwrite: bool
+    repair: bool
     weights: str | Path | None
     arguments: Mapping[str, Any] | None
     input_channels: int | Sequence[int] | None
@@ -70,6 +73,9 @@ class Settings:
         What is kept: ``labels``, ``fields``, ``table``.
     tile_shape, block_shape
         Voxels of one forward pass, and of one committed portion, halo excluded.
+    chunk_shape
+        Chunks of the output, which make each cell a shard of them; a divisor of the cell. By
+        default cells are chunks, unless they are large.
     max_memory
         Resident memory of the run in bytes; by default the job's or machine's allotment.
     border
@@ -85,7 +91,11 @@ class Settings:
     level, channel, time, axes, voxel_size
         What to open of the volume, and what its file fails to say.
     nan
-        ``refuse`` a volume that holds NaN, or read NaN as ``zero``.
+        ``refuse`` a volume that holds NaN or infinities, read them as ``zero``, or ``keep`` them:
+        then the fields are NaN wherever the network reads one, and labels 0 there.
+    mask
+        A volume over this one, or coarser by whole factors. Cells in which it is 0 everywhere are
+        skipped: 0 in labels and fields.
     refuse_missing_chunks
         Refuse a volume with absent chunks, which Zarr reads as zeros.
     image
@@ -100,6 +110,8 @@ class Settings:
         Of the sampled voxels that `verify` re-predicts.
     overwrite
         Replace an earlier result of stitchsafe. Nothing else is ever replaced.
+    repair
+        Before going on, compare all that is there with the ledger, and do again what is damaged.
     weights, arguments
         For a model given as ``package.module:factory``: a file of weights, keyword arguments.
     input_channels
@@ -118,6 +130,7 @@ class Settings:
     save: tuple[Saved, ...] = ("labels",)
     tile_shape: tuple[int, ...] | None = None
     block_shape: tuple[int, ...] | None = None
+    chunk_shape: tuple[int, ...] | None = None
     max_memory: int | None = None
     border: BorderRule = "reflect"
     normalize: Literal["none", "zscore", "percentile"] | None = None
@@ -132,7 +145,8 @@ class Settings:
     time: int | None = None
     axes: str | None = None
     voxel_size: tuple[float, ...] | str | None = None
-    nan: Literal["refuse", "zero"] = "refuse"
+    nan: Literal["refuse", "zero", "keep"] = "refuse"
+    mask: Any = None
     refuse_missing_chunks: bool = False
     image: ImageMode = "link"
     ngff: Literal["0.5", "0.4"] = "0.5"
@@ -140,6 +154,7 @@ class Settings:
     workers: int = 1
     seed: int = 0
     overwrite: bool = False
+    repair: bool = False
     weights: str | Path | None = None
     arguments: Mapping[str, Any] | None = None
     input_channels: tuple[int, ...] | None = None
@@ -163,7 +178,7 @@ class Settings:
             raise InputError(f"there is no option {name!r}; {hint}")
         save = given.get("save", ("labels",))
         given["save"] = (save,) if isinstance(save, str) else tuple(save)  # type: ignore[arg-type]
-        for name in ("tile_shape", "block_shape", "voxel_size"):
+        for name in ("tile_shape", "block_shape", "chunk_shape", "voxel_size"):
             value = given.get(name)
             if isinstance(value, str) and name != "voxel_size":
                 raise InputError(f"{name} cannot be {value!r}; give one number per axis")
@@ -191,7 +206,7 @@ class Settings:
             ("border", self.border, get_args(BorderRule)),
             ("normalize", self.normalize, (None, "none", "zscore", "percentile")),
             ("labels_from", self.labels_from, (None, *get_args(LabelSource))),
-            ("nan", self.nan, ("refuse", "zero")),
+            ("nan", self.nan, ("refuse", "zero", "keep")),
             ("image", self.image, get_args(ImageMode)),
             ("ngff", self.ngff, ("0.5", "0.4")),
             ("precision", self.precision, ("auto", "float32", "float64")),
@@ -234,7 +249,9 @@ class Settings:
 
     def form(self) -> dict[str, Any]:
         """What the output looks like, beside what the recipe decides; as JSON."""
-        return {"save": sorted(self.save), "image": self.image, "ngff": self.ngff}
+        chunks = None if self.chunk_shape is None else list(self.chunk_shape)
+        written = {"image": self.image, "ngff": self.ngff, "chunk_shape": chunks}
+        return {"save": sorted(self.save), **written}
 
     def opened(self) -> dict[str, Any]:
         """The options that open the same volume again, as JSON."""

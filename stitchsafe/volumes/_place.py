@@ -186,6 +186,10 @@ class Place:
             return False
         return not self.key or f"{other.key}/".startswith(f"{self.key}/")
 
+    def below(self, other: Place) -> str:
+        """The path from another place to this one, which lies below it."""
+        return PurePosixPath(self.key).relative_to(other.key).as_posix()
+
     # How it is reached
 
     @property
@@ -279,6 +283,10 @@ class Place:
     def is_dir(self) -> bool:
         """Whether there is anything below."""
         return Path(self.key).is_dir() if self.kind == "file" else bool(self.listing())
+
+    def is_link(self) -> bool:
+        """Whether this is a symbolic link, of which only file systems know."""
+        return self.kind == "file" and Path(self.key).is_symlink()
 
     def listing(self, begin: str = "", *, links: bool = True) -> list[str]:
         """All that has bytes below, by its path from here, sorted.

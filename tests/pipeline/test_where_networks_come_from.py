@@ -12,6 +12,7 @@ import pytest
 from heard import Heard
 from model_files import package, small_package
 from safetensors.torch import save_file
+from stores import edit_json
 
 import stitchsafe
 from stitchsafe.errors import IntegrityError, ModelError, StoreError, VoxelSizeError
@@ -63,9 +64,8 @@ def test_other_weights_are_another_recipe(here: Path) -> None:
 def test_a_result_that_names_code_runs_none(here: Path) -> None:
     stitchsafe.predict("image.npy", FACTORY, "out.zarr", **options())
     path = here / "out.zarr" / ".stitchsafe" / "recipe.json"
-    stored = json.loads(path.read_text())
     harm = {"model": "os:mkdir", "arguments": {"path": repr(str(here / "ran"))}, "weights": None}
-    path.write_text(json.dumps({**stored, **harm}))
+    edit_json(path, lambda stored: stored.update(harm))
     with pytest.raises(ModelError, match="names the code os:mkdir"):
         stitchsafe.verify("out.zarr")
     assert not (here / "ran").exists()
@@ -73,7 +73,7 @@ def test_a_result_that_names_code_runs_none(here: Path) -> None:
         stitchsafe.verify("out.zarr", trust_model=True)
     assert (here / "ran").exists()  # so the trap works
     harm = {"arguments": {"path": "__import__('os').mkdir('ran2')"}}
-    path.write_text(json.dumps({**stored, **harm}))
+    edit_json(path, lambda stored: stored.update(harm))
     with pytest.raises(stitchsafe.StitchsafeError):
         stitchsafe.verify("out.zarr", trust_model=True)
     assert not (here / "ran2").exists()
