@@ -48,7 +48,7 @@ class _Steps:
     def _fit(self, offsets: dict[int, int]) -> bool:
         facts = self.search.at(moved(self.base, offsets))
         return facts is not None and all(
-            own.key == other.key for own, other in zip(facts, self.first, strict=True)
+            own.joins(other) for own, other in zip(facts, self.first, strict=True)
         )
 
     def _runs(self, offsets: dict[int, int]) -> bool:
