@@ -199,6 +199,7 @@ class AxisTiling:
             begin = max(begin, first)
             while end - begin < net.input_min and begin > first:
                 begin = max(first, begin - net.period)
+            end = max(end, min(begin + net.input_min, last))
             if not net.takes(end - begin):
                 raise PlanError(
                     f"the tile at {start} would read {end - begin} voxels, which the network does "
