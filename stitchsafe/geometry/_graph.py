@@ -31,12 +31,17 @@ Kind = Literal[
 
 @dataclass(frozen=True, slots=True)
 class AxisStep:
-    """One axis of a node: its taps and what it does to the row's ends."""
+    """One axis of a node: its taps and what it does to the row's ends.
+
+    `ends` are elements that it puts before and after. A pass whose padding follows its size has
+    other values at its border than a pass of another size, however far the lattice map agrees.
+    """
 
     taps: Taps
     size: int
     lossy: bool = False
     depth: int = 0
+    ends: tuple[int, int] = (0, 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,18 +199,27 @@ class Graph:
         Crops are left out, as torch makes mere aliases of those that cut nothing off; where they
         cut is the lattice map's to say.
         """
+        return self._program(ends=True)
+
+    @property
+    def operators(self) -> str:
+        """The same without what is padded, which may be made to follow the size."""
+        return self._program(ends=False)
+
+    def _program(self, *, ends: bool) -> str:
         place: list[int] = []
         text: list[str] = []
         for index, n in enumerate(self.nodes):
             if index not in self.live:
                 place.append(-1)
                 continue
-            if (n.kind == "crop" or n.op == "aten.alias.default") and len(n.inputs) == 1:
+            aside = n.kind == "crop" or (n.kind == "pad" and not ends)
+            if (aside or n.op == "aten.alias.default") and len(n.inputs) == 1:
                 place.append(place[n.inputs[0]])
                 continue
             place.append(len(text))
             inputs = tuple(place[i] for i in n.inputs)
-            taps = "" if n.kind == "pad" else repr([s.taps for s in n.steps])
+            taps = repr([(s.taps, s.ends) for s in n.steps])
             text.append(repr((n.kind, n.op, n.layer, inputs, n.layout, n.constants)) + taps)
         return hashlib.sha256("\n".join(text).encode()).hexdigest()
 

@@ -36,8 +36,8 @@ from stitchsafe.geometry._axis import Taps
 from stitchsafe.geometry._flow import Flow
 from stitchsafe.geometry._graph import AxisStep, Graph, Port
 from stitchsafe.geometry._layout import AXES, Breaking, Value
-from stitchsafe.geometry._torch_constants import UNIFORM, Constants
-from stitchsafe.geometry._torch_module import prepared, quiet
+from stitchsafe.geometry._torch_constants import UNIFORM, Constants, operator_name, settings
+from stitchsafe.geometry._torch_module import fresh, prepared, quiet
 from stitchsafe.geometry._types import Break, NetworkGeometry
 from stitchsafe.geometry._windows import SizeRefusal
 
@@ -73,6 +73,7 @@ def trace(
         If the network does not run at this size.
     """
     logging.getLogger("torch._subclasses.fake_tensor").addFilter(quiet)
+    module = fresh(module)
     first = next((p for p in module.parameters() if p.is_floating_point()), None)
     device = torch.device("cpu") if first is None else first.device
     dtype = dtype or (torch.float32 if first is None else first.dtype)
@@ -117,7 +118,7 @@ def _recorded(
         except SizeRefusal as error:
             error.layer, error.op = recorder.flow.layer, recorder.flow.op
             raise
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             if "unallocated storage" in str(error):  # a constant's values, asked for by Python code
                 recorder.flow.layer, recorder.flow.op = recorder.failing or "network", "forward"
                 recorder.flow.refuse(
@@ -135,11 +136,18 @@ def _recorded(
 
 
 def analyse_module(
-    module: nn.Module, *, ndim: int, channels: int | Sequence[int]
+    module: nn.Module,
+    *,
+    ndim: int,
+    channels: int | Sequence[int],
+    fixed: Sequence[int | None] | None = None,
 ) -> NetworkGeometry:
     """The geometry of a module; see :func:`trace` and :func:`analyse`."""
     return analyse(
-        lambda shape: trace(module, shape, channels), ndim=ndim, name=type(module).__name__
+        lambda shape: trace(module, shape, channels),
+        ndim=ndim,
+        name=type(module).__name__,
+        fixed=fixed,
     )
 
 
@@ -150,6 +158,7 @@ class _Recorder(TorchDispatchMode):  # type: ignore[misc, no-untyped-call, unuse
         super().__init__()  # type: ignore[no-untyped-call]
         self.flow, self.constants = Flow(space), Constants(module)
         self._values: Any = WeakIdKeyDictionary()
+        self._places: Any = WeakIdKeyDictionary()
         self._stale: Any = WeakIdKeyDictionary()
         self._aliases: dict[int, list[weakref.ref[torch.Tensor]]] = {}
         self._storages: dict[int, int] = {}
@@ -246,6 +255,7 @@ class _Recorder(TorchDispatchMode):  # type: ignore[misc, no-untyped-call, unuse
             self._aliases[storage] = []
         owner = self._storages[storage]
         self._values[tensor] = value
+        self._places[tensor] = storage
         self._aliases[storage].append(weakref.ref(tensor))
         living = self._owners.setdefault(owner, [])
         living.append(index)
@@ -269,6 +279,7 @@ class _Recorder(TorchDispatchMode):  # type: ignore[misc, no-untyped-call, unuse
             for path, t in tree_flatten_with_path(output)[0]
             if isinstance(t, torch.Tensor)
         ]
+        self._require_own_data([t for _, t in named])
         if any(t in self._stale for _, t in named):
             self.flow.op = "output"
             self.refuse("an output was written through another view of it", _WRITES_ANYWHERE)
@@ -293,12 +304,13 @@ class _Recorder(TorchDispatchMode):  # type: ignore[misc, no-untyped-call, unuse
         results = [t for t in tree_leaves(output) if isinstance(t, torch.Tensor)]
         given = [t for t in tree_leaves((args, kwargs)) if isinstance(t, torch.Tensor)]
         derived = [t for t in given if t in self._values]
-        name = func._schema.name.split("::")[-1]
+        name = operator_name(func)
         self.flow.at(str(func), self.layer)
         if self._leaf is not None:
             if results:
                 self._leaf_flops += cost(name, _named(func, args, kwargs), results[0])[0]
             return output
+        self._require_own_data(derived)
         written = _written(func, args, kwargs)
         constants = [t for t in given if t not in self._values]
         if not results:
@@ -311,9 +323,10 @@ class _Recorder(TorchDispatchMode):  # type: ignore[misc, no-untyped-call, unuse
             return output
         if self._seen_elsewhere(written):
             self.flow.roots += self.constants.behind(constants)
-        if any(map(self.constants.is_stored, written)) and "batch_norm" not in name:
+        if any(map(self.constants.outlives, written)) and "batch_norm" not in name:
             self.refuse(
-                "it changes a parameter or buffer, so that a result may depend on what ran before",
+                "it changes a parameter, a buffer or another tensor that outlives the pass, so "
+                "that a result may depend on what ran before",
                 "keep what a pass leaves behind out of the module",
             )
         if torch.Tag.nondeterministic_seeded in func.tags and not derived:
@@ -353,13 +366,15 @@ class _Recorder(TorchDispatchMode):  # type: ignore[misc, no-untyped-call, unuse
                 flow, name, arguments, values, results, layer, given, self._constants_admitted
             )
             made = self._made(func, call, written)
+            if len(flow.nodes) == first and not func.is_view:  # somewhere its settings must stand
+                made = [flow.pointwise([value], value.shape) for value in made]
         flops, workspace = cost(name, arguments, results[0])
         transient = sum(t.numel() * t.element_size() for t in results[1:]) if "pool" in name else 0
         if len(flow.nodes) > first:
             flow.nodes[-1] = replace(
                 flow.nodes[-1],
                 constants=" ".join(
-                    [flow.nodes[-1].constants, self._numbers(name, args, kwargs)]
+                    [flow.nodes[-1].constants, self._settings(name, args, kwargs)]
                     + [self.constants.recipe(t) for t in given if t not in self._values]
                 ),
                 flops=flops,
@@ -381,6 +396,17 @@ class _Recorder(TorchDispatchMode):  # type: ignore[misc, no-untyped-call, unuse
             rest = [t for t in results if t not in self._values]
             self.constants.forget(rest, tuple(range(first, len(flow.nodes))))
 
+    def _require_own_data(self, tensors: Sequence[torch.Tensor]) -> None:
+        """Refuse tensors that were given the data of others, past all operators."""
+        for tensor in tensors:
+            place = self._places.get(tensor)
+            if place is not None and place != tensor.untyped_storage()._cdata:
+                self.refuse(
+                    "the data of a tensor were replaced, which is not analysed",
+                    "use the tensor that holds them",
+                )
+                self._places[tensor] = tensor.untyped_storage()._cdata
+
     def _seen_elsewhere(self, written: Sequence[torch.Tensor]) -> bool:
         """Whether what is written may be seen through another tensor than the one that is named."""
         for target in written:
@@ -398,6 +424,7 @@ class _Recorder(TorchDispatchMode):  # type: ignore[misc, no-untyped-call, unuse
         """What an operator makes of its values; what breaks locality is noted."""
         flow = self.flow
         try:
+            self.constants.require_known([t for t in call.given if t not in self._values])
             if any(t in self._stale for t in call.given):
                 raise Breaking(
                     "it reads a tensor that was written through another view of it, which is not "
@@ -431,7 +458,7 @@ class _Recorder(TorchDispatchMode):  # type: ignore[misc, no-untyped-call, unuse
         return [found] * len(alike)
 
     def _handler(self, func: Any, call: Call) -> Callable[[Call], Value | list[Value]]:
-        known = torch.Tag.pointwise in func.tags
+        known = torch.Tag.pointwise in func.tags and func.namespace == "aten"
         random = (
             torch.Tag.nondeterministic_seeded in func.tags
             and call.arguments.get("dropout_p", 1.0) > 0
@@ -446,12 +473,12 @@ class _Recorder(TorchDispatchMode):  # type: ignore[misc, no-untyped-call, unuse
             )  # fmt: skip
         return handler
 
-    def _numbers(self, name: str, args: Any, kwargs: Any) -> str:
-        """The numbers that an operator is called with, but for those that follow the size."""
+    def _settings(self, name: str, args: Any, kwargs: Any) -> str:
+        """What an operator is told, but for whole numbers that follow the size."""
+        told = settings(args[2:] if name == "constant_pad_nd" else (args, kwargs))
         if name in SIZED:
-            return ""
-        given = args[2:] if name == "constant_pad_nd" else (args, kwargs)
-        return repr([v for v in tree_leaves(given) if isinstance(v, int | float)])
+            told = [each for each in told if isinstance(each, bool) or not isinstance(each, int)]
+        return repr(told)
 
     def _constants_admitted(self, value: Value, given: Sequence[torch.Tensor]) -> Value:
         constants = [tensor for tensor in given if tensor not in self._values]

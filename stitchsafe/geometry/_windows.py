@@ -80,7 +80,7 @@ def padding(size: int, out: int, before: int, after: int, depth: int | None) -> 
     if size + before + after != out:
         raise SizeRefusal(f"padding {size} elements by {before} and {after} gave {out}")
     reach = 0 if depth is None else max(before, after) * depth
-    return AxisStep(Taps.window(1, 1, before), out, False, reach)
+    return AxisStep(Taps.window(1, 1, before), out, False, reach, (before, after))
 
 
 def _factor(size: int, out: int, scale: float | None) -> Fraction:
