@@ -54,16 +54,27 @@ def _choose(found: dict[int, Fact], period: int) -> _Choice | None:
                 break
         else:
             classes.append({residue: fact})
+    # Last of all, sizes that leave out voxels beside those that do not.
+    for members in list(classes):
+        fact = next(iter(members.values()))
+        if not fact.lossy:
+            wide = {r: f for r, f in found.items() if f.joins(fact, lossy=True)}
+            classes.extend([wide] if len(wide) > len(members) else [])
     best: tuple[tuple[int, ...], _Choice] | None = None
     for members in classes:
         for step in (d for d in range(1, period + 1) if period % d == 0):
             starts = [r for r in range(step) if all(k in members for k in range(r, period, step))]
             for start in starts:
                 facts = [members[k] for k in range(start, period, step)]
-                shorter = any(s > 0 for fact in facts for s in fact.shrinkages)
-                rank = (any(fact.lossy for fact in facts), shorter, step, start)
+                whole = [fact for fact in facts if not fact.lossy]
+                missed = sum(
+                    not fact.lossy and fact not in whole and fact.key == facts[0].key
+                    for fact in found.values()
+                )
+                shorter = any(s > 0 for fact in whole or facts for s in fact.shrinkages)
+                rank = (not whole, missed, len(facts) - len(whole), shorter, step, start)
                 if best is None or rank < best[0]:
-                    best = (rank, (facts, step))
+                    best = (rank, (sorted(facts, key=lambda fact: fact.lossy), step))
             if starts:
                 break
     return None if best is None else best[1]

@@ -13,7 +13,7 @@ from stitchsafe.geometry._graph import Graph
 from stitchsafe.geometry._placement import Placement
 from stitchsafe.geometry._types import AxisGeometry, OutputAxis
 
-__all__ = ["Fact", "Solution", "facts_of", "solution", "widest"]
+__all__ = ["Fact", "Solution", "facts_of", "solution", "widest", "without_losses"]
 
 N = TypeVar("N", int, Fraction)
 
@@ -55,14 +55,15 @@ class Fact:
     def residue(self) -> int:
         return self.input_size % self.period
 
-    def joins(self, other: Fact) -> bool:
+    def joins(self, other: Fact, *, lossy: bool = False) -> bool:
         """Whether the network does the same at this size as at the other.
 
-        The output may be some elements longer or shorter, if either size loses nothing.
+        The output may be some elements longer or shorter, where neither size leaves out any voxel
+        (or that does not matter: `lossy`).
         """
         if self.key != other.key:
             return False
-        if self.residue == other.residue or self.lossy or other.lossy:
+        if self.residue == other.residue or (not lossy and (self.lossy or other.lossy)):
             return self.shrinkages == other.shrinkages
         return True
 
@@ -106,10 +107,26 @@ def facts_of(graph: Graph) -> tuple[Fact, ...] | None:
     )
 
 
+def without_losses(facts: Sequence[Fact]) -> int:
+    """Every how many sizes of one family to take, so that none leaves out any voxel.
+
+    All of them where that would take too few: then sizes whose outputs cover the input would be
+    missed. Which of them a volume needs is found by what they cover.
+    """
+    whole = {place for place, fact in enumerate(facts) if not fact.lossy}
+    fitting = (
+        every
+        for every in range(1, len(facts) + 1)
+        if len(facts) % every == 0 and set(range(0, len(facts), every)) == whole
+    )
+    return next(fitting, 1)
+
+
 def solution(facts: list[Fact], step: int, least: int) -> Solution:
     """One axis, from what it is at all residues of the valid sizes."""
     fact = facts[0]
-    most = [max(each) for each in zip(*(other.shrinkages for other in facts), strict=True)]
+    whole = [other for other in facts if not other.lossy] or facts
+    most = [max(each) for each in zip(*(other.shrinkages for other in whole), strict=True)]
     placed = Placement.of(fact.rates, most)
     contexts = [other.contexts(placed.offset, placed.starts) for other in facts]
     shrinkage = placed.shrinkage(most)

@@ -153,7 +153,13 @@ class Trial:
         # At all residues of the valid sizes; those that are run must be as large as traced.
         short, step = self.bench.sizes.short, axis.input_step
         sizes = range(short, short + (axis.period if step else 1), step or 1)
-        taken = [max(n - own.size(n) / own.scale for n in sizes) for own in outputs]
+        # Sizes that leave out voxels, which is more, move no output.
+        taken = [
+            max(
+                n - own.size(n) / own.scale for n in sizes if own.surplus[n % len(own.surplus)] >= 0
+            )
+            for own in outputs
+        ]
         placed = Placement.of([own.scale for own in outputs], taken)
         for own, name, offset, start in zip(
             outputs, self.names, placed.offsets, placed.starts, strict=True

@@ -93,7 +93,7 @@ class OutputAxis:
         Element at which the input's voxel ``output_offset`` of the :class:`AxisGeometry` lies; 0
         where all outputs begin alike, and none before the input.
     shrinkage
-        The most of ``input size - output size / scale`` at any valid size.
+        The most of ``input size - output size / scale`` at any size that leaves out no voxel.
     context
         Margin (before, after) that this output needs around whole periods of voxels.
     receptive_field
@@ -102,7 +102,8 @@ class OutputAxis:
         For each phase, in order, the input voxels (first, last) that an element depends on,
         relative to the input's origin; None for a phase that depends on nothing.
     surplus
-        How much less than `shrinkage` goes, by the input size modulo the length of this tuple.
+        How much less than `shrinkage` goes, by the input size modulo the length of this tuple;
+        negative for sizes that leave out voxels.
     """
 
     scale: Fraction
@@ -177,12 +178,14 @@ class AxisGeometry:
         From the input's origin to the first voxel that all outputs answer for; never negative, as
         what lies before the input answers for none of its voxels.
     shrinkage
-        Input size less the voxels of it that all outputs answer for; the most at any valid size.
+        Input size less the voxels of it that all outputs answer for; the most at any size that
+        leaves out no voxel.
     padded
         Whether some layer pads along this axis, so that tiles must be clipped at the volume's
         border instead of reaching over it.
     surplus
-        How much less than `shrinkage` goes, by the input size modulo the length of this tuple.
+        How much less than `shrinkage` goes, by the input size modulo the length of this tuple;
+        negative for sizes that leave out voxels.
     """
 
     period: int
