@@ -2,8 +2,9 @@
 
 1. Trace large sizes until one runs; its lattice map gives the period ``P`` of each axis.
 2. Where that size drops no remainder, look for the least step to further sizes of the same lattice
-   map, shrinkage and program: ``P`` itself, its divisors, or multiples of it where the network
-   takes fewer sizes than its lattice would let it.
+   map and program: ``P`` itself, its divisors, or multiples of it where the network takes fewer
+   sizes than its lattice would let it. Outputs may be rounded up at some of them; how much is held
+   by residue modulo ``P``.
 3. Else trace one size per residue modulo ``P``, all axes at once, and axis by axis where that
    fails. Residues that agree form a class; classes that drop no remainder come first, then those
    that take most residues.
