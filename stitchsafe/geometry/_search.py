@@ -82,7 +82,7 @@ class Search:
         """The first shape with facts, of those that are tried.
 
         A size that is refused stands for all that are the same modulo the period of what ran until
-        then; once all of these were tried, and some more, no other of equal axes is.
+        then; once all of these were tried, no other of equal axes is.
         """
         if not self.free:
             return self._found(())
@@ -92,22 +92,18 @@ class Search:
             if self.graph is not None and self.graph.breaks:
                 return None
         for residue in range(1, MOST_RESIDUES):
-            if residue >= self._worth_trying:
+            if residue >= max(FEWEST_RESIDUES, self._period):
                 break
             if residue > DRIFTS and self.drift is not None:
                 return None
             if found := self._found([BASES[0] + residue] * len(self.free)):
                 return found
         # Axes with different factors may have no size in common: each then needs its own residue.
-        for offsets in itertools.islice(_offsets(len(self.free), self._worth_trying), MOST_COMBINATIONS):
+        period = max(FEWEST_RESIDUES, self._period)
+        for offsets in itertools.islice(_offsets(len(self.free), period), MOST_COMBINATIONS):
             if found := self._found([BASES[0] + offset for offset in offsets]):
                 return found
         return None
-
-    @property
-    def _worth_trying(self) -> int:
-        """So many residues; a network may ask for more than the period of what ran until then."""
-        return max(FEWEST_RESIDUES, self._period)
 
     def _found(self, sizes: Sequence[int]) -> tuple[int, ...] | None:
         left = iter(sizes)
