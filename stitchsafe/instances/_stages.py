@@ -10,6 +10,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -26,6 +28,8 @@ from stitchsafe.instances._windows import segment_window
 from stitchsafe.volumes import ArrayStore, Place
 
 __all__ = ["SegmentSink", "final_labels", "load_records", "merge_windows"]
+
+_AT_ONCE = 16
 
 
 class SegmentSink:
@@ -62,9 +66,12 @@ class SegmentSink:
 
 
 def load_records(place: Callable[[CellIndex], Place], cells: CellGrid) -> Iterator[WindowRecord]:
-    """The evidence of all cells, in raster order."""
-    for cell in cells.cells():
-        yield WindowRecord.from_arrays(load_arrays(place(cells.index(cell))))
+    """The evidence of all cells, in raster order; where reading takes a while, some ahead."""
+    places = (place(cells.index(cell)) for cell in cells.cells())
+    with ThreadPoolExecutor(_AT_ONCE) as pool:
+        while batch := list(islice(places, _AT_ONCE)):
+            read = pool.map if batch[0].local is None else map
+            yield from map(WindowRecord.from_arrays, read(load_arrays, batch))
 
 
 def merge_windows(records: Iterable[WindowRecord], settings: LabelSettings) -> Merge:
