@@ -38,7 +38,10 @@ VolumeArgument = Annotated[
     str,
     typer.Argument(
         metavar="VOLUME",
-        help="A path: OME-Zarr, Zarr, HDF5 (file.h5:raw), TIFF or NumPy.",
+        help=(
+            "A path: OME-Zarr, Zarr, HDF5 (file.h5:raw), TIFF or NumPy; of OME-Zarr and Zarr also "
+            "a URL (s3://bucket/key, https://host/path) or a zip (archive.zip:inner)."
+        ),
         show_default=False,
     ),
 ]

@@ -40,7 +40,10 @@ def predict(
     out: Annotated[
         str | None,
         typer.Option(
-            "--out", "-o", metavar="OUT", help="OME-Zarr to write; by default beside the volume."
+            "--out",
+            "-o",
+            metavar="OUT",
+            help="OME-Zarr to write, a path or s3://bucket/key; by default beside the volume.",
         ),
     ] = None,
     save: SaveOption = "labels",

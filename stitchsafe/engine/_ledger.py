@@ -47,7 +47,8 @@ class Ledger:
 
     def __enter__(self) -> Ledger:
         self.lease = Lease.take(self.folder, self.name)
-        if self.lease.alone and self.lease.local:
+        if self.lease.alone:
+            # An older run that this one took over from may lose what it is writing, and stops.
             sweep(self.folder.parent.parent)
         return self
 

@@ -10,6 +10,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -26,6 +28,8 @@ from stitchsafe.instances._windows import segment_window
 from stitchsafe.volumes import ArrayStore, Place
 
 __all__ = ["SegmentSink", "final_labels", "load_records", "merge_windows"]
+
+_AT_ONCE = 16
 
 
 class SegmentSink:
@@ -80,15 +84,23 @@ def load_records(
 ) -> Iterator[WindowRecord]:
     """The evidence of all cells in raster order, but of those that were skipped.
 
+    Where reading takes a while, some are read ahead.
+
     Raises
     ------
     IntegrityError
         If it is not what was entered in the ledger.
     """
-    for index in map(cells.index, cells.cells()):
-        if not entered[index].get("skipped"):
-            known = entered[index]["checksums"]["evidence"]
-            yield WindowRecord.from_arrays(load_arrays(place(index), known))
+
+    def load(index: CellIndex) -> WindowRecord:
+        known = entered[index]["checksums"]["evidence"]
+        return WindowRecord.from_arrays(load_arrays(place(index), known))
+
+    indices = map(cells.index, cells.cells())
+    wanted = (index for index in indices if not entered[index].get("skipped"))
+    with ThreadPoolExecutor(_AT_ONCE) as pool:
+        while batch := list(islice(wanted, _AT_ONCE)):
+            yield from (map if place(batch[0]).local else pool.map)(load, batch)
 
 
 def merge_windows(records: Iterable[WindowRecord], settings: LabelSettings) -> Merge:

@@ -127,14 +127,15 @@ def predict(
     Parameters
     ----------
     volume
-        A path (OME-Zarr, Zarr, ``file.h5:dataset``, TIFF, NumPy), an array, or an opened volume.
+        A path (OME-Zarr, Zarr, ``file.h5:dataset``, TIFF, NumPy), the URL of OME-Zarr or Zarr, an
+        array, or an opened volume.
     model
         A name in ``models/``, a model folder, a bioimage.io package, an ONNX file,
         ``package.module:factory`` (with the options `weights` and `arguments`), or a
         `torch.nn.Module`; by default the one bundled model that fits the volume.
     out
-        Where the OME-Zarr goes; by default beside the volume. An array without `out` gives its
-        result in memory.
+        Where the OME-Zarr goes, a path or ``s3://bucket/key``; by default beside the volume. An
+        array without `out` gives its result in memory.
     events
         Told of progress.
     **options

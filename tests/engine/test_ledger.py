@@ -58,6 +58,22 @@ def test_leftovers_of_a_killed_write_are_swept(tmp_path):
         assert ledger.finished("map") == {}
 
 
+def test_leftovers_of_killed_chunk_writes_are_swept_but_not_in_what_is_linked(tmp_path):
+    """The library behind the arrays calls a chunk so while it writes it."""
+    out, ours = tmp_path / "out.zarr", tmp_path / "out.zarr" / "labels" / "0" / "c" / "0"
+    theirs = tmp_path / "volume.zarr" / "0"
+    for folder in (ours, theirs):
+        folder.mkdir(parents=True)
+        (folder / "1.__lock").write_text("half")
+        (folder / "1").write_text("whole")
+    (out / "0").symlink_to(theirs)
+    with Ledger(out / ".stitchsafe" / "ledger", "part-1-of-2"):
+        assert (ours / "1.__lock").exists()  # it may be another part's
+    with Ledger(out / ".stitchsafe" / "ledger"):
+        assert [path.name for path in ours.iterdir()] == ["1"]
+        assert (theirs / "1.__lock").exists()
+
+
 def test_equal_json_is_equal_bytes_and_no_other_bytes_are_taken_for_it(tmp_path):
     save_json(tmp_path / "a.json", {"b": 1, "a": [1, 2]})
     save_json(tmp_path / "b.json", {"a": [1, 2], "b": 1})
