@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from stitchsafe.errors import ModelError
 from stitchsafe.networks._damage import damage_named, one_line
+from stitchsafe.networks._torch_ready import refuse_unready
 
 __all__ = ["load_weights", "read_weights"]
 
@@ -36,6 +37,7 @@ def load_weights(module: nn.Module, path: Path) -> None:
     ModelError
         If the file holds none, or they are not those of the module; names the first that differ.
     """
+    refuse_unready(module, type(module).__name__)
     given, wanted = read_weights(path), module.state_dict()
     state = _without_prefix(given, wanted)
     _refuse_other_names(state, wanted, path, type(module).__name__)
@@ -167,4 +169,3 @@ def _blamed(error: Exception) -> str:
         if place >= 0:
             return text[place : place + 120].split(" was not ")[0].split(". ")[0]
     return "it asks for what is no tensor"
-
