@@ -25,6 +25,7 @@ def report(
     geometry: NetworkGeometry,
     warnings: Sequence[str],
     probe: ProbeReport | None,
+    skipped: Sequence[str] = (),
     *,
     width: int = WIDTH,
     color: bool = False,
@@ -33,7 +34,7 @@ def report(
 
     Parameters
     ----------
-    model, letters, geometry, warnings, probe
+    model, letters, geometry, warnings, probe, skipped
         What check found; `letters` are those of the axes.
     width
         Columns that it may take.
@@ -65,6 +66,10 @@ def report(
             ("layer ", (b.layer, "bold"), f" ({b.op})\n{b.reason}\n", ("fix: ", "bold"), b.fix)
             for b in geometry.breaks
         ],
+    )  # fmt: skip
+    _points(
+        console, "not done: predict refuses it, unless given --skip-postprocessing",
+        [(each,) for each in skipped],
     )  # fmt: skip
     if probe is not None:
         _points(console, "probe", [(line,) for line in _probe(probe)])
