@@ -47,6 +47,8 @@ class TorchNetwork:
         What to call it in plans and messages.
     ndim, channels
         Spatial axes, and channels of each input, where the module's convolutions do not tell.
+    fixed
+        Per spatial axis, the only size that the module takes, or None; by default it may take any.
     """
 
     def __init__(
@@ -57,6 +59,7 @@ class TorchNetwork:
         name: str | None = None,
         ndim: int | None = None,
         channels: int | Sequence[int] | None = None,
+        fixed: Sequence[int | None] | None = None,
     ) -> None:
         self.config = config
         self.name = name or (config.name if config else type(module).__name__)
@@ -69,6 +72,7 @@ class TorchNetwork:
             self.module, self.name, ndim=ndim, channels=channels
         )
         self.channels = sum(self._split)
+        self._fixed = None if fixed is None else tuple(fixed)
         self._runtime: Runtime | None = None
         self._ready: nn.Module | None = None
 
@@ -119,7 +123,7 @@ class TorchNetwork:
 
     @cached_property
     def geometry(self) -> NetworkGeometry:
-        return analyse_module(self.module, ndim=self.ndim, channels=self._split)
+        return analyse_module(self.module, ndim=self.ndim, channels=self._split, fixed=self._fixed)
 
     def trace(self, shape: Sequence[int]) -> Graph:
         """The graph at one spatial input size.
