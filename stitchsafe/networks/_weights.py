@@ -20,6 +20,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from stitchsafe.errors import ModelError
+from stitchsafe.legible import legible
 from stitchsafe.networks._damage import damage_named, one_line
 from stitchsafe.networks._torch_ready import refuse_unready
 
@@ -151,7 +152,7 @@ def _refuse_other_names(
     if not missing and not unexpected:
         return
     parts = [
-        f"{len(keys)} {what}, first {', '.join(keys[:3])}"
+        f"{len(keys)} {what}, first {legible(', '.join(keys[:3]))}"
         for what, keys in (("missing", missing), ("unexpected", unexpected))
         if keys
     ]
