@@ -49,7 +49,7 @@ from stitchsafe.pipeline._stages import Progress, refuse_changed_volume, run_sta
 from stitchsafe.pipeline._store import ResultStore
 from stitchsafe.pipeline._workshop import Job, Workshop
 from stitchsafe.tiling import Plan, with_seconds
-from stitchsafe.volumes import ArrayStore
+from stitchsafe.volumes import ArrayStore, Place, PlaceError
 
 __all__ = ["Prediction", "predict", "rehearse"]
 
@@ -61,7 +61,8 @@ class Prediction:
     Parameters
     ----------
     out
-        The store; None for an array, whose result is in `labels` and `fields`.
+        The store, its URL where it lies on no disk; None for an array, whose result is in `labels`
+        and `fields`.
     plan
         What was done.
     progress
@@ -80,7 +81,7 @@ class Prediction:
         gives more or fewer elements than it reads voxels.
     """
 
-    out: Path | None
+    out: Path | str | None
     plan: Plan
     progress: Progress
     seconds: float
@@ -198,12 +199,14 @@ class _Job:
     resumes: bool
 
 
-def _prepare(inputs: Inputs, out: str | Path | None, settings: Settings, events: Events) -> _Job:
+def _prepare(
+    inputs: Inputs, out: str | Path | Place | None, settings: Settings, events: Events
+) -> _Job:
     volume = inputs.volume
     if out is None:
         out = default_output(volume)
         events.say(f"output: {out}")
-    store = ResultStore(Path(out))
+    store = ResultStore.at(out)
     refuse_output_within_input(store.path, volume)
     store.refuse_foreign()
     if settings.workers > 1:
@@ -231,7 +234,7 @@ def _carry_out(job: _Job, settings: Settings, events: Events) -> Prediction:
         if not job.resumes:
             _begin(store, plan, inputs, consensus, settings)
         save_json(store.private / "schedule.json", plan.schedule.to_json())
-        workshop = Workshop(store, plan.recipe, inputs.network, volume)
+        workshop = Workshop(store, plan.recipe, inputs.network, volume, ledger.lease)
         try:
             with _executor(job, workshop, settings) as executor:
                 progress = run_stages(workshop, plan, executor, inputs, settings, ledger, events)
@@ -245,7 +248,15 @@ def _carry_out(job: _Job, settings: Settings, events: Events) -> Prediction:
         seams = None if inputs.exact else _seams(job, workshop.maker, events)
         seconds = time.monotonic() - began
         _save_provenance(store, seconds)
-    return Prediction(store.path, plan, progress, seconds, _peak_memory(), seams, inputs.breaks)
+    return Prediction(
+        store.path.local or str(store.path),
+        plan,
+        progress,
+        seconds,
+        _peak_memory(),
+        seams,
+        inputs.breaks,
+    )
 
 
 @contextmanager
@@ -254,7 +265,8 @@ def _executor(job: _Job, workshop: Workshop, settings: Settings) -> Iterator[Exe
     if settings.workers == 1:
         yield Inline(workshop)
         return
-    opener, threads = Job.of(job.store, job.inputs, settings), job.plan.recipe.threads
+    opener = Job.of(job.store, job.inputs, settings, workshop.lease)
+    threads = job.plan.recipe.threads
     with Processes(
         [opener] * settings.workers,
         cores=cores_for(settings.workers, threads),
@@ -321,6 +333,8 @@ def _begin(
 def _disk_errors(store: ResultStore) -> Iterator[None]:
     try:
         yield
+    except PlaceError as error:
+        raise InterruptedRunError(f"{error}; then run the same command again to go on") from error
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
