@@ -237,6 +237,14 @@ class PredictOptions:
             "Running",
         ),
     ] = False
+    skip_postprocessing: Annotated[
+        bool,
+        _flag(
+            "--skip-postprocessing",
+            "Leave out the steps after a package's network that cannot be done here.",
+            "Running",
+        ),
+    ] = False
     seed: Annotated[
         int | None, _option("Seed of the voxels that verify re-predicts.", "N", "Running", min=0)
     ] = None

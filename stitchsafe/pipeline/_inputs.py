@@ -177,6 +177,7 @@ def match_inputs(
     )
     for note in network.config.notes if network.config else ():
         events.say(f"model: {note}")
+    _refuse_skipped_steps(network, settings, events)
     if isinstance(model, str) and is_factory(model) and settings.weights is None:
         events.say(f"model: no --weights given, so its weights are those that {model} makes")
     breaks: tuple[Break, ...] = ()
@@ -212,6 +213,23 @@ def match_inputs(
         model_axes=settings.model_axes,
     )
     return Inputs(volume, network, roi, origin, linkable=volume.axes == axes, breaks=breaks)
+
+
+def _refuse_skipped_steps(network: Network, settings: Settings, events: Events) -> None:
+    """Refuse a network of whose postprocessing something is not done, unless the user accepts it.
+
+    Raises
+    ------
+    ModelError
+        Naming the steps.
+    """
+    for each in network.config.skipped if network.config else ():
+        if not settings.skip_postprocessing:
+            raise ModelError(
+                f"{network.name}: {each}; have the field as it is before those steps with "
+                "--skip-postprocessing, and do them to it afterwards"
+            )
+        events.say(f"model: {each}")
 
 
 def _accepted(network: Network, settings: Settings, events: Events) -> Network:

@@ -59,6 +59,7 @@ class Options(TypedDict, total=False):
     model_axes: str | Mapping[str, str] | None
     trust_model: bool
     accept_inexact: bool
+    skip_postprocessing: bool
 
 
 @dataclass(frozen=True)
@@ -124,6 +125,9 @@ class Settings:
     accept_inexact
         Run a network that cannot be stitched exactly too, with the widest halo that memory allows;
         the result then says that it is not exact. Changes nothing for one that can.
+    skip_postprocessing
+        Give the fields of a bioimage.io package as they are before the steps that cannot be done
+        here, such as those with statistics of the whole output; else such a package is refused.
     """
 
     labels_from: LabelSource | None = None
@@ -161,6 +165,7 @@ class Settings:
     model_axes: str | Mapping[str, str] | None = None
     trust_model: bool = False
     accept_inexact: bool = False
+    skip_postprocessing: bool = False
 
     @classmethod
     def of(cls, options: Options) -> Settings:
