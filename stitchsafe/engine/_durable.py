@@ -1,10 +1,9 @@
-"""Small files that are either whole or absent."""
+"""Small files that are either whole or absent, on a disk or on an object store."""
 
 from __future__ import annotations
 
 import io
 import json
-import os
 import zlib
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stitchsafe.errors import IntegrityError
+from stitchsafe.volumes import PARTIAL, Place
 
 __all__ = [
     "SUFFIX",
@@ -24,7 +24,7 @@ __all__ = [
     "save_json",
 ]
 
-SUFFIX = ".partial"
+SUFFIX = PARTIAL
 
 _SEAL = "checksum"
 
@@ -34,7 +34,7 @@ def file_checksum(content: bytes) -> str:
     return f"{zlib.crc32(content):08x}"
 
 
-def save_bytes(path: Path, content: bytes) -> str:
+def save_bytes(path: Path | Place, content: bytes) -> str:
     """Write a file so that a crash leaves the old one, or the new one, whole and on the disk.
 
     Returns
@@ -42,26 +42,11 @@ def save_bytes(path: Path, content: bytes) -> str:
     str
         Its `file_checksum`.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"{path.name}.{os.getpid()}{SUFFIX}")
-    try:
-        with partial.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-    except BaseException:
-        partial.unlink(missing_ok=True)
-        raise
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+    Place.of(path).write_bytes(content)
     return file_checksum(content)
 
 
-def save_json(path: Path, content: dict[str, Any]) -> str:
+def save_json(path: Path | Place, content: dict[str, Any]) -> str:
     """Write a JSON object with its own checksum; equal content is equal bytes.
 
     Returns
@@ -73,7 +58,7 @@ def save_json(path: Path, content: dict[str, Any]) -> str:
     return save_bytes(path, (json.dumps(sealed, sort_keys=True, indent=1) + "\n").encode())
 
 
-def load_json(path: Path) -> dict[str, Any]:
+def load_json(path: Path | Place) -> dict[str, Any]:
     """What `save_json` wrote.
 
     Raises
@@ -83,8 +68,13 @@ def load_json(path: Path) -> dict[str, Any]:
     OSError
         If it is not there.
     """
+    return unseal(Place.of(path).read_bytes(), path)
+
+
+def unseal(text: bytes, path: object) -> dict[str, Any]:
+    """What `save_json` wrote, from its bytes; `path` is named where they are others."""
     try:
-        content = json.loads(path.read_bytes())
+        content = json.loads(text)
         sound = content.pop(_SEAL) == _seal(content)
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise damaged(path) from error
@@ -93,7 +83,7 @@ def load_json(path: Path) -> dict[str, Any]:
     return dict(content)
 
 
-def damaged(path: Path) -> IntegrityError:
+def damaged(path: object) -> IntegrityError:
     return IntegrityError(
         f"{path} is damaged; stitchsafe verify says what else is, and predict --repair mends it"
     )
@@ -103,14 +93,14 @@ def _seal(content: dict[str, Any]) -> str:
     return file_checksum(json.dumps(content, sort_keys=True).encode())
 
 
-def save_arrays(path: Path, arrays: dict[str, NDArray[Any]]) -> str:
+def save_arrays(path: Path | Place, arrays: dict[str, NDArray[Any]]) -> str:
     """Write arrays as an ``.npz``; equal content is equal bytes. Returns the file's checksum."""
     buffer = io.BytesIO()
     np.savez(buffer, **dict(sorted(arrays.items())))  # type: ignore[arg-type]
     return save_bytes(path, buffer.getvalue())
 
 
-def load_arrays(path: Path, checksum: str | None = None) -> dict[str, NDArray[Any]]:
+def load_arrays(path: Path | Place, checksum: str | None = None) -> dict[str, NDArray[Any]]:
     """The arrays of an ``.npz``.
 
     Parameters
@@ -125,7 +115,7 @@ def load_arrays(path: Path, checksum: str | None = None) -> dict[str, NDArray[An
     OSError
         If it is not there.
     """
-    content = path.read_bytes()
+    content = Place.of(path).read_bytes()
     if checksum is not None and file_checksum(content) != checksum:
         raise damaged(path)
     try:

@@ -8,16 +8,16 @@ with other blocks.
 
 from __future__ import annotations
 
-import fcntl
-import os
-import shutil
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from stitchsafe.engine._durable import SUFFIX, load_json, save_json
-from stitchsafe.errors import IntegrityError, StoreError
+from stitchsafe.engine._durable import save_json, unseal
+from stitchsafe.engine._lease import Lease
+from stitchsafe.engine._sweep import sweep
+from stitchsafe.errors import IntegrityError
+from stitchsafe.volumes import Place
 
 __all__ = ["CellIndex", "CellRecord", "Ledger"]
 
@@ -28,27 +28,27 @@ CellRecord = dict[str, Any]
 class Ledger:
     """Finished work, in ``<store>/.stitchsafe/ledger``.
 
-    Use as a context manager to hold the store's lock, which the operating system releases when the
-    process ends, however it ends.
+    Use as a context manager to hold a lease on the store (see `Lease`).
+
+    Parameters
+    ----------
+    folder
+        Where it lies.
+    name
+        The lease to hold: ``run``, or ``part-i-of-n``.
+    lease
+        One that another process holds for this one, for commits to be checked by.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self._lock: int | None = None
+    def __init__(self, folder: Path | Place, name: str = "run", lease: Lease | None = None) -> None:
+        self.folder = Place.of(folder)
+        self.name = name
+        self.lease = lease
 
     def __enter__(self) -> Ledger:
-        self.folder.mkdir(parents=True, exist_ok=True)
-        handle = os.open(self.folder / "lock", os.O_RDWR | os.O_CREAT, 0o644)
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            os.close(handle)
-            raise StoreError(
-                f"another run is writing {self.folder.parent.parent}; wait for it, or stop it"
-            ) from error
-        self._lock = handle
-        for leftover in self.folder.parent.rglob(f"*{SUFFIX}"):
-            leftover.unlink(missing_ok=True)
+        self.lease = Lease.take(self.folder, self.name)
+        if self.lease.alone and self.lease.local:
+            sweep(self.folder.parent.parent)
         return self
 
     def __exit__(
@@ -57,9 +57,9 @@ class Ledger:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if self._lock is not None:
-            os.close(self._lock)
-            self._lock = None
+        if self.lease is not None:
+            self.lease.release()
+            self.lease = None
 
     def finished(self, stage: str) -> dict[CellIndex, CellRecord]:
         """Records of the finished cells of a stage.
@@ -70,70 +70,79 @@ class Ledger:
             If an entry is damaged.
         """
         records: dict[CellIndex, CellRecord] = {}
-        for path in self._entries(stage):
-            records.update(_read(path, stage))
+        for name, content in self._entries(stage):
+            records.update(_read(self.folder / stage / name, content, stage))
         return records
 
-    def survey(self, stage: str) -> tuple[dict[CellIndex, CellRecord], list[Path]]:
+    def survey(self, stage: str) -> tuple[dict[CellIndex, CellRecord], list[Place]]:
         """Records of the finished cells of a stage, as far as they can be read; damaged entries."""
         records: dict[CellIndex, CellRecord] = {}
         unreadable = []
-        for path in self._entries(stage):
+        for name, content in self._entries(stage):
+            place = self.folder / stage / name
             try:
-                records.update(_read(path, stage))
+                records.update(_read(place, content, stage))
             except IntegrityError:
-                unreadable.append(path)
+                unreadable.append(place)
         return records, unreadable
 
     def drop(self, stage: str, cells: Collection[CellIndex]) -> None:
         """Drop the entries of some cells, which must be done again, and all damaged entries."""
-        for path in self._entries(stage):
+        for name, content in list(self._entries(stage)):
+            place = self.folder / stage / name
             try:
-                records = _read(path, stage)
+                records = _read(place, content, stage)
             except IntegrityError:
-                path.unlink()
+                place.remove()
                 continue
             kept = {index: record for index, record in records.items() if index not in cells}
             if len(kept) < len(records):
                 # Under another name if the first cell goes: an entry is named after its first.
                 self.commit(stage, kept)
-                if not kept or _name(kept) != path.name:
-                    path.unlink()
+                if not kept or _name(kept) != name:
+                    place.remove()
 
     def stages(self) -> list[str]:
         """Names of the stages that have entries."""
-        return sorted(path.name for path in self.folder.glob("*/"))
+        return [name for name in self.folder.children() if (self.folder / name).is_dir()]
 
-    def _entries(self, stage: str) -> list[Path]:
-        return sorted((self.folder / stage).glob("*.json"))
+    def _entries(self, stage: str) -> Iterator[tuple[str, bytes]]:
+        place = self.folder / stage
+        names = [name for name in place.listing() if name.endswith(".json") and "/" not in name]
+        return place.read_many(names)
 
     def commit(self, stage: str, records: Mapping[CellIndex, CellRecord]) -> None:
-        """Enter finished cells; their data must be on the disk already."""
+        """Enter finished cells; their data must be on the disk already.
+
+        Raises
+        ------
+        InterruptedRunError
+            If another run has taken over.
+        """
         if not records:
             return
+        if self.lease is not None:
+            self.lease.check()
         cells = [{"index": list(i), "record": r} for i, r in sorted(records.items())]
         save_json(self.folder / stage / _name(records), {"stage": stage, "cells": cells})
 
     def forget(self, stages: Iterable[str]) -> None:
         """Drop the entries of stages that must be done again."""
         for stage in stages:
-            shutil.rmtree(self.folder / stage, ignore_errors=True)
+            (self.folder / stage).remove()
 
 
 def _name(records: Collection[CellIndex]) -> str:
     return f"{'_'.join(map(str, min(records)))}.json"
 
 
-def _read(path: Path, stage: str) -> dict[CellIndex, CellRecord]:
-    try:
-        entry = load_json(path)
-    except OSError as error:
-        raise IntegrityError(f"the ledger entry {path} cannot be read: {error.strerror}") from error
+def _read(place: Place, content: bytes, stage: str) -> dict[CellIndex, CellRecord]:
+    entry = unseal(content, place)
     records: dict[CellIndex, CellRecord] = {
         tuple(cell["index"]): cell["record"] for cell in entry["cells"]
     }
-    if entry["stage"] != stage or not records or _name(records) != path.name:
+    if entry["stage"] != stage or not records or _name(records) != place.name:
         raise IntegrityError(
-            f"the ledger entry {path} belongs elsewhere; --repair redoes its cells"
+            f"the ledger entry {place} belongs elsewhere; --repair redoes its cells"
         )
     return records

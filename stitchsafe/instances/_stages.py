@@ -10,7 +10,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -24,7 +23,7 @@ from stitchsafe.instances._records import SegmentTable, WindowRecord
 from stitchsafe.instances._relabel import relabel
 from stitchsafe.instances._settings import LabelSettings
 from stitchsafe.instances._windows import segment_window
-from stitchsafe.volumes import ArrayStore
+from stitchsafe.volumes import ArrayStore, Place
 
 __all__ = ["SegmentSink", "final_labels", "load_records", "merge_windows"]
 
@@ -49,7 +48,7 @@ class SegmentSink:
     def __init__(
         self,
         provisional: ArrayStore,
-        place: Callable[[CellIndex], Path],
+        place: Callable[[CellIndex], Place],
         cells: CellGrid,
         settings: LabelSettings,
         *,
@@ -75,7 +74,7 @@ class SegmentSink:
 
 
 def load_records(
-    place: Callable[[CellIndex], Path],
+    place: Callable[[CellIndex], Place],
     cells: CellGrid,
     entered: Mapping[CellIndex, CellRecord],
 ) -> Iterator[WindowRecord]:

@@ -9,16 +9,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 from stitchsafe.coordinates import Roi
 from stitchsafe.engine import CellIndex, CellRecord, Events, checksum, file_checksum, load_json
-from stitchsafe.errors import IntegrityError, StitchsafeError, StoreError
+from stitchsafe.errors import IntegrityError, InterruptedRunError, StitchsafeError, StoreError
 from stitchsafe.pipeline._deciding import input_checksum
+from stitchsafe.pipeline._outputs import linked_levels
 from stitchsafe.pipeline._stages import Written, written_by
 from stitchsafe.pipeline._store import ResultStore
 from stitchsafe.tiling import Recipe
-from stitchsafe.volumes import ArrayStore, Volume
+from stitchsafe.volumes import ArrayStore, Place, PlaceError, Volume
 
 __all__ = ["Finding", "StageArrays", "audit", "changed_input", "forget_damaged"]
 
@@ -46,7 +46,7 @@ class Finding:
     text: str
     missing: bool = False
     redo: tuple[str, CellIndex | None] | None = None
-    remove: tuple[Path, ...] = ()
+    remove: tuple[Place, ...] = ()
     hopeless: bool = False
 
 
@@ -101,7 +101,7 @@ def forget_damaged(store: ResultStore, recipe: Recipe, volume: Volume, events: E
         events.say(f"damaged, and done again: {text}")
     for finding in findings:
         for path in finding.remove:
-            path.unlink(missing_ok=True)
+            path.remove()
         if finding.redo is not None:
             stage, index = finding.redo
             store.ledger.drop(stage, [] if index is None else [index])
@@ -115,7 +115,7 @@ class StageArrays:
         self.stage = stage
         self._opened: dict[str, ArrayStore | str] = {}
 
-    def damaged(self, cell: Roi, record: CellRecord) -> Iterator[tuple[str, tuple[Path, ...]]]:
+    def damaged(self, cell: Roi, record: CellRecord) -> Iterator[tuple[str, tuple[Place, ...]]]:
         """What does not hold what was written of a cell, and the files that cannot be read."""
         for name, path in self.stage.arrays.items():
             array = self._open(name, path)
@@ -130,6 +130,8 @@ class StageArrays:
                 reason = "holds other values than were written"
                 if checksum(array.read(region)) == record["checksums"][name]:
                     continue
+            except (PlaceError, InterruptedRunError):
+                raise
             except _UNREADABLE as error:
                 reason = f"cannot be read: {error}"
             files = array.files(region)
@@ -142,10 +144,12 @@ class StageArrays:
                 tuple(path / name for name in unreadable),
             )
 
-    def _open(self, name: str, path: Path) -> ArrayStore | str:
+    def _open(self, name: str, path: Place) -> ArrayStore | str:
         if name not in self._opened:
             try:
                 self._opened[name] = ArrayStore.open(path)
+            except (PlaceError, InterruptedRunError):
+                raise
             except _UNREADABLE as error:
                 self._opened[name] = str(error)
         return self._opened[name]
@@ -168,6 +172,8 @@ def _damaged_files(stage: Written, index: CellIndex, record: CellRecord) -> Iter
         try:
             if file_checksum(path.read_bytes()) != expected:
                 yield f"{path}: is not what was written"
+        except PlaceError:
+            raise  # says nothing of what is there
         except OSError as error:
             yield f"{path}: {error.strerror}"
 
@@ -182,6 +188,8 @@ def changed_input(
         found = input_checksum(volume, cell) if portion else checksum(volume.read(cell))
         if found != record["input"]:
             yield Finding(f"{place}: holds other values than were read", hopeless=True)
+    except (PlaceError, InterruptedRunError):
+        raise
     except _UNREADABLE as error:
         yield Finding(f"{place}: {error}", hopeless=True)
 
@@ -196,10 +204,12 @@ def _metadata(store: ResultStore) -> Iterator[Finding]:
         try:
             if file_checksum(path.read_bytes()) != written:
                 yield Finding(f"{path}: is not what was written", redo=(stage, ()), remove=(path,))
+        except PlaceError:
+            raise
         except OSError as error:
             yield Finding(f"{path}: {error.strerror}", redo=(stage, ()))
     for name in finished.get((), {}).get("links", ()):
-        if not (store.path / name).is_symlink():
+        if name not in linked_levels(store):
             yield Finding(f"{store.path / name}: is no link to the image", redo=("create", ()))
 
 
@@ -213,5 +223,7 @@ def _records(store: ResultStore, recipe: Recipe) -> Iterator[Finding]:
             load_json(path)
         except IntegrityError:
             yield Finding(f"{path}: is damaged", remove=(path,))
+        except PlaceError:
+            raise
         except OSError as error:
             yield Finding(f"{path}: {error.strerror}")

@@ -14,11 +14,9 @@ pass stay, with checksums of what was read: by them a volume that has changed si
 
 from __future__ import annotations
 
-import shutil
 import zlib
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Protocol
 
 import numpy as np
@@ -36,7 +34,7 @@ from stitchsafe.engine import (
 from stitchsafe.pipeline._consensus import Consensus, deciding
 from stitchsafe.pipeline._store import ResultStore
 from stitchsafe.tiling import Recipe
-from stitchsafe.volumes import Pass, Tally, Volume, pieces, portion_shape
+from stitchsafe.volumes import Pass, Place, PlaceError, Tally, Volume, pieces, portion_shape
 
 __all__ = [
     "FIRST_PASS",
@@ -95,7 +93,7 @@ def decide(run: Runs, store: ResultStore, ledger: Ledger, volume: Volume, recipe
         run.once("consensus", save)
     elif (due := first_pass(volume, recipe)) is not None:
         run.blocks(FIRST_PASS, portions(due).cell_shape)  # portions whose entries have been lost
-    shutil.rmtree(store.statistics, ignore_errors=True)
+    store.statistics.remove()
     ledger.forget(
         stage
         for stage in ledger.stages()
@@ -144,12 +142,14 @@ def _settled(store: ResultStore, due: Pass, number: int) -> Tally:
     return tally
 
 
-def _drop_unsound(ledger: Ledger, stage: str, place: Callable[[CellIndex], Path]) -> None:
+def _drop_unsound(ledger: Ledger, stage: str, place: Callable[[CellIndex], Place]) -> None:
     """Drop entries whose file is not what they say."""
 
     def sound(index: CellIndex, record: CellRecord) -> bool:
         try:
             return bool(file_checksum(place(index).read_bytes()) == record["checksums"]["tally"])
+        except PlaceError:
+            raise
         except OSError:
             return False
 
@@ -163,7 +163,7 @@ class PassWork:
     """The stage that does one pass: what it collects of every portion goes into a small file."""
 
     due: Pass
-    place: Callable[[CellIndex], Path]
+    place: Callable[[CellIndex], Place]
 
     def read(self, block: Roi, cells: Sequence[Roi]) -> None:
         del block, cells  # a portion is read in pieces, so that memory stays small

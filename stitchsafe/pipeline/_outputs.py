@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from stitchsafe.coordinates import CellGrid, Roi, ceil_to
@@ -28,6 +27,7 @@ from stitchsafe.volumes import (
 __all__ = [
     "LabelPyramid",
     "Layout",
+    "linked_levels",
     "make_field_arrays",
     "make_image",
     "make_label_arrays",
@@ -180,22 +180,28 @@ def make_scratch(store: ResultStore, recipe: Recipe) -> None:
     )
 
 
-def metadata_files(store: ResultStore, recipe: Recipe, volume: Volume) -> Iterator[Path]:
+def linked_levels(store: ResultStore) -> list[str]:
+    """Names of the levels of the image that are links; there are none but on a disk."""
+    root = store.path.local
+    return [] if root is None else [n for n in store.path.children() if (root / n).is_symlink()]
+
+
+def metadata_files(store: ResultStore, recipe: Recipe, volume: Volume) -> Iterator[str]:
     """The files that describe the groups and arrays of a result; a linked image is not ours."""
-    nodes = [store.path]
-    if not (store.path / "0").is_symlink():
-        nodes.append(store.path / "0")
+    nodes = [".", *([] if linked_levels(store) else ["0"])]
     if recipe.labels is not None:
         levels = range(len(LabelPyramid.of(recipe, volume).levels))
-        nodes += [store.labels.parent, store.labels, *(store.labels / str(n) for n in levels)]
+        labels = f"labels/{store.labels.name}"
+        nodes += ["labels", labels, *(f"{labels}/{n}" for n in levels)]
     if recipe.save_fields:
-        nodes.append(store.path / "fields")
+        nodes.append("fields")
         for name, _ in recipe.outputs:
-            nodes += [store.field(name), store.field(name) / "0"]
+            nodes += [f"fields/{name}", f"fields/{name}/0"]
     for node in nodes:
-        for name in ZARR_FILES:
-            if (node / name).is_file():
-                yield node / name
+        for file in ZARR_FILES:
+            name = file if node == "." else f"{node}/{file}"
+            if (store.path / name).is_file():
+                yield name
 
 
 def make_label_arrays(

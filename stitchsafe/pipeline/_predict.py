@@ -43,13 +43,14 @@ from stitchsafe.pipeline._inputs import (
 from stitchsafe.pipeline._machine import cores_for
 from stitchsafe.pipeline._outputs import Layout
 from stitchsafe.pipeline._planning import draft_plan, estimate_seconds
-from stitchsafe.pipeline._samples import Seams, measure_seams, spread
+from stitchsafe.pipeline._samples import Seams
+from stitchsafe.pipeline._seams import measure_at_seams
 from stitchsafe.pipeline._settings import Options, Settings
 from stitchsafe.pipeline._stages import Progress, refuse_changed_volume, run_stages
 from stitchsafe.pipeline._store import ResultStore
 from stitchsafe.pipeline._workshop import Job, Workshop
 from stitchsafe.tiling import Plan, with_seconds
-from stitchsafe.volumes import ArrayStore
+from stitchsafe.volumes import ArrayStore, Place, PlaceError
 
 __all__ = ["Prediction", "predict", "rehearse"]
 
@@ -61,7 +62,8 @@ class Prediction:
     Parameters
     ----------
     out
-        The store; None for an array, whose result is in `labels` and `fields`.
+        The store, its URL where it lies on no disk; None for an array, whose result is in `labels`
+        and `fields`.
     plan
         What was done.
     progress
@@ -71,7 +73,7 @@ class Prediction:
     peak_memory_bytes
         Largest resident memory of this process so far.
     seams
-        How much recorded elements differ between two tile grids, where stitching is not exact.
+        How much elements at some seams differ between two tile grids, where stitching is not exact.
     breaks
         Why it is not.
     labels, fields
@@ -80,7 +82,7 @@ class Prediction:
         gives more or fewer elements than it reads voxels.
     """
 
-    out: Path | None
+    out: Path | str | None
     plan: Plan
     progress: Progress
     seconds: float
@@ -199,13 +201,17 @@ class _Job:
     resumes: bool
 
 
-def _prepare(inputs: Inputs, out: str | Path | None, settings: Settings, events: Events) -> _Job:
+def _prepare(
+    inputs: Inputs, out: str | Path | Place | None, settings: Settings, events: Events
+) -> _Job:
     volume = inputs.volume
     if out is None:
         out = default_output(volume)
         events.say(f"output: {out}")
-    # Through a link to a folder, the result goes where it points.
-    store = ResultStore(Path(out).resolve() if Path(out).is_symlink() else Path(out))
+    store = ResultStore.at(out)
+    if store.path.local is not None and store.path.local.is_symlink():
+        # Through a link to a folder, the result goes where it points.
+        store = ResultStore.at(store.path.local.resolve())
     refuse_output_within_input(store.path, volume)
     store.refuse_foreign()
     if settings.workers > 1:
@@ -239,7 +245,7 @@ def _carry_out(job: _Job, settings: Settings, events: Events) -> Prediction:
         if not job.resumes:
             _begin(store, plan, inputs, settings)
         save_json(store.schedule_file, plan.schedule.to_json())
-        workshop = Workshop(store, plan.recipe, inputs.network, inputs.volume)
+        workshop = Workshop(store, plan.recipe, inputs.network, inputs.volume, ledger.lease)
         try:
             with _executor(job, workshop, settings) as executor:
                 progress = run_stages(workshop, plan, executor, inputs, settings, ledger, events)
@@ -258,7 +264,15 @@ def _carry_out(job: _Job, settings: Settings, events: Events) -> Prediction:
         seams = None if inputs.exact else _seams(job, workshop.maker, events)
         seconds = time.monotonic() - began
         _save_provenance(store, seconds)
-    return Prediction(store.path, plan, progress, seconds, _peak_memory(), seams, inputs.breaks)
+    return Prediction(
+        store.path.local or str(store.path),
+        plan,
+        progress,
+        seconds,
+        _peak_memory(),
+        seams,
+        inputs.breaks,
+    )
 
 
 @contextmanager
@@ -267,7 +281,8 @@ def _executor(job: _Job, workshop: Workshop, settings: Settings) -> Iterator[Exe
     if settings.workers == 1:
         yield Inline(workshop)
         return
-    opener, threads = Job.of(job.store, job.inputs, settings), job.plan.recipe.threads
+    opener = Job.of(job.store, job.inputs, settings, workshop.lease)
+    threads = job.plan.recipe.threads
     with Processes(
         [opener] * settings.workers,
         cores=cores_for(settings.workers, threads),
@@ -277,9 +292,9 @@ def _executor(job: _Job, workshop: Workshop, settings: Settings) -> Iterator[Exe
 
 
 def _seams(job: _Job, maker: FieldMaker, events: Events) -> Seams:
-    """What the tiles of an inexact result do to it, as far as recorded elements tell.
+    """What the tiles of an inexact result do to it, as far as some of its seams tell.
 
-    It takes at most one pass for every five of the prediction's own, or two.
+    It takes at most one pass for every five of the prediction's own, or three for each axis.
     """
     store, plan = job.store, job.plan
     whole = plan.grid.whole().input.shape
@@ -288,13 +303,10 @@ def _seams(job: _Job, maker: FieldMaker, events: Events) -> Seams:
         seams = Seams(0, 0.0, 0.0)
     else:
         events.stage("seams", 1, "steps")
-        cells = spread(store, min(8, max(1, plan.tiles // 80)))
-        seams = measure_seams(store, maker, cells, per_cell=min(16, max(2, plan.tiles // 5)))
+        axes = len(plan.recipe.tile_shape)
+        seams = measure_at_seams(maker, per_axis=min(4, max(1, plan.tiles // (15 * axes))))
         events.advance()
-        events.say(
-            f"NOT exact: from other tiles, {seams.elements} recorded elements of the fields differ "
-            f"by up to {seams.max_abs_diff:.2g} (largest value {seams.max_abs_value:.2g})"
-        )
+        events.say(f"NOT exact: {seams.describe()}")
     content = {
         "exact": False,
         "breaks": [asdict(each) for each in job.inputs.breaks],
@@ -335,6 +347,8 @@ def _begin(
 def _disk_errors(store: ResultStore) -> Iterator[None]:
     try:
         yield
+    except PlaceError as error:
+        raise InterruptedRunError(f"{error}; then run the same command again to go on") from error
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise

@@ -18,10 +18,8 @@ from __future__ import annotations
 
 import csv
 import io
-import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -55,6 +53,7 @@ from stitchsafe.pipeline._inputs import Inputs
 from stitchsafe.pipeline._outputs import (
     LabelPyramid,
     Layout,
+    linked_levels,
     make_field_arrays,
     make_image,
     make_label_arrays,
@@ -65,7 +64,7 @@ from stitchsafe.pipeline._settings import Settings
 from stitchsafe.pipeline._store import ResultStore
 from stitchsafe.pipeline._workshop import Workshop
 from stitchsafe.tiling import Field, Plan, Recipe
-from stitchsafe.volumes import Volume
+from stitchsafe.volumes import Place, Volume
 
 __all__ = ["Progress", "Written", "refuse_changed_volume", "run_stages", "written_by"]
 
@@ -103,8 +102,8 @@ class Written:
 
     stage: str
     cells: CellGrid | None
-    arrays: dict[str, Path] = field(default_factory=dict)
-    files: Mapping[str, Callable[[CellIndex], Path]] = field(default_factory=dict)
+    arrays: dict[str, Place] = field(default_factory=dict)
+    files: Mapping[str, Callable[[CellIndex], Place]] = field(default_factory=dict)
     layout: Mapping[str, Field] = field(default_factory=dict)
     portions: bool = False
 
@@ -125,7 +124,7 @@ def run_stages(
     instances = run.labels() if plan.recipe.labels is not None else None
     # Entered first: a run that dies while scratch goes must not look for it again.
     run.once("finish", run.finish)
-    shutil.rmtree(workshop.store.provisional, ignore_errors=True)
+    workshop.store.provisional.remove()
     return Progress(count.total, count.resumed, instances)
 
 
@@ -216,11 +215,10 @@ class _Run:
     def finish(self) -> CellRecord:
         """The last entry: what describes the arrays, for `verify`."""
         files = {
-            str(path.relative_to(self.store.path)): file_checksum(path.read_bytes())
-            for path in metadata_files(self.store, self.recipe, self.volume)
+            name: file_checksum((self.store.path / name).read_bytes())
+            for name in metadata_files(self.store, self.recipe, self.volume)
         }
-        links = [path.name for path in self.store.path.iterdir() if path.is_symlink()]
-        return {"metadata": files, "links": sorted(links)}
+        return {"metadata": files, "links": linked_levels(self.store)}
 
     def labels(self) -> int:
         """Final labels of what the fields gave; returns the number of instances."""

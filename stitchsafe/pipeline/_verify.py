@@ -10,7 +10,7 @@ Three questions, each answered from the store and the volume alone:
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -129,6 +129,8 @@ def verify(
     model: ModelLike | None = None,
     weights: str | Path | None = None,
     arguments: Mapping[str, Any] | None = None,
+    input_channels: int | Sequence[int] | None = None,
+    model_axes: str | Mapping[str, str] | None = None,
     trust_model: bool = False,
     cells: int = 8,
     events: Events | None = None,
@@ -141,8 +143,10 @@ def verify(
         The store.
     volume, model
         Where they are now, if they have been moved; by default where predict found them.
-    weights, arguments
+    weights, arguments, input_channels
         Of `model`, if it is ``package.module:factory``.
+    model_axes
+        Of `model`, if it is an ONNX file.
     trust_model
         Whether code that the model brings along, or that the result names, may run.
     cells
@@ -162,18 +166,27 @@ def verify(
         If the volume or the model is gone, or is not the one of the recipe.
     """
     events = events or Silent()
-    store = ResultStore(Path(out))
-    if model is None and (weights is not None or arguments):
-        raise ModelError("weights and arguments go with a model; give it too, with --model")
+    store = ResultStore.at(out)
+    given = weights is not None or arguments or input_channels or model_axes
+    if model is None and given:
+        raise ModelError(
+            "weights, arguments, input channels and axes go with a model; give it too, with --model"
+        )
     try:
         stored, recipe = store.stored(), store.recipe()
     except IntegrityError as error:  # with it everything else stands or falls
         return Verification(0, 0, 0.0, 0.0, 0, (str(error),), (), repairable=False)
-    network = (
-        Origin.from_json(stored).load(trust=trust_model)
-        if model is None
-        else load_network(model, weights=weights, arguments=arguments, trust=trust_model)
-    )
+    if model is None:
+        network = Origin.from_json(stored).load(trust=trust_model)
+    else:
+        network = load_network(
+            model,
+            weights=weights,
+            arguments=arguments,
+            input_channels=input_channels,
+            model_axes=model_axes,
+            trust=trust_model,
+        )
     opened = reopen(store, network, volume)
     findings = list(audit(store, recipe, opened.volume, events))
     again = _predict_again(store, recipe, opened, cells, events)
@@ -271,7 +284,8 @@ def _is_this_machine(recipe: Recipe, network: Network) -> bool:
 def _label_mismatches(store: ResultStore, recipe: Recipe, cell: Roi, fields: dict[str, Any]) -> int:
     if recipe.labels is None or not store.merges_file.is_file():
         return 0
-    if not (store.labels / "0").is_dir():
+    finest = store.labels / "0"
+    if not any((finest / name).is_file() for name in ("zarr.json", ".zarray")):
         return 0
     try:
         expected = final_labels_of(store, recipe, cell, fields)
