@@ -91,12 +91,7 @@ class Layout:
         """
         cell = recipe.cell_shape
         if asked is None:
-            ease = _EASE[len(cell)]
-            chunk = tuple(
-                c if c <= 2 * ease else max(d for d in range(1, ease + 1) if c % d == 0)
-                for c in cell
-            )
-            return cls(cell, chunk, ngff)
+            return cls(cell, tuple(_at_ease(size, _EASE[len(cell)]) for size in cell), ngff)
         if len(asked) != len(cell) or any(
             a < 1 or c % a for a, c in zip(asked, cell, strict=False)
         ):
@@ -178,6 +173,12 @@ def make_scratch(store: ResultStore, recipe: Recipe) -> None:
     ArrayStore.create(
         store.provisional, shape=recipe.extent, dtype="uint32", chunks=chunks, keep=True
     )
+
+
+def _at_ease(size: int, ease: int) -> int:
+    """The longest part of a cell that is not too long; the cell where no fair part divides it."""
+    fair = (part for part in range(ease, ease // 4, -1) if size % part == 0)
+    return size if size <= 2 * ease else next(fair, size)
 
 
 def linked_levels(store: ResultStore) -> list[str]:
