@@ -53,7 +53,7 @@ def _part(stage: Any, name: str, path: Path, cell: Roi, record: dict[str, Any]) 
     only = StageArrays(type(stage)(stage.stage, stage.cells, {name: path}, {}, stage.layout))
     return Part(
         f"{path.parent.name}/{path.name} of {stage.stage} at {cell}",
-        frozenset(path / file for file in array.files(region)),
+        frozenset(path.local / file for file in array.files(region)),
         lambda: array.read(region),
         lambda: [text for text, _ in only.damaged(cell, record)],
     )

@@ -32,6 +32,7 @@ DOCUMENTS = (
     "docs/theory.md",
     "docs/json.md",
     "docs/places.md",
+    "docs/faults.md",
     "CONTRIBUTING.md",
 )
 BLOCK = re.compile(

@@ -75,7 +75,7 @@ def predict(
             "ngff": ngff,
             "image": image,
             "overwrite": overwrite,
-            "repair": repair,
+            **({"repair": True} if repair else {}),
             **network.keywords(),
             **run.keywords(),
             **source.keywords(),

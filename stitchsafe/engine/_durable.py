@@ -19,7 +19,6 @@ __all__ = [
     "file_checksum",
     "load_arrays",
     "load_json",
-    "parse_json",
     "save_arrays",
     "save_bytes",
     "save_json",
@@ -69,17 +68,11 @@ def load_json(path: Path | Place) -> dict[str, Any]:
     OSError
         If it is not there.
     """
-    return parse_json(path, Place.of(path).read_bytes())
+    return unseal(Place.of(path).read_bytes(), path)
 
 
-def parse_json(path: Path | Place, text: bytes) -> dict[str, Any]:
-    """The same of bytes that lay at a place.
-
-    Raises
-    ------
-    IntegrityError
-        If `save_json` did not write them.
-    """
+def unseal(text: bytes, path: object) -> dict[str, Any]:
+    """What `save_json` wrote, from its bytes; `path` is named where they are others."""
     try:
         content = json.loads(text)
         sound = content.pop(_SEAL) == _seal(content)
@@ -90,7 +83,7 @@ def parse_json(path: Path | Place, text: bytes) -> dict[str, Any]:
     return dict(content)
 
 
-def damaged(path: Path | Place) -> IntegrityError:
+def damaged(path: object) -> IntegrityError:
     return IntegrityError(
         f"{path} is damaged; stitchsafe verify says what else is, and predict --repair mends it"
     )

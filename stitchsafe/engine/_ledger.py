@@ -13,7 +13,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from stitchsafe.engine._durable import parse_json, save_json
+from stitchsafe.engine._durable import save_json, unseal
 from stitchsafe.engine._lease import Lease
 from stitchsafe.engine._sweep import sweep
 from stitchsafe.errors import IntegrityError
@@ -80,10 +80,11 @@ class Ledger:
         records: dict[CellIndex, CellRecord] = {}
         unreadable = []
         for name, content in self._entries(stage):
+            place = self.folder / stage / name
             try:
-                records.update(_read(self.folder / stage / name, content, stage))
+                records.update(_read(place, content, stage))
             except IntegrityError:
-                unreadable.append(self.folder / stage / name)
+                unreadable.append(place)
         return records, unreadable
 
     def drop(self, stage: str, cells: Collection[CellIndex]) -> None:
@@ -139,7 +140,7 @@ def _name(records: Collection[CellIndex]) -> str:
 
 
 def _read(place: Place, content: bytes, stage: str) -> dict[CellIndex, CellRecord]:
-    entry = parse_json(place, content)
+    entry = unseal(content, place)
     records: dict[CellIndex, CellRecord] = {
         tuple(cell["index"]): cell["record"] for cell in entry["cells"]
     }

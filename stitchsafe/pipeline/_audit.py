@@ -12,12 +12,13 @@ from dataclasses import dataclass
 
 from stitchsafe.coordinates import Roi
 from stitchsafe.engine import CellIndex, CellRecord, Events, checksum, file_checksum, load_json
-from stitchsafe.errors import IntegrityError, StitchsafeError, StoreError
+from stitchsafe.errors import IntegrityError, InterruptedRunError, StitchsafeError, StoreError
 from stitchsafe.pipeline._deciding import input_checksum
+from stitchsafe.pipeline._outputs import linked_levels
 from stitchsafe.pipeline._stages import Written, written_by
 from stitchsafe.pipeline._store import ResultStore
 from stitchsafe.tiling import Recipe
-from stitchsafe.volumes import ArrayStore, Place, Volume
+from stitchsafe.volumes import ArrayStore, Place, PlaceError, Volume
 
 __all__ = ["Finding", "StageArrays", "audit", "changed_input", "forget_damaged"]
 
@@ -129,6 +130,8 @@ class StageArrays:
                 reason = "holds other values than were written"
                 if checksum(array.read(region)) == record["checksums"][name]:
                     continue
+            except (PlaceError, InterruptedRunError):
+                raise
             except _UNREADABLE as error:
                 reason = f"cannot be read: {error}"
             files = array.files(region)
@@ -145,6 +148,8 @@ class StageArrays:
         if name not in self._opened:
             try:
                 self._opened[name] = ArrayStore.open(path)
+            except (PlaceError, InterruptedRunError):
+                raise
             except _UNREADABLE as error:
                 self._opened[name] = str(error)
         return self._opened[name]
@@ -167,6 +172,8 @@ def _damaged_files(stage: Written, index: CellIndex, record: CellRecord) -> Iter
         try:
             if file_checksum(path.read_bytes()) != expected:
                 yield f"{path}: is not what was written"
+        except PlaceError:
+            raise  # says nothing of what is there
         except OSError as error:
             yield f"{path}: {error.strerror}"
 
@@ -181,6 +188,8 @@ def changed_input(
         found = input_checksum(volume, cell) if portion else checksum(volume.read(cell))
         if found != record["input"]:
             yield Finding(f"{place}: holds other values than were read", hopeless=True)
+    except (PlaceError, InterruptedRunError):
+        raise
     except _UNREADABLE as error:
         yield Finding(f"{place}: {error}", hopeless=True)
 
@@ -195,10 +204,12 @@ def _metadata(store: ResultStore) -> Iterator[Finding]:
         try:
             if file_checksum(path.read_bytes()) != written:
                 yield Finding(f"{path}: is not what was written", redo=(stage, ()), remove=(path,))
+        except PlaceError:
+            raise
         except OSError as error:
             yield Finding(f"{path}: {error.strerror}", redo=(stage, ()))
     for name in finished.get((), {}).get("links", ()):
-        if not (store.path / name).is_link():
+        if name not in linked_levels(store):
             yield Finding(f"{store.path / name}: is no link to the image", redo=("create", ()))
 
 
@@ -212,5 +223,7 @@ def _records(store: ResultStore, recipe: Recipe) -> Iterator[Finding]:
             load_json(path)
         except IntegrityError:
             yield Finding(f"{path}: is damaged", remove=(path,))
+        except PlaceError:
+            raise
         except OSError as error:
             yield Finding(f"{path}: {error.strerror}")

@@ -34,7 +34,7 @@ from stitchsafe.engine import (
 from stitchsafe.pipeline._consensus import Consensus, deciding
 from stitchsafe.pipeline._store import ResultStore
 from stitchsafe.tiling import Recipe
-from stitchsafe.volumes import Pass, Place, Tally, Volume, pieces, portion_shape
+from stitchsafe.volumes import Pass, Place, PlaceError, Tally, Volume, pieces, portion_shape
 
 __all__ = [
     "FIRST_PASS",
@@ -148,6 +148,8 @@ def _drop_unsound(ledger: Ledger, stage: str, place: Callable[[CellIndex], Place
     def sound(index: CellIndex, record: CellRecord) -> bool:
         try:
             return bool(file_checksum(place(index).read_bytes()) == record["checksums"]["tally"])
+        except PlaceError:
+            raise
         except OSError:
             return False
 

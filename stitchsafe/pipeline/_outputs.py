@@ -14,7 +14,6 @@ from stitchsafe.tiling import Field, Recipe
 from stitchsafe.volumes import (
     ArrayStore,
     Ngff,
-    Place,
     PyramidLevel,
     Volume,
     create_field,
@@ -28,6 +27,7 @@ from stitchsafe.volumes import (
 __all__ = [
     "LabelPyramid",
     "Layout",
+    "linked_levels",
     "make_field_arrays",
     "make_image",
     "make_label_arrays",
@@ -91,12 +91,7 @@ class Layout:
         """
         cell = recipe.cell_shape
         if asked is None:
-            ease = _EASE[len(cell)]
-            chunk = tuple(
-                c if c <= 2 * ease else max(d for d in range(1, ease + 1) if c % d == 0)
-                for c in cell
-            )
-            return cls(cell, chunk, ngff)
+            return cls(cell, tuple(_at_ease(size, _EASE[len(cell)]) for size in cell), ngff)
         if len(asked) != len(cell) or any(
             a < 1 or c % a for a, c in zip(asked, cell, strict=False)
         ):
@@ -180,22 +175,34 @@ def make_scratch(store: ResultStore, recipe: Recipe) -> None:
     )
 
 
-def metadata_files(store: ResultStore, recipe: Recipe, volume: Volume) -> Iterator[Place]:
+def _at_ease(size: int, ease: int) -> int:
+    """The longest part of a cell that is not too long; the cell where no fair part divides it."""
+    fair = (part for part in range(ease, ease // 4, -1) if size % part == 0)
+    return size if size <= 2 * ease else next(fair, size)
+
+
+def linked_levels(store: ResultStore) -> list[str]:
+    """Names of the levels of the image that are links; there are none but on a disk."""
+    root = store.path.local
+    return [] if root is None else [n for n in store.path.children() if (root / n).is_symlink()]
+
+
+def metadata_files(store: ResultStore, recipe: Recipe, volume: Volume) -> Iterator[str]:
     """The files that describe the groups and arrays of a result; a linked image is not ours."""
-    nodes = [store.path]
-    if not (store.path / "0").is_link():
-        nodes.append(store.path / "0")
+    nodes = [".", *([] if linked_levels(store) else ["0"])]
     if recipe.labels is not None:
         levels = range(len(LabelPyramid.of(recipe, volume).levels))
-        nodes += [store.labels.parent, store.labels, *(store.labels / str(n) for n in levels)]
+        labels = f"labels/{store.labels.name}"
+        nodes += ["labels", labels, *(f"{labels}/{n}" for n in levels)]
     if recipe.save_fields:
-        nodes.append(store.path / "fields")
+        nodes.append("fields")
         for name, _ in recipe.outputs:
-            nodes += [store.field(name), store.field(name) / "0"]
+            nodes += [f"fields/{name}", f"fields/{name}/0"]
     for node in nodes:
-        for name in ZARR_FILES:
-            if (node / name).is_file():
-                yield node / name
+        for file in ZARR_FILES:
+            name = file if node == "." else f"{node}/{file}"
+            if (store.path / name).is_file():
+                yield name
 
 
 def make_label_arrays(

@@ -227,12 +227,15 @@ def measure_seams(
 
 
 def differences(samples: Samples, found: dict[str, Values]) -> float:
-    """The largest difference; NaN counts nowhere."""
-    return max(
-        float(np.nanmax(np.abs(found[name] - expected), initial=0.0))
-        for name, expected in samples.values.items()
-    )
+    """The largest difference; NaN counts nowhere, nor does the same infinity."""
+    with np.errstate(invalid="ignore"):
+        return max(
+            float(np.nanmax(np.abs(found[name] - expected), initial=0.0))
+            for name, expected in samples.values.items()
+        )
 
 
 def magnitude(values: Iterable[Values]) -> float:
-    return max((float(np.nanmax(np.abs(each), initial=0.0)) for each in values), default=0.0)
+    """The largest size of a finite value."""
+    finite = (np.abs(each[np.isfinite(each)]) for each in values)
+    return max((float(each.max(initial=0.0)) for each in finite), default=0.0)

@@ -53,6 +53,7 @@ from stitchsafe.pipeline._inputs import Inputs
 from stitchsafe.pipeline._outputs import (
     LabelPyramid,
     Layout,
+    linked_levels,
     make_field_arrays,
     make_image,
     make_label_arrays,
@@ -214,12 +215,10 @@ class _Run:
     def finish(self) -> CellRecord:
         """The last entry: what describes the arrays, for `verify`."""
         files = {
-            place.below(self.store.path): file_checksum(place.read_bytes())
-            for place in metadata_files(self.store, self.recipe, self.volume)
+            name: file_checksum((self.store.path / name).read_bytes())
+            for name in metadata_files(self.store, self.recipe, self.volume)
         }
-        names = self.store.path.children()
-        links = [name for name in names if (self.store.path / name).is_link()]
-        return {"metadata": files, "links": links}
+        return {"metadata": files, "links": linked_levels(self.store)}
 
     def labels(self) -> int:
         """Final labels of what the fields gave; returns the number of instances."""

@@ -166,6 +166,8 @@ class ResultStore:
                     f"{self.path} has the format {content['format']!r}, and this version reads "
                     f"{FORMAT!r}; use the version that wrote it"
                 )
+        except PlaceError as error:
+            raise StoreError(str(error)) from error
         except (IntegrityError, KeyError, OSError) as error:
             raise IntegrityError(
                 f"{self.recipe_file} is damaged, and without it nothing of the result can be "

@@ -186,10 +186,6 @@ class Place:
             return False
         return not self.key or f"{other.key}/".startswith(f"{self.key}/")
 
-    def below(self, other: Place) -> str:
-        """The path from another place to this one, which lies below it."""
-        return PurePosixPath(self.key).relative_to(other.key).as_posix()
-
     # How it is reached
 
     @property

@@ -74,8 +74,7 @@ class ArrayStore:
             Something is there already, the place cannot be written, or the sizes do not fit.
         """
         path = Place.of(path).absolute
-        there = (path / "zarr.json").is_file() or (path / ".zarray").is_file()
-        if not keep and there:
+        if not keep and ((path / "zarr.json").is_file() or (path / ".zarray").is_file()):
             if not overwrite:
                 raise StoreError(
                     f"the array {path} exists already; choose another output or use --overwrite"
@@ -177,6 +176,8 @@ class ArrayStore:
         except (ValueError, OSError) as error:  # of the region nothing is wrong: it was looked at
             if is_unreachable(error):
                 raise _unreachable(self.path, error) from error
+            if isinstance(error, OSError):
+                raise
             raise IntegrityError(
                 f"stored bytes in {self.path} are damaged ({first_line(error)}); stitchsafe verify "
                 "says what else is, and predict --repair mends it"
@@ -204,12 +205,12 @@ class ArrayStore:
         try:
             self._handle[roi.slices].write(data).result()
         except (ValueError, OSError) as error:
-            if self._discard_damaged(roi):
-                return self.write(roi, data)
             if is_disk_full(error):
                 raise _no_space(self.path) from error
             if is_unreachable(error):
                 raise _unreachable(self.path, error) from error
+            if self._discard_damaged(roi):
+                return self.write(roi, data)
             raise InterruptedRunError(
                 f"writing to {self.path} failed: {first_line(error)}; mend that, then run the "
                 "same command again to go on"

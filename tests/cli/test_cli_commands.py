@@ -152,6 +152,7 @@ def test_every_option_of_predict_arrives_parsed(api: Calls, run: Run) -> None:
         "--normalize zscore --device cpu --precision float64 --seed 7 --threads 2 "
         "--roi 0:64,128:512,: --level 1 --channel 2 --time 3 --axes zyx "
         "--voxel-size 10,10,10nm --nan zero --refuse-missing-chunks --quiet "
+        "--repair --mask mask.tif --chunk-shape 32,64,64 "
         "--image copy --foreground-threshold 0.6 --accept-inexact --skip-postprocessing "
         "--trust-model"
     )
@@ -164,6 +165,9 @@ def test_every_option_of_predict_arrives_parsed(api: Calls, run: Run) -> None:
         "ngff": "0.4",
         "image": "copy",
         "overwrite": True,
+        "repair": True,
+        "mask": "mask.tif",
+        "chunk_shape": (32, 64, 64),
         "labels_from": "foreground",
         "bandwidth": 1.5,
         "min_size": 100,

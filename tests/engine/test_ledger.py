@@ -98,7 +98,7 @@ def test_dropped_cells_are_no_longer_finished_and_others_are(tmp_path):
     ledger.commit("map", {(0, 0): {"n": 0}})  # under the name that the entry of all four had
     assert ledger.finished("map").keys() == {(0, 0), (0, 1), (0, 3), (1, 0)}
     (tmp_path / "ledger" / "map" / "1_0.json").write_text("{}")
-    assert [str(each) for each in ledger.survey("map")[1]] == [f"{tmp_path}/ledger/map/1_0.json"]
+    assert [place.name for place in ledger.survey("map")[1]] == ["1_0.json"]
     ledger.drop("map", [(0, 3)])  # and what is damaged
     assert ledger.finished("map").keys() == {(0, 0), (0, 1)}
     assert ledger.stages() == ["map"]

@@ -39,7 +39,7 @@ def result(request: pytest.FixtureRequest, here: Path) -> ResultStore:
         here / "volume", here / "tiny", out, image="copy", threads=1,
         save=("labels", "fields"), max_memory=10**10, **FORMS[request.param],
     )  # fmt: skip
-    return ResultStore(out)
+    return ResultStore.at(out)
 
 
 def harm_output(result: ResultStore, here: Path, count: int) -> None:
