@@ -20,7 +20,8 @@ CELLS = CellGrid(Roi.whole((6, 9)), (2, 3))
 class Toy:
     """Opens itself. In its folder lie one file a cell, a log, and what cells are told to do.
 
-    ``<index>.orders`` says ``die``, ``damaged``, ``full``, ``wrong`` or ``slow``, perhaps ``once``.
+    ``<index>.orders`` says ``die``, ``damaged``, ``full`` (perhaps ``afterwards``: when
+    another is slow), ``wrong`` or ``slow``, perhaps ``once``.
     """
 
     folder: Path
@@ -78,7 +79,9 @@ class Toy:
                 os.kill(os.getpid(), signal.SIGKILL)
             case "damaged":
                 raise VolumeError(f"cell {index} cannot be read; mend it")
-            case "full":
+            case "full" | "full afterwards" as told:
+                while told != "full" and not self.noted("slow"):
+                    time.sleep(0.05)
                 raise OSError(errno.ENOSPC, "No space left on device")
             case "wrong":
                 raise InputError("the bandwidth 9 is wrong; give another")

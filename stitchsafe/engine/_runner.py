@@ -13,6 +13,7 @@ from stitchsafe.engine._inline import Outcome
 from stitchsafe.engine._ledger import CellRecord, Ledger
 from stitchsafe.engine._stage import Task
 from stitchsafe.errors import VolumeError
+from stitchsafe.interruption import heed
 
 __all__ = ["Executor", "StageCount", "run_blocks", "run_once"]
 
@@ -101,6 +102,7 @@ def _run_tasks(stage: str, tasks: Sequence[Task], executor: Executor, events: Ev
     for attempt in range(_TRIES):
         failed, begun = [], 0
         for outcome in executor.run(waiting()):
+            heed()
             if outcome.error is None:
                 events.advance()
             else:
