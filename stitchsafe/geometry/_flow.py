@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from stitchsafe.geometry._axis import Taps
-from stitchsafe.geometry._graph import AxisStep, Graph, Kind, Node, Port
+from stitchsafe.geometry._graph import AxisStep, Graph, Kind, Node, Port, reached
 from stitchsafe.geometry._layout import (
     AXES,
     Breaking,
@@ -23,6 +23,7 @@ from stitchsafe.geometry._layout import (
     size_of,
 )
 from stitchsafe.geometry._types import Break
+from stitchsafe.geometry._windows import SizeRefusal
 
 __all__ = ["Flow"]
 
@@ -43,7 +44,10 @@ class Flow:
         self.space = tuple(space)
         self.nodes: list[Node] = []
         self.breaks: list[Break] = []
+        self.roots: list[int] = []
         self.op, self.layer = "input", "input"
+        self._shown: set[Break] = set()
+        self._refusals: dict[int, SizeRefusal] = {}
 
     @property
     def ndim(self) -> int:
@@ -55,21 +59,71 @@ class Flow:
 
     def refuse(self, reason: str, fix: str) -> Break:
         """Note that the present operator breaks locality, or was not analysed."""
+        found = self.breaking(reason, fix)
+        self._shown.add(found)
+        return found
+
+    def note(self, found: Break) -> None:
+        """Take up a break that was found elsewhere."""
+        self.breaks.append(found)
+        self._shown.add(found)
+
+    def breaking(self, reason: str, fix: str) -> Break:
+        """As :meth:`refuse`, if a node that carries this break can be seen in an output."""
         found = Break(self.layer, self.op, reason, fix)
         self.breaks.append(found)
         return found
 
+    @property
+    def periods(self) -> tuple[int, ...]:
+        """Per axis, the least common period of all that is there so far."""
+        every = tuple(range(len(self.nodes)))
+        return Graph(tuple(self.nodes), self.space, (), (), 0, (), every).periods
+
+    def unfinished(self) -> None:
+        """Count all there is, as nothing says what an output would have been made of.
+
+        Raises
+        ------
+        SizeRefusal
+            If something does not fit the size of the input.
+        """
+        self.roots = list(range(len(self.nodes)))
+        if self._refusals:
+            raise next(iter(self._refusals.values()))
+
+    def unfit(self, inputs: Sequence[Value], shape: Sequence[int], refusal: SizeRefusal) -> Value:
+        """A tensor that does not fit the size of the input, if it can be seen in an output."""
+        refusal.layer, refusal.op = self.layer, self.op
+        value = self.broken(inputs, shape)
+        self._refusals[value.index] = refusal
+        return value
+
     def graph(
         self, inputs: Sequence[Port], outputs: Sequence[Port], parameters_bytes: int
     ) -> Graph:
-        """The finished graph."""
+        """The finished graph.
+
+        Raises
+        ------
+        SizeRefusal
+            If something that can be seen in an output does not fit the size of the input.
+        """
+        if not outputs and not self.roots:
+            self.unfinished()
+        live = reached(self.nodes, [*(port.node for port in outputs), *self.roots])
+        for index, refusal in self._refusals.items():
+            if index in live:
+                raise refusal
+        shown = self._shown | {self.nodes[index].broken for index in live}
         return Graph(
             nodes=tuple(self.nodes),
             space=self.space,
             inputs=tuple(inputs),
             outputs=tuple(outputs),
             parameters_bytes=parameters_bytes,
-            breaks=tuple(dict.fromkeys(self.breaks)),
+            breaks=tuple(each for each in dict.fromkeys(self.breaks) if each in shown),
+            roots=tuple(self.roots),
         )
 
     # ends
@@ -292,7 +346,7 @@ class Flow:
             if fine:
                 held = [self._spread_over(v, rank, column, fine) for v in held]
         if len(held) > 1 and self._differ(held, rank):
-            if len({v.extent(f.axis) for v in held for f in v.space(range(v.rank)) if f.axis}) > 1:
+            if any(len({v.extent(axis) for v in held}) > 1 for axis in range(len(AXES))):
                 raise Breaking("a part of space is spread over the whole of it", _SPREAD)
             raise Breaking(
                 "it combines tensors that lie over space in different ways ("

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -11,20 +12,26 @@ from torch import nn
 
 from stitchsafe.geometry._types import Break
 
-__all__ = ["Watcher", "prepared", "quiet"]
+__all__ = ["Watcher", "fresh", "prepared", "quiet"]
 
 
 class Watcher(Protocol):
     """Told which module runs, and of what is wrong with one."""
 
-    @property
-    def breaks(self) -> list[Break]: ...
+    def note(self, found: Break) -> None:
+        """Take up what is wrong with a module."""
 
     def entering(self, name: str) -> Callable[[nn.Module, Any], None]:
         """A hook for before a module runs."""
 
     def leaving(self) -> Callable[[nn.Module, Any, Any], None]:
         """A hook for after it has run."""
+
+
+def fresh(module: nn.Module) -> nn.Module:
+    """A copy that shares the tensors, and nothing that a pass may leave behind for the next."""
+    held = [*module.parameters(), *module.buffers()]
+    return copy.deepcopy(module, {id(tensor): tensor for tensor in held})
 
 
 @contextmanager
@@ -48,7 +55,7 @@ def prepared(module: nn.Module, recorder: Watcher) -> Iterator[None]:
             hook.remove()
         for each, state in held:
             if _changed(each.__dict__, state):
-                recorder.breaks.append(
+                recorder.note(
                     Break(
                         type(each).__name__, "forward",
                         "changes its own attributes while it runs, so that a result may depend on "

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import copy
 import hashlib
-import inspect
-import re
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 
@@ -15,29 +13,20 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-from stitchsafe.errors import ModelError, PlanError
-from stitchsafe.geometry import (
-    Graph,
-    LatticeMismatch,
-    NetworkGeometry,
-    SizeRefusal,
-    analyse_module,
-    trace,
-)
+from stitchsafe.geometry import Graph, NetworkGeometry, analyse_module, trace
 from stitchsafe.networks._config import ModelConfig, OutputConfig
 from stitchsafe.networks._pointwise import apply_after
 from stitchsafe.networks._positive import positive_weights
 from stitchsafe.networks._protocol import Output, Runtime
+from stitchsafe.networks._shared import (
+    channels_first,
+    declared_outputs,
+    plain_name,
+    refusing_sizes,
+)
+from stitchsafe.networks._torch_inputs import inputs_of_module
 
 __all__ = ["TorchNetwork"]
-
-_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,63}")
-_CONVOLUTIONS = {
-    nn.Conv2d: 2,
-    nn.ConvTranspose2d: 2,
-    nn.Conv3d: 3,
-    nn.ConvTranspose3d: 3,
-}
 
 
 class TorchNetwork:
@@ -50,8 +39,8 @@ class TorchNetwork:
     module
         Takes (n, channels, *spatial), once or several times, and returns tensors.
     config
-        The card of a model folder; without it, axes and channels are read from the first
-        convolution, and outputs are called ``output``, or ``output0``, ``output1``, …, or as in
+        The card of a model folder; without it, axes and channels are read from the convolutions,
+        and outputs are called ``output``, or ``output0``, ``output1``, …, or as in
         the dictionary that the module returns.
     name
         What to call it in plans and messages.
@@ -71,17 +60,13 @@ class TorchNetwork:
         self.module = copy.deepcopy(module).eval().requires_grad_(False)
         self.config = config
         self.name = name or (config.name if config else type(module).__name__)
-        self._split: tuple[int, ...]
         if config is not None:
-            self.ndim = len(config.input.axes)
+            ndim = len(config.input.axes)
             split = tuple(tensor.channels for tensor in config.input.tensors)
-            self._split = split or (config.input.channels,)
-        elif ndim is not None and channels is not None:
-            self.ndim = ndim
-            self._split = (channels,) if isinstance(channels, int) else tuple(channels)
-        else:
-            self.ndim, only = _input_of(self.module, self.name)
-            self._split = (only,)
+            channels = split or (config.input.channels,)
+        self.ndim, self._split = inputs_of_module(
+            self.module, self.name, ndim=ndim, channels=channels
+        )
         self.channels = sum(self._split)
         self._runtime: Runtime | None = None
         self._ready: nn.Module | None = None
@@ -91,6 +76,8 @@ class TorchNetwork:
         """Digest of architecture, operators with their constants, what follows, and weights."""
         digest = hashlib.sha256(str(self.module).encode())
         digest.update(self.geometry.program.encode())
+        if len(self._split) > 1:
+            digest.update(repr(self._split).encode())
         digest.update(repr([o.activation for o in self._declared]).encode())
         for output in self._declared:
             digest.update(
@@ -105,10 +92,10 @@ class TorchNetwork:
     @cached_property
     def outputs(self) -> tuple[Output, ...]:
         if self.config is not None:
-            return tuple(Output(o.name, o.channels) for o in self.config.outputs)
+            return declared_outputs(self.config)
         found = self.geometry.outputs
         return tuple(
-            Output(o.name if _NAME.fullmatch(o.name) else f"output{place}", o.channels)
+            Output(plain_name(o.name, place, len(found)), o.channels)
             for place, o in enumerate(found)
         )
 
@@ -140,13 +127,8 @@ class TorchNetwork:
         PlanError
             If the network does not take that size.
         """
-        try:
+        with refusing_sizes(self.name, shape):
             return trace(self.module, tuple(shape), self._split)
-        except (SizeRefusal, LatticeMismatch) as error:
-            raise PlanError(
-                f"{self.name} does not take an input of {tuple(shape)} voxels: {error}; give "
-                "another --tile-shape"
-            ) from error
 
     def prepare(self, runtime: Runtime) -> None:
         torch.set_num_threads(runtime.threads)
@@ -178,7 +160,7 @@ class TorchNetwork:
         declared = self._declared or (None,) * len(tensors)
         layouts = self._layouts or ("",) * len(tensors)
         return tuple(
-            _finished(_channels_first(t, layout), own)
+            _finished(channels_first(t, layout, torch.permute) if layout else t, own)
             for t, layout, own in zip(tensors, layouts, declared, strict=True)
         )
 
@@ -211,17 +193,6 @@ class TorchNetwork:
         yield from self.module.state_dict().items()
 
 
-def _channels_first(tensor: Tensor, layout: str) -> Tensor:
-    """A tensor of any layout as (n, channels, *spatial); as it is where the layout is unknown."""
-    if not layout or (layout[:2] == "bc" and layout[2:] == "zyx"[3 - len(layout[2:]) :]):
-        return tensor
-    front = [place for place, letter in enumerate(layout) if letter in "bc1"]
-    space = sorted(set(range(len(layout))) - set(front), key=lambda place: -ord(layout[place]))
-    moved = tensor.permute(*front, *space)
-    batch = tensor.shape[layout.index("b")] if "b" in layout else 1
-    return moved.reshape(batch, -1, *moved.shape[len(front) :])
-
-
 def _finished(tensor: Tensor, declared: OutputConfig | None) -> NDArray[np.floating]:
     """An output with all that its configuration says happens to it."""
     if declared is None:
@@ -236,41 +207,3 @@ def _activate(tensor: Tensor, declared: OutputConfig) -> Tensor:
     if declared.activation == "softmax":
         return tensor.softmax(dim=1)
     return tensor
-
-
-def _input_of(module: nn.Module, name: str) -> tuple[int, int]:
-    """Spatial axes and channels of a bare module's input, from its convolutions."""
-    needed = [
-        each.name
-        for each in inspect.signature(module.forward).parameters.values()
-        if each.default is each.empty
-        and each.kind in (each.POSITIONAL_ONLY, each.POSITIONAL_OR_KEYWORD)
-    ]
-    if len(needed) > 1:
-        raise ModelError(
-            f"{name} takes {len(needed)} inputs ({', '.join(needed)}), and nothing says how many "
-            "channels each has; give it from Python as stitchsafe.networks.TorchNetwork(module, "
-            "ndim=..., channels=(...)), or export it as ONNX"
-        )
-    found = dict.fromkeys(
-        (ndim, part.in_channels)
-        for part in module.modules()
-        for kind, ndim in _CONVOLUTIONS.items()
-        if isinstance(part, kind) and isinstance(part.in_channels, int) and part.in_channels
-    )
-    if not found:
-        raise ModelError(
-            f"{name} holds no 2-D or 3-D convolution to read its axes and channels from; wrap it "
-            "in stitchsafe.networks.TorchNetwork with a ModelConfig that states them"
-        )
-    # Modules come in the order of their registration, which need not be that of their calls.
-    fitting = (sizes for sizes in found if _takes_channels(module, *sizes))
-    return next(fitting, next(iter(found)))
-
-
-def _takes_channels(module: nn.Module, ndim: int, channels: int) -> bool:
-    try:
-        trace(module, (64,) * ndim, channels)
-    except SizeRefusal as error:
-        return "channels" not in str(error) and "dimensions" not in str(error)
-    return True
