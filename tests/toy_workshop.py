@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import signal
+import threading
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +22,8 @@ class Toy:
     """Opens itself. In its folder lie one file a cell, a log, and what cells are told to do.
 
     ``<index>.orders`` says ``die``, ``damaged``, ``full`` (perhaps ``afterwards``: when
-    another is slow), ``wrong`` or ``slow``, perhaps ``once``.
+    another is slow), ``wrong``, ``patient`` or ``slow``,
+    perhaps ``once``.
     """
 
     folder: Path
@@ -29,6 +31,8 @@ class Toy:
     def __call__(self) -> Toy:
         if (self.folder / "unopenable").exists():
             os.kill(os.getpid(), signal.SIGKILL)
+        if (self.folder / "foreign").exists():
+            raise InputError(f"{self.folder} is not here; put it where all see it")
         return self
 
     @property
@@ -45,6 +49,7 @@ class Toy:
     def compute(self, cell, source):
         assert CELLS.index(cell) in source
         self.note("compute", cell)
+        self.note("thread", threading.current_thread().name)
         self._obey(CELLS.index(cell))
         return os.getpid()
 
@@ -85,6 +90,9 @@ class Toy:
                 raise OSError(errno.ENOSPC, "No space left on device")
             case "wrong":
                 raise InputError("the bandwidth 9 is wrong; give another")
+            case "patient":
+                self.note("slow", CELLS.cell_at(index))
+                time.sleep(3)
             case "slow":
                 self.note("slow", CELLS.cell_at(index))
                 time.sleep(3600)

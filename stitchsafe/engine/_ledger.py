@@ -12,7 +12,8 @@ import fcntl
 import json
 import os
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -29,27 +30,19 @@ CellRecord = dict[str, Any]
 class Ledger:
     """Finished work, in ``<store>/.stitchsafe/ledger``.
 
-    Use as a context manager to hold the store's lock, which the operating system releases when the
-    process ends, however it ends.
+    Use as a context manager to hold the lease `name` on the store, which the operating system
+    releases when the process ends, however it ends. ``run`` excludes all others; others share the
+    store, and exclude their own name.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self._lock: int | None = None
+    def __init__(self, folder: Path, name: str = "run") -> None:
+        self.folder, self.name = folder, name
+        self._handles: tuple[int, ...] = ()
 
     def __enter__(self) -> Ledger:
-        self.folder.mkdir(parents=True, exist_ok=True)
-        handle = os.open(self.folder / "lock", os.O_RDWR | os.O_CREAT, 0o644)
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            os.close(handle)
-            raise StoreError(
-                f"another run is writing {self.folder.parent.parent}; wait for it, or stop it"
-            ) from error
-        self._lock = handle
-        for leftover in self.folder.parent.rglob(f"*{SUFFIX}"):
-            leftover.unlink(missing_ok=True)
+        self._handles = _locked(self.folder, self.name, wait=False)
+        if self.name == "run":
+            self.sweep()
         return self
 
     def __exit__(
@@ -58,9 +51,26 @@ class Ledger:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if self._lock is not None:
-            os.close(self._lock)
-            self._lock = None
+        _close(self._handles)
+        self._handles = ()
+
+    @contextmanager
+    def holding(self, name: str, say: Callable[[str], None]) -> Iterator[None]:
+        """Hold a further lease, waiting for whoever holds it."""
+        try:
+            handles = _locked(self.folder, name, wait=False)
+        except StoreError:
+            say(f"waiting for another part, which is at the step {name!r}")
+            handles = _locked(self.folder, name, wait=True)
+        try:
+            yield
+        finally:
+            _close(handles)
+
+    def sweep(self) -> None:
+        """Remove what processes that died were writing, where none is at it any more."""
+        for leftover in self.folder.parent.rglob(f"*{SUFFIX}"):
+            leftover.unlink(missing_ok=True)
 
     def finished(self, stage: str) -> dict[CellIndex, CellRecord]:
         """Records of the finished cells of a stage.
@@ -94,3 +104,28 @@ class Ledger:
         """Drop the entries of stages that must be done again."""
         for stage in stages:
             shutil.rmtree(self.folder / stage, ignore_errors=True)
+
+
+def _locked(folder: Path, name: str, *, wait: bool) -> tuple[int, ...]:
+    folder.mkdir(parents=True, exist_ok=True)
+    wanted = [("lock", fcntl.LOCK_EX if name == "run" else fcntl.LOCK_SH)]
+    if name != "run":
+        wanted.append((f"lock-{name}", fcntl.LOCK_EX))
+    handles: list[int] = []
+    try:
+        for file, how in wanted:
+            handles.append(os.open(folder / file, os.O_RDWR | os.O_CREAT, 0o644))
+            fcntl.flock(handles[-1], how | (0 if wait else fcntl.LOCK_NB))
+    except BaseException as error:
+        _close(handles)
+        if not isinstance(error, BlockingIOError):
+            raise
+        raise StoreError(
+            f"another run is writing {folder.parent.parent}; wait for it, or stop it"
+        ) from error
+    return tuple(handles)
+
+
+def _close(handles: Iterable[int]) -> None:
+    for handle in handles:
+        os.close(handle)

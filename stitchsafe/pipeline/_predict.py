@@ -10,7 +10,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Unpack
@@ -20,10 +20,12 @@ from numpy.typing import NDArray
 
 import stitchsafe
 from stitchsafe.engine import (
+    Dask,
     Events,
     Executor,
     FieldMaker,
     Inline,
+    Ledger,
     Processes,
     Silent,
     return_freed_memory,
@@ -31,6 +33,7 @@ from stitchsafe.engine import (
 )
 from stitchsafe.errors import InputError, InterruptedRunError
 from stitchsafe.geometry import Break
+from stitchsafe.pipeline._clusters import Cluster, connected, refuse_unfit_workers
 from stitchsafe.pipeline._consensus import Consensus, decide, load_consensus
 from stitchsafe.pipeline._inputs import (
     Inputs,
@@ -91,13 +94,14 @@ class Prediction:
     fields: dict[str, NDArray[np.floating]] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
-        voxels = self.plan.recipe.roi.size
+        voxels, missing = self.plan.recipe.roi.size, self.progress.missing
         return {
             "out": None if self.out is None else str(self.out),
             "blocks_total": self.progress.blocks_total,
             "blocks_done": self.progress.blocks_total - self.progress.blocks_resumed,
             "blocks_resumed": self.progress.blocks_resumed,
             "instances": self.progress.instances,
+            "missing_blocks": sum(missing.by_part.values()) if missing else 0,
             "seconds": self.seconds,
             "voxels_per_second": voxels / max(self.seconds, 1e-9),
             "peak_memory_bytes": self.peak_memory_bytes,
@@ -206,7 +210,7 @@ def _prepare(inputs: Inputs, out: str | Path | None, settings: Settings, events:
     store = ResultStore(Path(out))
     refuse_output_within_input(store.path, volume)
     store.refuse_foreign()
-    if settings.workers > 1:
+    if settings.workers > 1 or settings.dask is not None:
         Job.of(store, inputs, settings)  # refuses what other processes cannot open
     resumes = store.exists and not settings.overwrite
     if not resumes:
@@ -221,36 +225,87 @@ def _prepare(inputs: Inputs, out: str | Path | None, settings: Settings, events:
 
 def _carry_out(job: _Job, settings: Settings, events: Events) -> Prediction:
     began = time.monotonic()
-    store, plan, inputs, volume = job.store, job.plan, job.inputs, job.inputs.volume
-    consensus = load_consensus(store, plan.recipe) if job.resumes else None
-    if consensus is None:
-        consensus = decide(volume, plan.recipe, events)
-    if not job.resumes:
-        _clear(store)
-    with _disk_errors(store), store.ledger as ledger:
-        if not job.resumes:
-            _begin(store, plan, inputs, consensus, settings)
+    store, inputs, volume = job.store, job.inputs, job.inputs.volume
+    with ExitStack() as stack:
+        cluster = None
+        if settings.dask is not None:
+            cluster = stack.enter_context(connected(settings.dask, events))
+            _refuse_unfit_workers(cluster, job)
+        consensus = None
+        if settings.part is None:
+            consensus = _whole_consensus(job, events)
+            if not job.resumes:
+                _clear(store)
+        stack.enter_context(_disk_errors(store))
+        ledger = stack.enter_context(store.ledger_of(settings.part))
+        if consensus is None:
+            job = _begin_together(job, ledger, settings, events)
+        elif not job.resumes:
+            _begin(store, job.plan, inputs, consensus, settings)
+        plan = job.plan
         save_json(store.private / "schedule.json", plan.schedule.to_json())
         workshop = Workshop(store, plan.recipe, inputs.network, volume)
         try:
-            with _executor(job, workshop, settings) as executor:
+            with _executor(job, workshop, settings, cluster, events) as executor:
                 progress = run_stages(workshop, plan, executor, inputs, settings, ledger, events)
         except InputError:
             # Found in the fields only, as a bandwidth that they exceed: nothing must remain of it.
             if not job.resumes and not ledger.finished("predict"):
-                store.clear()
+                _withdraw(store, settings)
             raise
-        if progress.blocks_resumed == progress.blocks_total:
+        if progress.missing is not None:
+            events.say(f"part {settings.part} is done; {progress.missing}: the last part finishes")
+        elif progress.blocks_resumed == progress.blocks_total:
             events.say("all blocks were done before; stitchsafe verify checks that they are whole")
-        seams = None if inputs.exact else _seams(job, workshop.maker, events)
+        seams = None
+        if not inputs.exact and progress.missing is None:
+            seams = _seams(job, workshop.maker, events)
         seconds = time.monotonic() - began
-        _save_provenance(store, seconds)
+        with nullcontext() if settings.part is None else ledger.holding("provenance", events.say):
+            _save_provenance(store, seconds)
     return Prediction(store.path, plan, progress, seconds, _peak_memory(), seams, inputs.breaks)
 
 
+def _whole_consensus(job: _Job, events: Events) -> Consensus:
+    stored = load_consensus(job.store, job.plan.recipe) if job.resumes else None
+    return stored or decide(job.inputs.volume, job.plan.recipe, events)
+
+
+def _begin_together(job: _Job, ledger: Ledger, settings: Settings, events: Events) -> _Job:
+    """Begin a result of which this is a part, unless another part has done so meanwhile."""
+    store = job.store
+    with ledger.holding("consensus", events.say):
+        if not job.resumes and store.exists:
+            return _prepare(job.inputs, store.path, settings, events)
+        if not job.resumes:
+            try:
+                consensus = _whole_consensus(job, events)
+            except InputError:
+                store.clear()
+                raise
+            _begin(store, job.plan, job.inputs, consensus, settings)
+    return job
+
+
+def _withdraw(store: ResultStore, settings: Settings) -> None:
+    """Leave nothing of a result that should not have been begun."""
+    if settings.part is None:
+        store.clear()
+    else:  # others may be at it: they find that it is not begun
+        store.recipe_file.unlink(missing_ok=True)
+
+
 @contextmanager
-def _executor(job: _Job, workshop: Workshop, settings: Settings) -> Iterator[Executor]:
-    """What does the blocks: this process, or as many others as are asked for."""
+def _executor(
+    job: _Job, workshop: Workshop, settings: Settings, cluster: Cluster | None, events: Events
+) -> Iterator[Executor]:
+    """What does the blocks: this process, as many others as are asked for, or a cluster."""
+    if cluster is not None:
+        opener = Job.of(job.store, job.inputs, settings)
+        with Dask(cluster.client, opener, say=events.say, patience=cluster.patience) as on_cluster:
+            cluster.wants_more = lambda: on_cluster.wants_more
+            yield on_cluster
+        return
     if settings.workers == 1:
         yield Inline(workshop)
         return
@@ -261,6 +316,16 @@ def _executor(job: _Job, workshop: Workshop, settings: Settings) -> Iterator[Exe
         threads=threads,
     ) as executor:
         yield executor
+
+
+def _refuse_unfit_workers(cluster: Cluster, job: _Job) -> None:
+    refuse_unfit_workers(
+        cluster.client,
+        folder=job.store.path.absolute().parent,
+        volume=str(job.inputs.volume.path),
+        processor=job.plan.recipe.processor,
+        memory=job.plan.memory.peak,
+    )
 
 
 def _seams(job: _Job, maker: FieldMaker, events: Events) -> Seams:
