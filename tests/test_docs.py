@@ -22,7 +22,14 @@ from pathlib import Path
 import pytest
 
 REPOSITORY = Path(__file__).resolve().parent.parent
-DOCUMENTS = ("README.md", "docs/guide.md", "docs/theory.md", "docs/json.md", "CONTRIBUTING.md")
+DOCUMENTS = (
+    "README.md",
+    "docs/guide.md",
+    "docs/workers.md",
+    "docs/theory.md",
+    "docs/json.md",
+    "CONTRIBUTING.md",
+)
 BLOCK = re.compile(
     r"(?:^<!-- run: (?P<how>[^\n]*?) -->\n+)?^```(?P<language>bash|python)\n(?P<code>.*?)^```$",
     re.MULTILINE | re.DOTALL,

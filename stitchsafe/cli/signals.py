@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -41,4 +42,5 @@ def _answer(number: int, frame: FrameType | None) -> None:
 def _end_at_once(number: int, frame: FrameType | None) -> None:
     del number, frame
     complain("interrupted twice; the same command goes on from what is done")
+    sys.stderr.flush()
     os._exit(ExitCode.PART_WAY)

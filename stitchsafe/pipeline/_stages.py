@@ -210,14 +210,13 @@ class _Run:
         part = self.settings.part
         if part is None:
             return None
-        by_part: Counter[int] = Counter()
-        made = self.ledger.finished("create")[()]
+        made, lacking = self.ledger.finished("create")[()], set()
         for stage in _SHARED if made["image"] == "copy" else _SHARED[1:]:
             cells, done = self.workshop.cells(stage), self.ledger.finished(stage).keys()
             for at, block in enumerate(cells.blocks(self.plan.schedule.block_shape)):
                 if any(cells.index(cell) not in done for cell in cells.cells(block)):
-                    by_part[part.owner(at)] += 1
-        return Missing(by_part, part) if by_part else None
+                    lacking.add(at)
+        return Missing(Counter(map(part.owner, lacking)), part) if lacking else None
 
     def create(self) -> None:
         """Empty arrays, for all parts."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 
 import pytest
 from dask_cluster import running_cluster
@@ -110,7 +111,7 @@ def test_a_worker_that_dies_costs_its_block_and_others_may_come(tmp_path):
     with running_cluster(tmp_path / "cluster", 1) as cluster:
         with Client(cluster.address, timeout=60, set_as_default=False) as client:
             client.wait_for_workers(1, timeout=120)
-            threading.Timer(2.0, cluster.hire).start()
+            threading.Thread(target=replace_the_dead, args=(cluster,)).start()
             run(client, toy, patience=120, said=said)
             assert cluster.workers[0].wait() == -9
         assert finished(toy) == ALL
@@ -131,9 +132,12 @@ def test_a_worker_that_dies_costs_its_block_and_others_may_come(tmp_path):
                 run(client, toy, patience=120)
 
 
-def kill_when_slow(toy, cluster):
-    import time
+def replace_the_dead(cluster):
+    cluster.workers[0].wait()
+    cluster.hire()
 
+
+def kill_when_slow(toy, cluster):
     while not toy.noted("slow"):
         time.sleep(0.1)
     cluster.scheduler.kill()
