@@ -14,6 +14,7 @@ from typing import NoReturn
 
 from stitchsafe.coordinates import Roi
 from stitchsafe.errors import InputError, InterruptedRunError, StitchsafeError, VolumeError
+from stitchsafe.volumes import PlaceError
 
 __all__ = ["out_of_memory", "portable", "raise_interrupted", "set_aside", "stops_the_run"]
 
@@ -27,7 +28,7 @@ def stops_the_run(error: Exception) -> bool:
         return False  # what cannot be read there
     if isinstance(error, InterruptedRunError | InputError):
         return True
-    return _disk_is_full(error) or out_of_memory(error)
+    return isinstance(error, PlaceError) or _disk_is_full(error) or out_of_memory(error)
 
 
 def raise_interrupted(stage: str, what: str, error: Exception) -> NoReturn:

@@ -8,18 +8,18 @@ with other blocks.
 
 from __future__ import annotations
 
-import fcntl
 import json
-import os
-import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from stitchsafe.engine._durable import SUFFIX, save_json
+from stitchsafe.engine._durable import save_json
+from stitchsafe.engine._lease import Lease
+from stitchsafe.engine._sweep import sweep
 from stitchsafe.errors import IntegrityError, StoreError
+from stitchsafe.volumes import Place
 
 __all__ = ["CellIndex", "CellRecord", "Ledger"]
 
@@ -30,18 +30,27 @@ CellRecord = dict[str, Any]
 class Ledger:
     """Finished work, in ``<store>/.stitchsafe/ledger``.
 
-    Use as a context manager to hold the lease `name` on the store, which the operating system
-    releases when the process ends, however it ends. ``run`` excludes all others; others share the
-    store, and exclude their own name.
+    Use as a context manager to hold a lease on the store (see `Lease`).
+
+    Parameters
+    ----------
+    folder
+        Where it lies.
+    name
+        The lease to hold: ``run``, or ``part-i-of-n``.
+    lease
+        One that another process holds for this one, for commits to be checked by.
     """
 
-    def __init__(self, folder: Path, name: str = "run") -> None:
-        self.folder, self.name = folder, name
-        self._handles: tuple[int, ...] = ()
+    def __init__(self, folder: Path | Place, name: str = "run", lease: Lease | None = None) -> None:
+        self.folder = Place.of(folder)
+        self.name = name
+        self.lease = lease
+        self._steps: list[Lease] = []
 
     def __enter__(self) -> Ledger:
-        self._handles = _locked(self.folder, self.name, wait=False)
-        if self.name == "run":
+        self.lease = Lease.take(self.folder, self.name)
+        if self.lease.alone and self.lease.local:
             self.sweep()
         return self
 
@@ -51,26 +60,31 @@ class Ledger:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        _close(self._handles)
-        self._handles = ()
+        if self.lease is not None:
+            self.lease.release()
+            self.lease = None
 
     @contextmanager
     def holding(self, name: str, say: Callable[[str], None]) -> Iterator[None]:
-        """Hold a further lease, waiting for whoever holds it."""
+        """Hold a further lease, for a step that one of several does.
+
+        Where locks work, whoever holds it is waited for; elsewhere it is taken over.
+        """
         try:
-            handles = _locked(self.folder, name, wait=False)
+            step = Lease.take(self.folder, name)
         except StoreError:
             say(f"waiting for another part, which is at the step {name!r}")
-            handles = _locked(self.folder, name, wait=True)
-        try:
-            yield
-        finally:
-            _close(handles)
+            step = Lease.take(self.folder, name, wait=True)
+        with step:
+            self._steps.append(step)
+            try:
+                yield
+            finally:
+                self._steps.remove(step)
 
     def sweep(self) -> None:
         """Remove what processes that died were writing, where none is at it any more."""
-        for leftover in self.folder.parent.rglob(f"*{SUFFIX}"):
-            leftover.unlink(missing_ok=True)
+        sweep(self.folder.parent.parent)
 
     def finished(self, stage: str) -> dict[CellIndex, CellRecord]:
         """Records of the finished cells of a stage.
@@ -81,21 +95,32 @@ class Ledger:
             If an entry is damaged.
         """
         records: dict[CellIndex, CellRecord] = {}
-        for path in sorted((self.folder / stage).glob("*.json")):
+        place = self.folder / stage
+        names = [name for name in place.listing() if name.endswith(".json") and "/" not in name]
+        for name, content in place.read_many(names):
             try:
-                entry = json.loads(path.read_text())
+                entry = json.loads(content)
                 records.update({tuple(cell["index"]): cell["record"] for cell in entry["cells"]})
             except (ValueError, KeyError, TypeError) as error:
                 raise IntegrityError(
-                    f"the ledger entry {path} is damaged; delete it, and the next run redoes its "
-                    "cells"
+                    f"the ledger entry {place / name} is damaged; delete it, and the next run "
+                    "redoes its cells"
                 ) from error
         return records
 
     def commit(self, stage: str, records: Mapping[CellIndex, CellRecord]) -> None:
-        """Enter finished cells; their data must be on the disk already."""
+        """Enter finished cells; their data must be on the disk already.
+
+        Raises
+        ------
+        InterruptedRunError
+            If another run has taken over.
+        """
         if not records:
             return
+        for lease in (self.lease, *self._steps):
+            if lease is not None:
+                lease.check()
         first = "_".join(map(str, min(records)))
         cells = [{"index": list(i), "record": r} for i, r in sorted(records.items())]
         save_json(self.folder / stage / f"{first}.json", {"stage": stage, "cells": cells})
@@ -103,29 +128,4 @@ class Ledger:
     def forget(self, stages: Iterable[str]) -> None:
         """Drop the entries of stages that must be done again."""
         for stage in stages:
-            shutil.rmtree(self.folder / stage, ignore_errors=True)
-
-
-def _locked(folder: Path, name: str, *, wait: bool) -> tuple[int, ...]:
-    folder.mkdir(parents=True, exist_ok=True)
-    wanted = [("lock", fcntl.LOCK_EX if name == "run" else fcntl.LOCK_SH)]
-    if name != "run":
-        wanted.append((f"lock-{name}", fcntl.LOCK_EX))
-    handles: list[int] = []
-    try:
-        for file, how in wanted:
-            handles.append(os.open(folder / file, os.O_RDWR | os.O_CREAT, 0o644))
-            fcntl.flock(handles[-1], how | (0 if wait else fcntl.LOCK_NB))
-    except BaseException as error:
-        _close(handles)
-        if not isinstance(error, BlockingIOError):
-            raise
-        raise StoreError(
-            f"another run is writing {folder.parent.parent}; wait for it, or stop it"
-        ) from error
-    return tuple(handles)
-
-
-def _close(handles: Iterable[int]) -> None:
-    for handle in handles:
-        os.close(handle)
+            (self.folder / stage).remove()

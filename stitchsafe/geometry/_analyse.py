@@ -85,7 +85,8 @@ def analyse(
         replace(output, axes=tuple(own[place] for _, own in solutions))
         for place, output in enumerate(outputs)
     )
-    consensus = tuple((n.layer, n.consensus) for n in graph.nodes if n.consensus)
+    seen = [graph.nodes[index] for index in sorted(graph.live)]
+    consensus = tuple((n.layer, n.consensus) for n in seen if n.consensus)
     verdict: Verdict = "safe with consensus" if consensus else "safe"
     if graph.breaks:
         verdict = "unsafe"

@@ -22,6 +22,7 @@ class Fact:
     maps: tuple[AxisMap, ...]
     input_size: int
     program: str
+    operators: str
 
     @property
     def period(self) -> int:
@@ -115,9 +116,9 @@ def facts_of(graph: Graph) -> tuple[Fact, ...] | None:
         return None
     if any(each.size < 1 for maps in outputs for each in maps):
         return None  # at this size nothing comes out
-    program = graph.program
+    program, operators = graph.program, graph.operators
     return tuple(
-        Fact(maps, size, program)
+        Fact(maps, size, program, operators)
         for maps, size in zip(zip(*outputs, strict=True), graph.space, strict=True)
     )
 

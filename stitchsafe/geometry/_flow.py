@@ -11,19 +11,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from stitchsafe.geometry._axis import Taps
-from stitchsafe.geometry._graph import AxisStep, Graph, Kind, Node, Port, reached
+from stitchsafe.geometry._graph import AxisStep, Kind, Port
 from stitchsafe.geometry._layout import (
     AXES,
     Breaking,
     Factor,
-    Layout,
     Value,
     channels_of,
     merged,
     size_of,
 )
-from stitchsafe.geometry._types import Break
-from stitchsafe.geometry._windows import SizeRefusal
+from stitchsafe.geometry._record import Record
 
 __all__ = ["Flow"]
 
@@ -31,100 +29,8 @@ _LONGEST_PERIOD = 4096
 _SPREAD = "combine tensors of one size"
 
 
-class Flow:
-    """A graph as it grows.
-
-    Parameters
-    ----------
-    space
-        Shape of the input over space.
-    """
-
-    def __init__(self, space: Sequence[int]) -> None:
-        self.space = tuple(space)
-        self.nodes: list[Node] = []
-        self.breaks: list[Break] = []
-        self.roots: list[int] = []
-        self.op, self.layer = "input", "input"
-        self._shown: set[Break] = set()
-        self._refusals: dict[int, SizeRefusal] = {}
-
-    @property
-    def ndim(self) -> int:
-        return len(self.space)
-
-    def at(self, op: str, layer: str) -> None:
-        """Say which operator of which layer the next nodes are of."""
-        self.op, self.layer = op, layer
-
-    def refuse(self, reason: str, fix: str) -> Break:
-        """Note that the present operator breaks locality, or was not analysed."""
-        found = self.breaking(reason, fix)
-        self._shown.add(found)
-        return found
-
-    def note(self, found: Break) -> None:
-        """Take up a break that was found elsewhere."""
-        self.breaks.append(found)
-        self._shown.add(found)
-
-    def breaking(self, reason: str, fix: str) -> Break:
-        """As :meth:`refuse`, if a node that carries this break can be seen in an output."""
-        found = Break(self.layer, self.op, reason, fix)
-        self.breaks.append(found)
-        return found
-
-    @property
-    def periods(self) -> tuple[int, ...]:
-        """Per axis, the least common period of all that is there so far."""
-        every = tuple(range(len(self.nodes)))
-        return Graph(tuple(self.nodes), self.space, (), (), 0, (), every).periods
-
-    def unfinished(self) -> None:
-        """Count all there is, as nothing says what an output would have been made of.
-
-        Raises
-        ------
-        SizeRefusal
-            If something does not fit the size of the input.
-        """
-        self.roots = list(range(len(self.nodes)))
-        if self._refusals:
-            raise next(iter(self._refusals.values()))
-
-    def unfit(self, inputs: Sequence[Value], shape: Sequence[int], refusal: SizeRefusal) -> Value:
-        """A tensor that does not fit the size of the input, if it can be seen in an output."""
-        refusal.layer, refusal.op = self.layer, self.op
-        value = self.broken(inputs, shape)
-        self._refusals[value.index] = refusal
-        return value
-
-    def graph(
-        self, inputs: Sequence[Port], outputs: Sequence[Port], parameters_bytes: int
-    ) -> Graph:
-        """The finished graph.
-
-        Raises
-        ------
-        SizeRefusal
-            If something that can be seen in an output does not fit the size of the input.
-        """
-        if not outputs and not self.roots:
-            self.unfinished()
-        live = reached(self.nodes, [*(port.node for port in outputs), *self.roots])
-        for index, refusal in self._refusals.items():
-            if index in live:
-                raise refusal
-        shown = self._shown | {self.nodes[index].broken for index in live}
-        return Graph(
-            nodes=tuple(self.nodes),
-            space=self.space,
-            inputs=tuple(inputs),
-            outputs=tuple(outputs),
-            parameters_bytes=parameters_bytes,
-            breaks=tuple(each for each in dict.fromkeys(self.breaks) if each in shown),
-            roots=tuple(self.roots),
-        )
+class Flow(Record):
+    """A graph as it grows, by what operators do to values."""
 
     # ends
 
@@ -136,10 +42,10 @@ class Flow:
         for letter in layout:
             if letter in letters:
                 axis = letters.index(letter)
-                factors.append((Factor(self.space[axis], self._named(axis)),))
+                factors.append((Factor(self.space[axis], self.named(axis)),))
             else:
                 factors.append(channels_of(channels) if letter == "c" else ())
-        value = self._add("input", (), tuple(factors))
+        value = self.add("input", (), tuple(factors))
         return value, Port(value.index, name, channels, layout)
 
     def output(self, value: Value, name: str) -> Port | None:
@@ -183,61 +89,15 @@ class Flow:
                 value = self.mix(value, [place], "", "", drop=True)
                 layout = list(value.layout)
                 layout[place] = channels_of(size)
-                value = self._add("view", (value,), tuple(layout))
+                value = self.add("view", (value,), tuple(layout))
         return value
-
-    def _named(self, axis: int) -> int:
-        """Position of an axis in z, y, x."""
-        return axis + 3 - self.ndim
-
-    # nodes
-
-    def _add(
-        self,
-        kind: Kind,
-        inputs: Sequence[Value],
-        layout: Layout,
-        steps: Mapping[int, AxisStep] | None = None,
-    ) -> Value:
-        value = Value(len(self.nodes), layout)
-        axes: tuple[AxisStep, ...] = ()
-        if steps:
-            read = inputs[0]
-            axes = tuple(
-                steps.get(axis) or AxisStep(Taps.window(1), read.extent(axis))
-                for axis in map(self._named, range(self.ndim))
-            )
-        self.nodes.append(
-            Node(
-                kind, self.op, self.layer, tuple(v.index for v in inputs), value.shape,
-                value.signature, axes,
-            )
-        )  # fmt: skip
-        return value
-
-    def broken(
-        self, inputs: Sequence[Value], shape: Sequence[int], found: Break | None = None
-    ) -> Value:
-        """A tensor of which nothing is known."""
-        value = self._add("broken", inputs, tuple(channels_of(size) for size in shape))
-        self.nodes[value.index] = replace(self.nodes[value.index], broken=found)
-        return value
-
-    def is_broken(self, value: Value) -> bool:
-        return self.nodes[value.index].kind == "broken"
-
-    def keep(self, value: Value, found: Break | None = None) -> Value:
-        """The same once more, of the present operator."""
-        again = self._add("pointwise", (value,), value.layout)
-        self.nodes[again.index] = replace(self.nodes[again.index], broken=found)
-        return again
 
     # layout
 
     def view(self, value: Value, shape: Sequence[int]) -> Value:
         """The same elements in row-major order under another shape."""
         if tuple(shape) == value.shape:
-            return self._add("view", (value,), value.layout)
+            return self.add("view", (value,), value.layout)
         waiting = [f for dimension in value.layout for f in dimension]
         layout: list[tuple[Factor, ...]] = []
         split: list[Factor] = []
@@ -263,7 +123,7 @@ class Flow:
             layout.append(merged(taken))
         if waiting:
             layout[-1] = merged([*layout[-1], *waiting])
-        value = self._add("view", (value,), tuple(layout))
+        value = self.add("view", (value,), tuple(layout))
         for part in split:
             if part.axis is not None:
                 value = self.periodic(value, part)
@@ -274,7 +134,7 @@ class Flow:
         left = [d for d in range(value.rank) if d not in order]
         if any(value.layout[d] for d in left):
             raise Breaking("it drops a dimension that is not 1 long", "index along channels only")
-        return self._add(
+        return self.add(
             "view", (value,), tuple(() if d is None else value.layout[d] for d in order)
         )
 
@@ -300,7 +160,7 @@ class Flow:
 
         step = AxisStep(Taps.repeat(size), value.extent(axis) * size)
         layout = tuple(widened(at, dimension) for at, dimension in enumerate(value.layout))
-        return self._add("resize", (value,), layout, {axis: step})
+        return self.add("resize", (value,), layout, {axis: step})
 
     def _aligned(self, values: Sequence[Value], rank: int) -> list[list[tuple[Factor, ...]]]:
         """Dimensions of several values side by side, short ones filled up at the front."""
@@ -329,7 +189,7 @@ class Flow:
                 d if size_of(d) == size else self._spread(d, size)
                 for d, size in zip(found, shape, strict=True)
             )
-        return self._add(kind, values, found)
+        return self.add(kind, values, found)
 
     def _spread(self, dimension: tuple[Factor, ...], size: int) -> tuple[Factor, ...]:
         if any(f.axis is not None for f in dimension):
@@ -379,7 +239,7 @@ class Flow:
         """A value that has one element where others have several of some axes, repeated."""
         place = column - (rank - value.rank)
         if place < 0:
-            value = self._add("view", (value,), ((),) * -place + value.layout)
+            value = self.add("view", (value,), ((),) * -place + value.layout)
             place = 0
         if value.layout[place]:
             return value
@@ -403,7 +263,7 @@ class Flow:
             ]
             layout[place] = tuple(f for f in parts if f in present)
             step = AxisStep(taps, value.extent(axis) * size)
-            value = self._add("resize", (value,), tuple(layout), {axis: step})
+            value = self.add("resize", (value,), tuple(layout), {axis: step})
         return value
 
     def mix(
@@ -430,7 +290,7 @@ class Flow:
         while parts := value.space(dimensions):
             value = self._mixed(value, parts[0], dimensions, drop)
         layout = tuple(() if d in dimensions else f for d, f in enumerate(value.layout))
-        return value if layout == value.layout else self._add("pointwise", (value,), layout)
+        return value if layout == value.layout else self.add("pointwise", (value,), layout)
 
     def _mixed(self, value: Value, part: Factor, dimensions: Sequence[int], drop: bool) -> Value:
         axis, size, stride = part.axis, part.size, part.stride
@@ -457,7 +317,7 @@ class Flow:
                 for at, dimension in enumerate(layout)
             )
         step = AxisStep(Taps(stride * size, rows), extent // size if drop else extent)
-        return self._add("pool", (value,), layout, {axis: step})
+        return self.add("pool", (value,), layout, {axis: step})
 
     def by_place(self, value: Value, dimensions: Sequence[int]) -> Value:
         """The same after a constant that varies along some dimensions.
@@ -483,7 +343,7 @@ class Flow:
         length = part.stride * part.size
         taps = Taps(length, tuple((j,) for j in range(length)))
         step = AxisStep(taps, value.extent(part.axis))
-        return self._add("pointwise", (value,), value.layout, {part.axis: step})
+        return self.add("pointwise", (value,), value.layout, {part.axis: step})
 
     def local(
         self,
@@ -529,9 +389,10 @@ class Flow:
                 )
             elif not value.space([dimension]):
                 layout[dimension] = channels_of(shape[dimension])
+                kind = "view" if kind == "pad" else kind  # more than a matter of the border
         for dimension in mixes:
             layout[dimension] = channels_of(shape[dimension])
-        return self._add(kind, (value,), tuple(layout), axes)
+        return self.add(kind, (value,), tuple(layout), axes)
 
     def concat(self, values: Sequence[Value], dimension: int, shape: Sequence[int]) -> Value:
         """Several values behind each other along channels."""
@@ -546,15 +407,25 @@ class Flow:
         held = self._matched(blank, len(shape))
         layout = self._covering(held, shape)
         layout[dimension] = channels_of(shape[dimension])
-        return self._add("concat", held, tuple(layout))
+        return self.add("concat", held, tuple(layout))
 
-    def matmul(self, left: Value | None, right: Value | None, shape: Sequence[int]) -> Value:
+    def matmul(
+        self,
+        left: Value | None,
+        right: Value | None,
+        shape: Sequence[int],
+        *,
+        attention: bool = False,
+    ) -> Value:
         """A matrix product over the last dimension of `left` and the last but one of `right`.
 
-        One of them may be a constant (None).
+        One of them may be a constant (None). `attention` says what the product is of.
         """
         what = "a matrix product or attention over space mixes the whole input"
         fix = "use a convolution with kernel 1 along channels"
+        if attention:
+            what = "attention over space mixes the whole input: each place looks at all others"
+            fix = "use attention within windows of fixed size or over channels, or convolutions"
         rank = len(shape)
         held = []
         rows: tuple[Factor, ...] = ()
@@ -575,4 +446,4 @@ class Flow:
         if rows:
             layout[-2] = rows
         layout[-1] = columns or channels_of(shape[-1])
-        return self._add("pointwise", held, tuple(layout))
+        return self.add("pointwise", held, tuple(layout))

@@ -199,13 +199,22 @@ class Graph:
         Crops are left out, as torch makes mere aliases of those that cut nothing off; where they
         cut is the lattice map's to say.
         """
+        return self._program(ends=True)
+
+    @property
+    def operators(self) -> str:
+        """The same without what is padded, which may be made to follow the size."""
+        return self._program(ends=False)
+
+    def _program(self, *, ends: bool) -> str:
         place: list[int] = []
         text: list[str] = []
         for index, n in enumerate(self.nodes):
             if index not in self.live:
                 place.append(-1)
                 continue
-            if (n.kind == "crop" or n.op == "aten.alias.default") and len(n.inputs) == 1:
+            aside = n.kind == "crop" or (n.kind == "pad" and not ends)
+            if (aside or n.op == "aten.alias.default") and len(n.inputs) == 1:
                 place.append(place[n.inputs[0]])
                 continue
             place.append(len(text))

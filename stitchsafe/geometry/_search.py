@@ -111,16 +111,17 @@ class Search:
 
     @property
     def drift(self) -> Break | None:
-        """The resize that has no whole factor at most of the sizes that were tried, if one has."""
-        drifts = [each for each in self.refusals if isinstance(each, Drift)]
-        if not drifts or self.graph is not None or 2 * len(drifts) <= len(self.refusals):
+        """The resize that has no whole factor at most of the first sizes, if one has."""
+        first = self.refusals[: len(BASES)]
+        drifts = [each for each in first if isinstance(each, Drift)]
+        if not drifts or self.graph is not None or 2 * len(drifts) <= len(first):
             return None
         (layer, op), _ = Counter((each.layer, each.op) for each in drifts).most_common(1)[0]
         own = [each for each in drifts if (each.layer, each.op) == (layer, op)]
-        factors = dict.fromkeys(each.factor for each in own)
-        if len(factors) == 1:
+        factor, times = Counter(each.factor for each in own).most_common(1)[0]
+        if 2 * times > len(first):
             return Break(
-                layer, op, f"it resizes by {own[0].factor}, which is no whole factor",
+                layer, op, f"it resizes by {factor}, which is no whole factor",
                 "use a whole factor, such as scale_factor=2",
             )  # fmt: skip
         return Break(

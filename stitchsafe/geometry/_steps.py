@@ -51,8 +51,10 @@ class _Steps:
             own.key == other.key for own, other in zip(facts, self.first, strict=True)
         )
 
-    def _runs(self, offsets: dict[int, int]) -> bool:
-        return self.search.at(moved(self.base, offsets)) is not None
+    def _strange(self, offsets: dict[int, int]) -> bool:
+        """Whether other operators run, or with other constants: both may follow the size unseen."""
+        facts = self.search.at(moved(self.base, offsets))
+        return facts is not None and facts[0].operators != self.first[0].operators
 
     def whole(self) -> bool:
         """Find a period, or the least multiple of it, that the network can be longer by."""
@@ -62,8 +64,8 @@ class _Steps:
             if self._fit({axis: period}):
                 continue
             held = [m * period for m in (1, *MULTIPLES) if m * period <= LARGEST]
-            step = next((s for s in held if self._fit({axis: s})), 0)
-            if not step or not all(self._fit({axis: k * step}) for k in (2, 3, 5, 7)):
+            step = next((s for s in held if self._fit({axis: s}) or self._strange({axis: s})), 0)
+            if not step or not all(self._fit({axis: k * step}) for k in (1, 2, 3, 5, 7)):
                 return False
             self.step[axis] = step
         return True

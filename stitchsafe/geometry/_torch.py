@@ -136,11 +136,18 @@ def _recorded(
 
 
 def analyse_module(
-    module: nn.Module, *, ndim: int, channels: int | Sequence[int]
+    module: nn.Module,
+    *,
+    ndim: int,
+    channels: int | Sequence[int],
+    fixed: Sequence[int | None] | None = None,
 ) -> NetworkGeometry:
     """The geometry of a module; see :func:`trace` and :func:`analyse`."""
     return analyse(
-        lambda shape: trace(module, shape, channels), ndim=ndim, name=type(module).__name__
+        lambda shape: trace(module, shape, channels),
+        ndim=ndim,
+        name=type(module).__name__,
+        fixed=fixed,
     )
 
 
@@ -318,8 +325,8 @@ class _Recorder(TorchDispatchMode):  # type: ignore[misc, no-untyped-call, unuse
             self.flow.roots += self.constants.behind(constants)
         if any(map(self.constants.outlives, written)) and "batch_norm" not in name:
             self.refuse(
-                "it changes a parameter, a buffer or another tensor that outlives the pass, so that a "
-                "result may depend on what ran before",
+                "it changes a parameter, a buffer or another tensor that outlives the pass, so "
+                "that a result may depend on what ran before",
                 "keep what a pass leaves behind out of the module",
             )
         if torch.Tag.nondeterministic_seeded in func.tags and not derived:

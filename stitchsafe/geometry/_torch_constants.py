@@ -40,6 +40,10 @@ _KEEPS_UNIFORM = {
 }  # fmt: skip
 
 
+_ALIASES = {"detach", "alias", "_reshape_alias"}
+"""Operators that give the same data in another tensor, beside those that are views."""
+
+
 class Constants:
     """The constants of one trace.
 
@@ -56,13 +60,13 @@ class Constants:
         self._sized: Any = WeakIdKeyDictionary()
         self._doubtful: Any = WeakIdKeyDictionary()
         self._placeless: Any = WeakIdKeyDictionary()
+        self._lasting: Any = WeakIdKeyDictionary()
         self._recipes: Any = WeakIdKeyDictionary()
         self._writes: dict[int, str] = {}
 
-    @staticmethod
-    def outlives(tensor: torch.Tensor) -> bool:
+    def outlives(self, tensor: torch.Tensor) -> bool:
         """Whether a tensor was there before the pass: parameters, buffers, and whatever is kept."""
-        return not isinstance(tensor, FakeTensor)
+        return not isinstance(tensor, FakeTensor) or tensor in self._lasting
 
     def is_placeless(self, tensor: torch.Tensor) -> bool:
         """Whether a tensor comes after a break, and is taken for a constant."""
@@ -133,6 +137,9 @@ class Constants:
                 self._doubtful[tensor] = True
             elif sized:
                 self._sized[tensor] = True
+        if name in _ALIASES or func.is_view:
+            for tensor in results if any(map(self.outlives, given)) else ():
+                self._lasting[tensor] = True
         for tensor in written:
             self._writes[tensor.untyped_storage()._cdata] = f" then {digest}"
 

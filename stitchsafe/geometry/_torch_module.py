@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, Protocol
 
+import torch
 from torch import nn
 
 from stitchsafe.geometry._types import Break
@@ -36,14 +37,21 @@ def fresh(module: nn.Module) -> nn.Module:
 
 @contextmanager
 def prepared(module: nn.Module, recorder: Watcher) -> Iterator[None]:
-    """The module in eval mode with hooks on, and all of it put back afterwards."""
+    """The module in eval mode with hooks on, and all of it put back afterwards.
+
+    Attention runs by its single operators: what torch fuses of a whole layer tells nothing of it.
+    """
+    fused = torch.backends.mha.get_fastpath_enabled()
     modes = [(each, each.training) for each in module.modules()]
     held = [
         (each, {k: dict(v) if type(v) is dict else v for k, v in each.__dict__.items()})
         for each, _ in modes
     ]
+    tensors = [*module.parameters(), *module.buffers()]
+    data = [(tensor, tensor.data, tensor.untyped_storage()._cdata) for tensor in tensors]
     hooks = []
     try:
+        torch.backends.mha.set_fastpath_enabled(False)
         module.eval()
         for path, each in module.named_modules():
             name = path or type(each).__name__
@@ -51,8 +59,19 @@ def prepared(module: nn.Module, recorder: Watcher) -> Iterator[None]:
             hooks.append(each.register_forward_hook(recorder.leaving(), always_call=True))
         yield
     finally:
+        torch.backends.mha.set_fastpath_enabled(fused)
         for hook in hooks:
             hook.remove()
+        for tensor, own, place in data:
+            if tensor.untyped_storage()._cdata != place:
+                tensor.data = own
+                recorder.note(
+                    Break(
+                        type(module).__name__, "forward",
+                        "gives a parameter or buffer other data while it runs: not analysed",
+                        "keep parameters as they are, and compute with tensors made from them",
+                    )
+                )  # fmt: skip
         for each, state in held:
             if _changed(each.__dict__, state):
                 recorder.note(

@@ -225,12 +225,11 @@ class OnnxNetwork:
 
     @cached_property
     def geometry(self) -> NetworkGeometry:
-        stated = [size for size in self.fixed if size is not None]
         return analyse(
             lambda shape: trace_onnx(self._program, self._admitted(shape)),
             ndim=self.ndim,
             name=self.name,
-            fixed=tuple(stated) if len(stated) == self.ndim else None,
+            fixed=self.fixed,
         )
 
     def _admitted(self, shape: Sequence[int]) -> tuple[int, ...]:

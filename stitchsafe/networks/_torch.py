@@ -46,6 +46,8 @@ class TorchNetwork:
         What to call it in plans and messages.
     ndim, channels
         Spatial axes, and channels of each input, where the module's convolutions do not tell.
+    fixed
+        Per spatial axis, the only size that the module takes, or None; by default it may take any.
     """
 
     def __init__(
@@ -56,6 +58,7 @@ class TorchNetwork:
         name: str | None = None,
         ndim: int | None = None,
         channels: int | Sequence[int] | None = None,
+        fixed: Sequence[int | None] | None = None,
     ) -> None:
         self.module = copy.deepcopy(module).eval().requires_grad_(False)
         self.config = config
@@ -68,6 +71,7 @@ class TorchNetwork:
             self.module, self.name, ndim=ndim, channels=channels
         )
         self.channels = sum(self._split)
+        self._fixed = None if fixed is None else tuple(fixed)
         self._runtime: Runtime | None = None
         self._ready: nn.Module | None = None
 
@@ -117,7 +121,7 @@ class TorchNetwork:
 
     @cached_property
     def geometry(self) -> NetworkGeometry:
-        return analyse_module(self.module, ndim=self.ndim, channels=self._split)
+        return analyse_module(self.module, ndim=self.ndim, channels=self._split, fixed=self._fixed)
 
     def trace(self, shape: Sequence[int]) -> Graph:
         """The graph at one spatial input size.

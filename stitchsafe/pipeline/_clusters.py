@@ -247,7 +247,7 @@ def _wait_for_workers(client: Client, what: str, seconds: float) -> None:
 
 
 def refuse_unfit_workers(
-    client: Client, *, folder: Path, volume: str, processor: str, memory: int
+    client: Client, *, folder: str, volume: str, processor: str, memory: int
 ) -> None:
     """Refuse a cluster whose workers could not do the work, before there is any.
 
@@ -276,7 +276,7 @@ def refuse_unfit_workers(
                 f"{worker} may take {format_bytes(limit)}, and a block needs up to "
                 f"{format_bytes(memory, up=True)}; give it more, or a smaller --max-memory"
             )
-    found = client.run(_survey, str(folder), volume, processor, on_error="return")
+    found = client.run(_survey, folder, volume, processor, on_error="return")
     for address, complaint in sorted(found.items()):
         if complaint:
             host = about.get(address, {}).get("host", "?")

@@ -52,7 +52,7 @@ from stitchsafe.pipeline._stages import Progress, refuse_changed_volume, run_sta
 from stitchsafe.pipeline._store import ResultStore
 from stitchsafe.pipeline._workshop import Job, Workshop
 from stitchsafe.tiling import Plan, with_seconds
-from stitchsafe.volumes import ArrayStore
+from stitchsafe.volumes import ArrayStore, Place, PlaceError
 
 __all__ = ["Prediction", "predict", "rehearse"]
 
@@ -64,7 +64,8 @@ class Prediction:
     Parameters
     ----------
     out
-        The store; None for an array, whose result is in `labels` and `fields`.
+        The store, its URL where it lies on no disk; None for an array, whose result is in `labels`
+        and `fields`.
     plan
         What was done.
     progress
@@ -83,7 +84,7 @@ class Prediction:
         gives more or fewer elements than it reads voxels.
     """
 
-    out: Path | None
+    out: Path | str | None
     plan: Plan
     progress: Progress
     seconds: float
@@ -202,12 +203,14 @@ class _Job:
     resumes: bool
 
 
-def _prepare(inputs: Inputs, out: str | Path | None, settings: Settings, events: Events) -> _Job:
+def _prepare(
+    inputs: Inputs, out: str | Path | Place | None, settings: Settings, events: Events
+) -> _Job:
     volume = inputs.volume
     if out is None:
         out = default_output(volume)
         events.say(f"output: {out}")
-    store = ResultStore(Path(out))
+    store = ResultStore.at(out)
     refuse_output_within_input(store.path, volume)
     store.refuse_foreign()
     if settings.workers > 1 or settings.dask is not None:
@@ -244,7 +247,7 @@ def _carry_out(job: _Job, settings: Settings, events: Events) -> Prediction:
             _begin(store, job.plan, inputs, consensus, settings)
         plan = job.plan
         save_json(store.private / "schedule.json", plan.schedule.to_json())
-        workshop = Workshop(store, plan.recipe, inputs.network, volume)
+        workshop = Workshop(store, plan.recipe, inputs.network, volume, ledger.lease)
         try:
             with _executor(job, workshop, settings, cluster, events) as executor:
                 progress = run_stages(workshop, plan, executor, inputs, settings, ledger, events)
@@ -263,7 +266,15 @@ def _carry_out(job: _Job, settings: Settings, events: Events) -> Prediction:
         seconds = time.monotonic() - began
         with nullcontext() if settings.part is None else ledger.holding("provenance", events.say):
             _save_provenance(store, seconds)
-    return Prediction(store.path, plan, progress, seconds, _peak_memory(), seams, inputs.breaks)
+    return Prediction(
+        store.path.local or str(store.path),
+        plan,
+        progress,
+        seconds,
+        _peak_memory(),
+        seams,
+        inputs.breaks,
+    )
 
 
 def _whole_consensus(job: _Job, events: Events) -> Consensus:
@@ -292,7 +303,7 @@ def _withdraw(store: ResultStore, settings: Settings) -> None:
     if settings.part is None:
         store.clear()
     else:  # others may be at it: they find that it is not begun
-        store.recipe_file.unlink(missing_ok=True)
+        store.recipe_file.remove()
 
 
 @contextmanager
@@ -301,7 +312,7 @@ def _executor(
 ) -> Iterator[Executor]:
     """What does the blocks: this process, as many others as are asked for, or a cluster."""
     if cluster is not None:
-        opener = Job.of(job.store, job.inputs, settings)
+        opener = Job.of(job.store, job.inputs, settings, workshop.lease)
         with Dask(cluster.client, opener, say=events.say, patience=cluster.patience) as on_cluster:
             cluster.wants_more = lambda: on_cluster.wants_more
             yield on_cluster
@@ -309,7 +320,8 @@ def _executor(
     if settings.workers == 1:
         yield Inline(workshop)
         return
-    opener, threads = Job.of(job.store, job.inputs, settings), job.plan.recipe.threads
+    opener = Job.of(job.store, job.inputs, settings, workshop.lease)
+    threads = job.plan.recipe.threads
     with Processes(
         [opener] * settings.workers,
         cores=cores_for(settings.workers, threads),
@@ -321,7 +333,7 @@ def _executor(
 def _refuse_unfit_workers(cluster: Cluster, job: _Job) -> None:
     refuse_unfit_workers(
         cluster.client,
-        folder=job.store.path.absolute().parent,
+        folder=str(job.store.path.absolute.parent),
         volume=str(job.inputs.volume.path),
         processor=job.plan.recipe.processor,
         memory=job.plan.memory.peak,
@@ -386,6 +398,8 @@ def _begin(
 def _disk_errors(store: ResultStore) -> Iterator[None]:
     try:
         yield
+    except PlaceError as error:
+        raise InterruptedRunError(f"{error}; then run the same command again to go on") from error
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise

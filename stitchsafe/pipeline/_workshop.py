@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 from numpy.typing import NDArray
@@ -21,6 +20,7 @@ from stitchsafe.engine import (
     FieldMaker,
     FieldSink,
     FieldWork,
+    Lease,
     Ledger,
     SampleSink,
     Sink,
@@ -41,7 +41,7 @@ from stitchsafe.pipeline._reopen import reopen
 from stitchsafe.pipeline._settings import Settings
 from stitchsafe.pipeline._store import ResultStore
 from stitchsafe.tiling import Recipe, grid_of
-from stitchsafe.volumes import ArrayStore, Volume
+from stitchsafe.volumes import ArrayStore, Place, Volume
 
 __all__ = ["Job", "Workshop", "final_labels_of"]
 
@@ -58,14 +58,23 @@ class Job:
         What loads the network.
     trust
         Whether code that the model brings along may run.
+    lease
+        What commits are checked by.
     """
 
-    out: Path
+    out: Place
     origin: Origin
     trust: bool
+    lease: Lease | None = None
 
     @classmethod
-    def of(cls, store: ResultStore, inputs: Inputs, settings: Settings) -> Job:
+    def of(
+        cls,
+        store: ResultStore,
+        inputs: Inputs,
+        settings: Settings,
+        lease: Lease | None = None,
+    ) -> Job:
         """The job of a run.
 
         Raises
@@ -81,7 +90,7 @@ class Job:
                 )
         # A factory runs since the user names it.
         trust = settings.trust_model or is_factory(str(inputs.origin.model))
-        return cls(store.path.absolute(), inputs.origin, trust)
+        return cls(store.path.absolute, inputs.origin, trust, lease)
 
     def __call__(self) -> Workshop:
         store = ResultStore(self.out)
@@ -95,7 +104,7 @@ class Job:
                     f"the {what} of this worker is {here!r}, and the recipe says {asked!r}, whose "
                     "arithmetic may differ in the last bit; take workers that are alike"
                 )
-        return Workshop(store, recipe, opened.network, opened.volume)
+        return Workshop(store, recipe, opened.network, opened.volume, self.lease)
 
 
 @dataclass(frozen=True)
@@ -106,10 +115,11 @@ class Workshop:
     recipe: Recipe
     network: Network
     volume: Volume
+    lease: Lease | None = None
 
     @property
     def ledger(self) -> Ledger:
-        return self.store.ledger
+        return Ledger(self.store.ledger.folder, lease=self.lease)
 
     @cached_property
     def maker(self) -> FieldMaker:

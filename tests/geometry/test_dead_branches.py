@@ -163,3 +163,22 @@ def test_memory_of_a_branch_that_nothing_shows_is_still_counted() -> None:
     plain = trace(Branched(lambda x: x), (64, 64), 1)
     wide = trace(Branched(dead(lambda x: x.repeat(1, 8, 1, 1) + 1)), (64, 64), 1)
     assert wide.activation_bytes(4) > plain.activation_bytes(4)
+
+
+def test_a_layer_that_no_output_shows_asks_for_no_consensus() -> None:
+    class Deciding(nn.Module):
+        def lattice_geometry(self) -> dict[str, object]:
+            axis = {"stride": 1, "support": [[0, 0]]}
+            return {"axes": [axis, axis], "consensus": "phases"}
+
+        def forward(self, x: Tensor) -> Tensor:
+            return x * 2
+
+    verdicts = [
+        analyse_module(Branched(function), ndim=2, channels=1).verdict
+        for function in (Deciding(), lambda x: x)
+    ]
+    assert verdicts == ["safe with consensus", "safe"]
+    unseen = Branched(Deciding())
+    unseen.forward = lambda x: (unseen.function(x), unseen.first(x))[1]  # type: ignore
+    assert analyse_module(unseen, ndim=2, channels=1).verdict == "safe"

@@ -117,7 +117,7 @@ def test_workers_that_could_not_do_the_work(tmp_path: Path, job: Path) -> None:
         (tmp_path / name).mkdir()
         (tmp_path / name / "stitchsafe.py").write_text(f"__version__ = '0.0.1'\n{content}\n")
     fit = {
-        "folder": tmp_path, "volume": str(job / "volume.npy"), "processor": processor_name(),
+        "folder": str(tmp_path), "volume": str(job / "volume.npy"), "processor": processor_name(),
         "memory": 10**9,
     }  # fmt: skip
     with running_cluster(tmp_path / "cluster", 0) as cluster:
@@ -133,7 +133,7 @@ def test_workers_that_could_not_do_the_work(tmp_path: Path, job: Path) -> None:
             refuse_unfit_workers(client, **fit)
             for change, said in (
                 ({"volume": "/nowhere/volume.npy"}, "does not see the volume /nowhere/volume.npy"),
-                ({"folder": Path("/nowhere")}, "cannot write the folder /nowhere"),
+                ({"folder": "/nowhere"}, "cannot write the folder /nowhere"),
                 ({"processor": "abacus"}, "has the processor .* and the recipe says 'abacus'"),
                 ({"memory": 10**11}, r"may take 8\.0 GB, and a block needs up to 100\.0 GB"),
             ):
