@@ -97,7 +97,7 @@ def read_cluster_file(path: Path) -> ClusterFile:
     try:
         return ClusterFile.model_validate(content)
     except ValidationError as error:
-        first = error.errors()[0]
+        first = min(error.errors(), key=lambda found: found["type"] != "extra_forbidden")
         place = ".".join(map(str, first["loc"]))
         if first["type"] == "extra_forbidden":
             near = difflib.get_close_matches(place, ClusterFile.model_fields, n=1)
@@ -206,7 +206,8 @@ def _on_loopback(make: Any, given: dict[str, Any]) -> dict[str, Any]:
             options.setdefault("dashboard_address", "127.0.0.1:0")
         arguments["scheduler_options"] = options
         return arguments
-    if "host" in known and not open_:
+    within = given.get("processes") is False  # threads of this process, and no network at all
+    if "host" in known and not open_ and not within:
         arguments["host"] = "127.0.0.1"
     if "dashboard_address" in known:
         arguments.setdefault("dashboard_address", "127.0.0.1:0")
