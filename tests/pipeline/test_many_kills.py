@@ -195,4 +195,6 @@ def test_two_hundred_kills(field_of_runs: Field) -> None:
         with_coordinator_killed(field_of_runs, 5)
         with_workers_killed(field_of_runs, 8)
         assert field_of_runs.kills - before > kills
-    print(f"{kills} kills in {field_of_runs.runs} runs, {field_of_runs.lost} blocks done twice")
+        print(
+            f"{field_of_runs.kills} kills in {field_of_runs.runs} runs, {field_of_runs.lost} twice"
+        )
