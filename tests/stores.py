@@ -92,8 +92,8 @@ def tree(folder: Path) -> dict[str, bytes]:
 
 
 def content_of(store: Path) -> Content:
-    """All of a result but what may differ from run to run: times, the schedule, and which entry of
-    the ledger a cell stands in."""
+    """All of a result but what may differ from run to run: times, the schedule, locks, and which
+    entry of the ledger a cell stands in."""
     content: Content = {}
     ledger: dict[str, dict[str, Any]] = {}
     for name, data in tree(store).items():
@@ -103,6 +103,8 @@ def content_of(store: Path) -> Content:
                 cells = ledger.setdefault(entry["stage"], {})
                 assert str(cell["index"]) not in cells, f"{cell['index']} is entered twice"
                 cells[str(cell["index"])] = cell["record"]
+        elif name.startswith(".stitchsafe/ledger/lock"):
+            assert data == b""
         elif name not in (".stitchsafe/provenance.json", ".stitchsafe/schedule.json"):
             content[name] = data
     return {**content, "ledger": ledger}

@@ -33,6 +33,7 @@ DOCUMENTS = (
     "docs/json.md",
     "docs/places.md",
     "docs/faults.md",
+    "docs/workers.md",
     "CONTRIBUTING.md",
 )
 BLOCK = re.compile(

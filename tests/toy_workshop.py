@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import signal
+import threading
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +21,9 @@ CELLS = CellGrid(Roi.whole((6, 9)), (2, 3))
 class Toy:
     """Opens itself. In its folder lie one file a cell, a log, and what cells are told to do.
 
-    ``<index>.orders`` says ``die``, ``damaged``, ``full``, ``wrong`` or ``slow``, perhaps ``once``.
+    ``<index>.orders`` says ``die``, ``damaged``, ``full`` (perhaps ``afterwards``: when
+    another is slow), ``wrong``, ``patient`` or ``slow``,
+    perhaps ``once``.
     """
 
     folder: Path
@@ -28,6 +31,8 @@ class Toy:
     def __call__(self) -> Toy:
         if (self.folder / "unopenable").exists():
             os.kill(os.getpid(), signal.SIGKILL)
+        if (self.folder / "foreign").exists():
+            raise InputError(f"{self.folder} is not here; put it where all see it")
         return self
 
     @property
@@ -44,6 +49,7 @@ class Toy:
     def compute(self, cell, source):
         assert CELLS.index(cell) in source
         self.note("compute", cell)
+        self.note("thread", threading.current_thread().name)
         self._obey(CELLS.index(cell))
         return os.getpid()
 
@@ -78,10 +84,15 @@ class Toy:
                 os.kill(os.getpid(), signal.SIGKILL)
             case "damaged":
                 raise VolumeError(f"cell {index} cannot be read; mend it")
-            case "full":
+            case "full" | "full afterwards" as told:
+                while told != "full" and not self.noted("slow"):
+                    time.sleep(0.05)
                 raise OSError(errno.ENOSPC, "No space left on device")
             case "wrong":
                 raise InputError("the bandwidth 9 is wrong; give another")
+            case "patient":
+                self.note("slow", CELLS.cell_at(index))
+                time.sleep(3)
             case "slow":
                 self.note("slow", CELLS.cell_at(index))
                 time.sleep(3600)

@@ -229,6 +229,23 @@ class PredictOptions:
         int | None,
         _option("Processes of this machine that share the blocks.", "N", "Running", min=1),
     ] = None
+    dask: Annotated[
+        str | None,
+        _option(
+            "A dask cluster that does the blocks: its scheduler's address, or a file that "
+            "describes it.",
+            "tcp://HOST:PORT|FILE.yaml",
+            "Running",
+        ),
+    ] = None
+    part: Annotated[
+        str | None,
+        _option(
+            "Share i of n, for n runs of one command side by side; the last one finishes.",
+            "I/N",
+            "Running",
+        ),
+    ] = None
     accept_inexact: Annotated[
         bool,
         _flag(

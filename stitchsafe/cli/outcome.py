@@ -26,9 +26,13 @@ import typer
 from stitchsafe.errors import StitchsafeError
 from stitchsafe.legible import legible
 
-__all__ = ["ExitCode", "complain", "failures_as_one_line"]
+__all__ = ["ExitCode", "Terminated", "complain", "failures_as_one_line"]
 
 _DISK_FULL = {errno.ENOSPC, errno.EDQUOT}
+
+
+class Terminated(KeyboardInterrupt):
+    """An interruption by SIGTERM: the end of a walltime, or a scheduler's wish."""
 
 
 class ExitCode(IntEnum):
@@ -77,6 +81,11 @@ def _end(error: BaseException) -> NoReturn:
 def _explain(error: BaseException) -> tuple[str, int]:
     if isinstance(error, StitchsafeError):
         return str(error), error.exit_code
+    if isinstance(error, Terminated):
+        return (
+            "stopped by SIGTERM; the same command goes on from what is done",
+            ExitCode.PART_WAY,
+        )
     if isinstance(error, KeyboardInterrupt):
         return "interrupted; the same command goes on from what is done", ExitCode.PART_WAY
     if isinstance(error, OSError) and error.errno in _DISK_FULL:

@@ -93,12 +93,16 @@ def _summary(values: Mapping[str, Any]) -> str:
     """A prediction for people: what came out and where, and what it took."""
     instances, resumed = values["instances"], values["blocks_resumed"]
     what = "fields" if instances is None else f"{instances:,} instances"
+    if missing := values["missing_blocks"]:
+        what = f"a part of a result that lacks {missing} blocks of other parts,"
     before = f", {resumed} more were done before" if resumed else ""
     lines = [
         f"{what} in {values['out']}",
         f"{values['blocks_done']} of {values['blocks_total']} blocks in {values['seconds']:.1f} s"
         f"{before}; {values['peak_memory_bytes'] / 1e9:.2f} GB of memory at most",
     ]
+    if missing:
+        return "\n".join(lines)
     if values["exact"]:
         return "\n".join([*lines, "exact: stitched equals whole"])
     breaks = [f"{b['layer']} ({b['op']}): {b['reason']}" for b in values["breaks"]]

@@ -18,6 +18,7 @@ import typer
 from stitchsafe.cli.options import OutputOptions
 from stitchsafe.cli.outcome import ExitCode, failures_as_one_line
 from stitchsafe.cli.progress import TerminalEvents
+from stitchsafe.cli.signals import signals_answered
 from stitchsafe.legible import legible
 
 __all__ = ["Answer", "Session", "conversation", "to_plain"]
@@ -63,6 +64,7 @@ def conversation(output: OutputOptions) -> Iterator[Session]:
     """Open a session, and turn what goes wrong in it into one line and an exit code."""
     with (
         failures_as_one_line(debug=output.debug),
+        signals_answered(),
         TerminalEvents(lines=not output.quiet, bars=not (output.quiet or output.json)) as events,
     ):
         session = Session(events, sys.stdout, as_json=output.json)

@@ -2,6 +2,7 @@
 
 from stitchsafe.engine._allocator import return_freed_memory
 from stitchsafe.engine._border import border_map
+from stitchsafe.engine._dask import Dask
 from stitchsafe.engine._durable import (
     file_checksum,
     load_arrays,
@@ -33,6 +34,7 @@ __all__ = [
     "BlockInput",
     "CellIndex",
     "CellRecord",
+    "Dask",
     "Events",
     "Executor",
     "FieldMaker",

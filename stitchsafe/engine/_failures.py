@@ -7,6 +7,8 @@ without it. A full disk, a want of memory, a lease that was lost or an interrupt
 from __future__ import annotations
 
 import errno
+import pickle
+import traceback
 from collections.abc import Sequence
 from typing import NoReturn
 
@@ -14,7 +16,7 @@ from stitchsafe.coordinates import Roi
 from stitchsafe.errors import InputError, InterruptedRunError, StitchsafeError, VolumeError
 from stitchsafe.volumes import PlaceError
 
-__all__ = ["out_of_memory", "raise_interrupted", "set_aside", "stops_the_run"]
+__all__ = ["out_of_memory", "portable", "raise_interrupted", "set_aside", "stops_the_run"]
 
 _NAMED = 5
 _NO_MEMORY = ("allocate memory", "out of memory")
@@ -68,6 +70,17 @@ def said(error: Exception) -> str:
     if isinstance(error, StitchsafeError | OSError | MemoryError) and text:
         return text
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+def portable(error: Exception) -> Exception:
+    """The error, or one that says the same, in a form that survives being pickled."""
+    said = "".join(traceback.format_exception(error))
+    try:
+        copy: Exception = pickle.loads(pickle.dumps(error))
+    except Exception:
+        copy = RuntimeError(f"{type(error).__name__}: {error}")
+    copy.add_note(f"In a worker process:\n{said}")
+    return copy
 
 
 def out_of_memory(error: Exception) -> bool:

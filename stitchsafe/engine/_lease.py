@@ -19,8 +19,8 @@ runs of one recipe write the same bytes. (It may leave an object of its scratch 
 result is replaced by one of another recipe, the older run is to be stopped first.) A whole run
 takes over from parts and parts from a whole run, but parts leave each other alone.
 
-Names are ``run``, ``part-i-of-n``, and for steps that one of many parts does, ``consensus`` and
-``finish``.
+Names are ``run``, ``part-i-of-n``, and for steps that one of many parts does, ``consensus``,
+``finish`` and ``provenance``.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ from stitchsafe.volumes import Place
 __all__ = ["Lease"]
 
 _RUN = "run"
-_SHARED_STEPS = ("consensus", "finish")
+_SHARED_STEPS = ("consensus", "finish", "provenance")
 _BUSY = (errno.EWOULDBLOCK, errno.EAGAIN, errno.EACCES)
 _EPOCHS = "epochs"
 

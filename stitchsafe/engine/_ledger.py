@@ -8,7 +8,8 @@ with other blocks.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -16,7 +17,7 @@ from typing import Any
 from stitchsafe.engine._durable import save_json, unseal
 from stitchsafe.engine._lease import Lease
 from stitchsafe.engine._sweep import sweep
-from stitchsafe.errors import IntegrityError
+from stitchsafe.errors import IntegrityError, StoreError
 from stitchsafe.volumes import Place
 
 __all__ = ["CellIndex", "CellRecord", "Ledger"]
@@ -44,12 +45,13 @@ class Ledger:
         self.folder = Place.of(folder)
         self.name = name
         self.lease = lease
+        self._steps: list[Lease] = []
 
     def __enter__(self) -> Ledger:
         self.lease = Lease.take(self.folder, self.name)
         if self.lease.alone:
             # An older run that this one took over from may lose what it is writing, and stops.
-            sweep(self.folder.parent.parent)
+            self.sweep()
         return self
 
     def __exit__(
@@ -61,6 +63,28 @@ class Ledger:
         if self.lease is not None:
             self.lease.release()
             self.lease = None
+
+    @contextmanager
+    def holding(self, name: str, say: Callable[[str], None]) -> Iterator[None]:
+        """Hold a further lease, for a step that one of several does.
+
+        Where locks work, whoever holds it is waited for; elsewhere it is taken over.
+        """
+        try:
+            step = Lease.take(self.folder, name)
+        except StoreError:
+            say(f"waiting for another part, which is at the step {name!r}")
+            step = Lease.take(self.folder, name, wait=True)
+        with step:
+            self._steps.append(step)
+            try:
+                yield
+            finally:
+                self._steps.remove(step)
+
+    def sweep(self) -> None:
+        """Remove what processes that died were writing, where none is at it any more."""
+        sweep(self.folder.parent.parent)
 
     def finished(self, stage: str) -> dict[CellIndex, CellRecord]:
         """Records of the finished cells of a stage.
@@ -124,8 +148,9 @@ class Ledger:
         """
         if not records:
             return
-        if self.lease is not None:
-            self.lease.check()
+        for lease in (self.lease, *self._steps):
+            if lease is not None:
+                lease.check()
         cells = [{"index": list(i), "record": r} for i, r in sorted(records.items())]
         save_json(self.folder / stage / _name(records), {"stage": stage, "cells": cells})
 

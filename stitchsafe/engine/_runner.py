@@ -6,13 +6,14 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from stitchsafe.coordinates import CellGrid
+from stitchsafe.coordinates import CellGrid, Roi
 from stitchsafe.engine._events import Events
 from stitchsafe.engine._failures import raise_interrupted, set_aside
 from stitchsafe.engine._inline import Outcome
 from stitchsafe.engine._ledger import CellRecord, Ledger
 from stitchsafe.engine._stage import Task
 from stitchsafe.errors import VolumeError
+from stitchsafe.interruption import heed
 
 __all__ = ["Executor", "StageCount", "run_blocks", "run_once"]
 
@@ -49,6 +50,7 @@ def run_blocks(
     executor: Executor,
     ledger: Ledger,
     events: Events,
+    share: Callable[[Sequence[Roi]], Sequence[Roi]] | None = None,
 ) -> StageCount:
     """Do what is left of a map stage.
 
@@ -64,6 +66,8 @@ def run_blocks(
         Does the blocks.
     ledger, events
         Where finished cells stand, and what is told.
+    share
+        Chooses the blocks to do; all by default.
 
     Raises
     ------
@@ -71,7 +75,9 @@ def run_blocks(
         If blocks cannot be finished: the disk is full, memory runs out, bytes cannot be read.
     """
     done = ledger.finished(stage).keys()
-    blocks = list(cells.blocks(block_shape))
+    blocks: Sequence[Roi] = list(cells.blocks(block_shape))
+    if share is not None:
+        blocks = share(blocks)
     tasks = []
     for block in blocks:
         todo = tuple(cell for cell in cells.cells(block) if cells.index(cell) not in done)
@@ -101,6 +107,7 @@ def _run_tasks(stage: str, tasks: Sequence[Task], executor: Executor, events: Ev
     for attempt in range(_TRIES):
         failed, begun = [], 0
         for outcome in executor.run(waiting()):
+            heed()
             if outcome.error is None:
                 events.advance()
             else:

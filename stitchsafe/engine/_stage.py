@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from stitchsafe.coordinates import CellGrid, Roi
 from stitchsafe.engine._ledger import CellIndex, CellRecord, Ledger
 from stitchsafe.engine._sinks import checksum
+from stitchsafe.interruption import untorn
 
 __all__ = ["ArrayWork", "Stage", "Task", "Work", "Workshop", "do_task"]
 
@@ -124,4 +125,5 @@ def do_task(task: Task, stage: Stage, ledger: Ledger, source: Any) -> None:
             records[stage.cells.index(cell)] = stage.work.write(cell, result)
             del result
     finally:
-        ledger.commit(task.stage, records)
+        with untorn():
+            ledger.commit(task.stage, records)

@@ -8,13 +8,14 @@ import signal
 import sys
 import threading
 import time
-import traceback
 from collections.abc import Iterator
 from multiprocessing.connection import Connection
 from types import FrameType
-from typing import Any, NoReturn
+from typing import Any
 
+from stitchsafe.engine._failures import portable
 from stitchsafe.engine._stage import Task
+from stitchsafe.interruption import heed, interrupt
 
 _WATCH_SECONDS = 0.5
 
@@ -30,13 +31,17 @@ def main(pipe: int) -> None:
     threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
     connection: Connection[Any, Any] = Connection(pipe)
     try:
-        _serve(connection)
-    except (EOFError, _Dismissed):
+        try:
+            _serve(connection)
+        except EOFError:
+            pass
+        except Exception as error:
+            connection.send(("stops", portable(error)))
+    except (OSError, _Dismissed):
         pass
-    except Exception as error:
-        connection.send(("stops", _portable(error)))
-    # Without waiting for the thread that reads ahead, which may wait for a task.
-    os._exit(0)
+    finally:
+        # Without waiting for the thread that reads ahead, which may wait for a task.
+        os._exit(0)
 
 
 def _serve(connection: Connection[Any, Any]) -> None:
@@ -53,7 +58,8 @@ def _serve(connection: Connection[Any, Any]) -> None:
     workshop = pickle.loads(opener)()  # from the coordinator, through a pipe of its own
     connection.send(("ready", None))
     for outcome in Inline(workshop).run(_incoming(connection)):
-        error = None if outcome.error is None else _portable(outcome.error)
+        heed()
+        error = None if outcome.error is None else portable(outcome.error)
         connection.send(("done", error))
 
 
@@ -67,21 +73,10 @@ def _incoming(connection: Connection[Any, Any]) -> Iterator[Task]:
         yield task
 
 
-def _portable(error: Exception) -> Exception:
-    """The error, or one that says the same, in a form that survives the pipe."""
-    said = "".join(traceback.format_exception(error))
-    try:
-        copy: Exception = pickle.loads(pickle.dumps(error))
-    except Exception:
-        copy = RuntimeError(f"{type(error).__name__}: {error}")
-    copy.add_note(f"In a worker process:\n{said}")
-    return copy
-
-
-def _dismiss(number: int, frame: FrameType | None) -> NoReturn:
+def _dismiss(number: int, frame: FrameType | None) -> None:
     del number, frame
     signal.signal(signal.SIGTERM, signal.SIG_IGN)  # once is enough: what is done is being entered
-    raise _Dismissed
+    interrupt(_Dismissed())
 
 
 def _end_with(parent: int) -> None:

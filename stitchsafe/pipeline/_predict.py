@@ -9,7 +9,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Unpack
@@ -19,10 +19,12 @@ from numpy.typing import NDArray
 
 import stitchsafe
 from stitchsafe.engine import (
+    Dask,
     Events,
     Executor,
     FieldMaker,
     Inline,
+    Ledger,
     Processes,
     Silent,
     load_json,
@@ -32,6 +34,7 @@ from stitchsafe.engine import (
 from stitchsafe.errors import InputError, IntegrityError, InterruptedRunError
 from stitchsafe.geometry import Break
 from stitchsafe.pipeline._audit import forget_damaged
+from stitchsafe.pipeline._clusters import Cluster, connected, refuse_unfit_workers
 from stitchsafe.pipeline._inputs import (
     Inputs,
     ModelLike,
@@ -94,6 +97,7 @@ class Prediction:
 
     def to_json(self) -> dict[str, Any]:
         voxels, skipping = self.plan.recipe.roi.size, self.plan.recipe.skipping
+        missing = self.progress.missing
         return {
             "out": None if self.out is None else str(self.out),
             "blocks_total": self.progress.blocks_total,
@@ -101,6 +105,7 @@ class Prediction:
             "blocks_resumed": self.progress.blocks_resumed,
             "cells_skipped": 0 if skipping is None else skipping.skipped,
             "instances": self.progress.instances,
+            "missing_blocks": sum(missing.by_part.values()) if missing else 0,
             "seconds": self.seconds,
             "voxels_per_second": voxels / max(self.seconds, 1e-9),
             "peak_memory_bytes": self.peak_memory_bytes,
@@ -212,7 +217,7 @@ def _prepare(
     store = ResultStore.at(out).resolved
     refuse_output_within_input(store.path, volume)
     store.refuse_foreign()
-    if settings.workers > 1:
+    if settings.workers > 1 or settings.dask is not None:
         Job.of(store, inputs, settings)  # refuses what other processes cannot open
     resumes = store.exists and not settings.overwrite
     if settings.repair and not resumes:
@@ -234,34 +239,45 @@ def _prepare(
 
 def _carry_out(job: _Job, settings: Settings, events: Events) -> Prediction:
     began = time.monotonic()
-    store, plan, inputs = job.store, job.plan, job.inputs
-    if not job.resumes:
-        _clear(store)
-    with _disk_errors(store), store.ledger as ledger:
+    store, inputs = job.store, job.inputs
+    with ExitStack() as stack:
+        cluster = None
+        if settings.dask is not None:
+            cluster = stack.enter_context(connected(settings.dask, events))
+            _refuse_unfit_workers(cluster, job)
+        if settings.part is None and not job.resumes:
+            _clear(store)
+        stack.enter_context(_disk_errors(store))
+        ledger = stack.enter_context(store.ledger_of(settings.part))
         if job.resumes and settings.repair:
-            forget_damaged(store, plan.recipe, inputs.volume, events)
-        if not job.resumes:
-            _begin(store, plan, inputs, settings)
+            forget_damaged(store, job.plan.recipe, inputs.volume, events)
+        job = _begun(job, ledger, settings, events)
+        plan = job.plan
         save_json(store.schedule_file, plan.schedule.to_json())
         workshop = Workshop(store, plan.recipe, inputs.network, inputs.volume, ledger.lease)
         try:
-            with _executor(job, workshop, settings) as executor:
+            with _executor(job, workshop, settings, cluster, events) as executor:
                 progress = run_stages(workshop, plan, executor, inputs, settings, ledger, events)
         except InputError:
             # Found in the voxels only, as NaN, or a bandwidth that the fields exceed: nothing must
             # remain of it.
             decided = job.resumes and ledger.finished("consensus")
             if not decided and not ledger.finished("predict"):
-                store.clear()
+                _withdraw(store, settings)
             raise
-        if progress.blocks_resumed == progress.blocks_total:
+        if progress.missing is not None:
+            events.say(f"part {settings.part} is done; {progress.missing}: the last part finishes")
+        elif progress.blocks_resumed == progress.blocks_total:
             events.say(
                 "all blocks were done before; stitchsafe verify checks that they are whole, and "
                 "--repair mends them"
             )
-        seams = None if inputs.exact else _seams(job, workshop.maker, events)
+        seams = None
+        if not inputs.exact and progress.missing is None:
+            seams = _seams(job, workshop.maker, events)
         seconds = time.monotonic() - began
-        _save_provenance(store, seconds)
+        with nullcontext() if settings.part is None else ledger.holding("provenance", events.say):
+            _save_provenance(store, seconds)
     return Prediction(
         store.path.local or str(store.path),
         plan,
@@ -273,9 +289,39 @@ def _carry_out(job: _Job, settings: Settings, events: Events) -> Prediction:
     )
 
 
+def _begun(job: _Job, ledger: Ledger, settings: Settings, events: Events) -> _Job:
+    """The job, entered in the store; where it is a part, another may have done so meanwhile."""
+    if job.resumes:
+        return job
+    if settings.part is None:
+        _begin(job.store, job.plan, job.inputs, settings)
+        return job
+    with ledger.holding("consensus", events.say):
+        if job.store.exists:
+            return _prepare(job.inputs, job.store.path, settings, events)
+        _begin(job.store, job.plan, job.inputs, settings)
+    return job
+
+
+def _withdraw(store: ResultStore, settings: Settings) -> None:
+    """Leave nothing of a result that should not have been begun."""
+    if settings.part is None:
+        store.clear()
+    else:  # others may be at it: they find that it is not begun
+        store.recipe_file.remove()
+
+
 @contextmanager
-def _executor(job: _Job, workshop: Workshop, settings: Settings) -> Iterator[Executor]:
-    """What does the blocks: this process, or as many others as are asked for."""
+def _executor(
+    job: _Job, workshop: Workshop, settings: Settings, cluster: Cluster | None, events: Events
+) -> Iterator[Executor]:
+    """What does the blocks: this process, as many others as are asked for, or a cluster."""
+    if cluster is not None:
+        opener = Job.of(job.store, job.inputs, settings, workshop.lease)
+        with Dask(cluster.client, opener, say=events.say, patience=cluster.patience) as on_cluster:
+            cluster.wants_more = lambda: on_cluster.wants_more
+            yield on_cluster
+        return
     if settings.workers == 1:
         yield Inline(workshop)
         return
@@ -287,6 +333,16 @@ def _executor(job: _Job, workshop: Workshop, settings: Settings) -> Iterator[Exe
         threads=threads,
     ) as executor:
         yield executor
+
+
+def _refuse_unfit_workers(cluster: Cluster, job: _Job) -> None:
+    refuse_unfit_workers(
+        cluster.client,
+        folder=str(job.store.path.absolute.parent),
+        volume=str(job.inputs.volume.path),
+        processor=job.plan.recipe.processor,
+        memory=job.plan.memory.peak,
+    )
 
 
 def _seams(job: _Job, maker: FieldMaker, events: Events) -> Seams:

@@ -7,11 +7,15 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from numbers import Integral
 from pathlib import Path
-from typing import Any, Literal, TypedDict, get_args
+from typing import TYPE_CHECKING, Any, Literal, TypedDict, get_args
 
 from stitchsafe.coordinates import Roi
 from stitchsafe.errors import InputError
+from stitchsafe.pipeline._parts import Part
 from stitchsafe.tiling import BorderRule
+
+if TYPE_CHECKING:
+    from distributed import Client
 
 __all__ = ["LabelSource", "Options", "Saved", "Settings"]
 
@@ -50,6 +54,8 @@ class Options(TypedDict, total=False):
     ngff: Literal["0.5", "0.4"]
     threads: int | None
     workers: int
+    dask: str | Path | Client | None
+    part: Part | str | tuple[int, int] | None
     seed: int
     overwrite: bool
     repair: bool
@@ -107,6 +113,12 @@ class Settings:
         Threads of a forward pass; by default the usable cores, divided among the workers.
     workers
         Processes of this machine that do blocks side by side.
+    dask
+        A dask cluster whose workers do the blocks: the address of its scheduler, a file that
+        describes it, or a `distributed.Client`.
+    part
+        Share ``i/n`` of the blocks, for n runs of the same command side by side, of which the last
+        one finishes the result; also as ``(i, n)``.
     seed
         Of the sampled voxels that `verify` re-predicts.
     overwrite
@@ -156,6 +168,8 @@ class Settings:
     ngff: Literal["0.5", "0.4"] = "0.5"
     threads: int | None = None
     workers: int = 1
+    dask: str | Path | Client | None = None
+    part: Part | None = None
     seed: int = 0
     overwrite: bool = False
     repair: bool = False
@@ -202,6 +216,8 @@ class Settings:
                 raise InputError(
                     f"roi cannot be {roi!r}; give a Roi, or (begin, end) per axis"
                 ) from error
+        if given.get("part") is not None and not isinstance(given["part"], Part):
+            given["part"] = Part.parse(given["part"])  # type: ignore[arg-type]
         settings = cls(**given)  # type: ignore[arg-type]
         settings._check()
         return settings
@@ -221,6 +237,11 @@ class Settings:
             if value not in allowed:
                 known = ", ".join(str(choice) for choice in allowed if choice is not None)
                 raise InputError(f"{name} cannot be {value!r}; it is one of {known}")
+        if self.repair and self.part is not None:
+            raise InputError(
+                "--repair looks at all of a result, and --part does a share of it; repair first, "
+                "without --part"
+            )
         unknown = set(self.save) - set(get_args(Saved))
         if unknown or not self.save:
             raise InputError(
@@ -247,6 +268,31 @@ class Settings:
             value = getattr(self, name)
             if value is not None and not value > 0:
                 raise InputError(f"{name} cannot be {value}; give a positive number")
+
+        self._check_company()
+
+    def _check_company(self) -> None:
+        """Ways of sharing the work that exclude each other, or need to be told more."""
+        if self.dask is not None and self.workers > 1:
+            raise InputError(
+                f"--workers {self.workers} are processes of this machine, and --dask has workers "
+                "of its own; give one of the two"
+            )
+        if self.part is not None and self.dask is not None:
+            raise InputError(
+                f"--part {self.part} is for runs that know of no scheduler, and --dask has one; "
+                "give one of the two"
+            )
+        if self.part is not None and self.overwrite:
+            raise InputError(
+                f"--overwrite with --part {self.part} would remove what other parts have done; "
+                "remove the earlier result first, then start the parts"
+            )
+        if self.dask is not None and (self.max_memory is None or self.threads is None):
+            raise InputError(
+                "the machines of a dask cluster are not this one; say what each of its worker "
+                "processes may take, with --max-memory and --threads"
+            )
 
     @property
     def makes_labels(self) -> bool:

@@ -18,7 +18,9 @@ from __future__ import annotations
 
 import csv
 import io
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -60,6 +62,7 @@ from stitchsafe.pipeline._outputs import (
     make_scratch,
     metadata_files,
 )
+from stitchsafe.pipeline._parts import Missing
 from stitchsafe.pipeline._settings import Settings
 from stitchsafe.pipeline._store import ResultStore
 from stitchsafe.pipeline._workshop import Workshop
@@ -70,14 +73,28 @@ __all__ = ["Progress", "Written", "refuse_changed_volume", "run_stages", "writte
 
 _LOOKED_AT = 8
 
+_SHARED = ("image", "predict")
+"""Stages whose blocks are shared among the parts of a run; what follows, the last one does."""
+
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """Blocks in all, blocks that an earlier run had done, and instances (None without labels)."""
+    """How far a run has come.
+
+    Parameters
+    ----------
+    blocks_total, blocks_resumed
+        Blocks in all (of a part: its own), and how many of them an earlier run had done.
+    instances
+        Their number; None without labels, or where the result is not finished.
+    missing
+        Blocks that other parts have still to do, where it is not finished.
+    """
 
     blocks_total: int
     blocks_resumed: int
     instances: int | None
+    missing: Missing | None = None
 
 
 @dataclass(frozen=True)
@@ -119,12 +136,20 @@ def run_stages(
 ) -> Progress:
     """Do what is left of a prediction."""
     run = _Run(workshop, plan, executor, inputs, settings, ledger, events)
-    decide(run, workshop.store, ledger, inputs.volume, plan.recipe)
+    with run.alone("consensus"):
+        decide(run, workshop.store, ledger, inputs.volume, plan.recipe)
+        run.create()
     count = run.fields()
-    instances = run.labels() if plan.recipe.labels is not None else None
-    # Entered first: a run that dies while scratch goes must not look for it again.
-    run.once("finish", run.finish)
-    workshop.store.provisional.remove()
+    with run.alone("finish"):
+        missing = run.missing()
+        if missing is not None:
+            return Progress(count.total, count.resumed, None, missing)
+        instances = run.labels() if plan.recipe.labels is not None else None
+        # Entered first: a run that dies while scratch goes must not look for it again.
+        run.once("finish", run.finish)
+        workshop.store.provisional.remove()
+        if settings.part is not None:
+            ledger.sweep()
     return Progress(count.total, count.resumed, instances)
 
 
@@ -190,15 +215,38 @@ class _Run:
             executor=self.executor,
             ledger=self.ledger,
             events=self.events,
+            share=self.settings.part.mine if self.settings.part and stage in _SHARED else None,
         )
+
+    def alone(self, lease: str) -> AbstractContextManager[None]:
+        """Keep other parts from a step that one of them does."""
+        if self.settings.part is None:
+            return nullcontext()
+        return self.ledger.holding(lease, self.events.say)
+
+    def missing(self) -> Missing | None:
+        """Blocks of other parts, whose cells are not all there."""
+        part = self.settings.part
+        if part is None:
+            return None
+        made, lacking = self.ledger.finished("create")[()], set()
+        for stage in _SHARED if made["image"] == "copy" else _SHARED[1:]:
+            cells, done = self.workshop.cells(stage), self.ledger.finished(stage).keys()
+            for at, block in enumerate(cells.blocks(self.plan.schedule.block_shape)):
+                if any(cells.index(cell) not in done for cell in cells.cells(block)):
+                    lacking.add(at)
+        return Missing(Counter(map(part.owner, lacking)), part) if lacking else None
+
+    def create(self) -> None:
+        """Empty arrays, for all parts."""
+        self.once("create", self._create)
+        if self.recipe.labels is not None:
+            make_scratch(self.store, self.recipe)  # also for cells whose entries have been deleted
 
     def fields(self) -> StageCount:
         """The image, and the fields with what is made of them cell by cell."""
-        made = self.once("create", self._create)
-        if made["image"] == "copy":
+        if self.ledger.finished("create")[()]["image"] == "copy":
             self.blocks("image")
-        if self.recipe.labels is not None:
-            make_scratch(self.store, self.recipe)  # also for cells whose entries have been deleted
         return self.blocks("predict")
 
     def _create(self) -> CellRecord:

@@ -35,6 +35,7 @@ from typing import Any
 
 from stitchsafe.engine import Ledger, load_json, save_json
 from stitchsafe.errors import IntegrityError, StoreError
+from stitchsafe.pipeline._parts import Part
 from stitchsafe.tiling import Recipe
 from stitchsafe.volumes import Place, PlaceError, PlaceSyntaxError
 
@@ -140,6 +141,10 @@ class ResultStore:
     @property
     def ledger(self) -> Ledger:
         return Ledger(self.private / "ledger")
+
+    def ledger_of(self, part: Part | None) -> Ledger:
+        """The ledger, to be held by a whole run or by a part of one."""
+        return Ledger(self.ledger.folder, "run" if part is None else part.lease)
 
     @property
     def exists(self) -> bool:

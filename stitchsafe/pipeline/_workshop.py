@@ -30,13 +30,14 @@ from stitchsafe.engine import (
     checksum,
     load_arrays,
 )
-from stitchsafe.errors import InputError, IntegrityError
+from stitchsafe.errors import InputError, IntegrityError, ModelError
 from stitchsafe.instances import FinalIds, LabelSettings, SegmentSink, final_labels, segment_window
 from stitchsafe.networks import Network, is_factory
 from stitchsafe.pipeline._checked import CheckedCells, downsampling
 from stitchsafe.pipeline._consensus import load_consensus
 from stitchsafe.pipeline._deciding import PassWork, nth_pass, portions
 from stitchsafe.pipeline._inputs import Inputs
+from stitchsafe.pipeline._machine import processor_name
 from stitchsafe.pipeline._origin import Origin
 from stitchsafe.pipeline._outputs import LabelPyramid
 from stitchsafe.pipeline._reopen import reopen
@@ -96,8 +97,17 @@ class Job:
 
     def __call__(self) -> Workshop:
         store = ResultStore(self.out)
-        opened = reopen(store, self.origin.load(trust=self.trust))
-        return Workshop(store, store.recipe(), opened.network, opened.volume, self.lease)
+        opened, recipe = reopen(store, self.origin.load(trust=self.trust)), store.recipe()
+        for what, here, asked in (
+            ("library", opened.network.build, recipe.build),
+            ("processor", processor_name(), recipe.processor),
+        ):
+            if here != asked:
+                raise ModelError(
+                    f"the {what} of this worker is {here!r}, and the recipe says {asked!r}, whose "
+                    "arithmetic may differ in the last bit; take workers that are alike"
+                )
+        return Workshop(store, recipe, opened.network, opened.volume, self.lease)
 
 
 @dataclass(frozen=True)

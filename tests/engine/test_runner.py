@@ -144,7 +144,7 @@ def test_workers_that_cannot_even_open_stop_the_run(tmp_path):
 def test_what_stops_the_run_in_one_worker_stops_all_and_enters_what_is_done(tmp_path):
     toy = Toy(tmp_path)
     toy.order((0, 1), "slow")
-    toy.order((1, 1), "full")
+    toy.order((1, 1), "full afterwards")
     with (
         pytest.raises(InterruptedRunError, match="disk is full"),
         workers(toy) as executor,
