@@ -116,7 +116,7 @@ def test_a_worker_that_dies_costs_its_block_and_others_may_come(tmp_path):
             assert cluster.workers[0].wait() == -9
         assert finished(toy) == ALL
         assert len(toy.noted("compute")) == len(ALL) + 1
-        assert any("was lost; 0 are left" in line for line in said)
+        assert any("was lost; " in line for line in said)
 
         # The same cluster: a block that kills whoever takes it, until nobody is left.
         toy.order((2, 2), "die")
