@@ -6,6 +6,7 @@ import itertools
 from fractions import Fraction
 
 import numpy as np
+from stitching import field_maker, own_pass, stitched_fields
 
 from stitchsafe.geometry import AxisGeometry, OutputAxis
 from stitchsafe.networks import Network
@@ -72,4 +73,29 @@ def tiles_differ_by(network: Network, *, periods: int = 5, seed: int = 0) -> flo
             largest = max(float(np.abs(expected).max()), 1e-30)
             worst = max(worst, float(np.abs(one - two).max(initial=0)) / largest)
     assert compared > 0
+    return worst
+
+
+def stitched_differs_by(network: Network, *, periods: int = 5, seed: int = 0) -> float:
+    """Largest difference of stitched fields from the network's own pass over the plain volume.
+
+    Volumes of the sizes that the network takes, the next ones too, in tiles and in one.
+    """
+    geometry = network.geometry
+    rng, worst = np.random.default_rng(seed), 0.0
+    for more in (0, 1):
+        extent = tuple(
+            max(1, whole_size(axis, periods) + more * axis.input_step - axis.shrinkage)
+            for axis in geometry.axes
+        )
+        data = rng.uniform(0.5, 2, (network.channels, *extent)).astype(network.precision)
+        for count in (2, 2 * periods + 99):
+            tile = tuple(count * axis.period for axis in geometry.axes)
+            maker = field_maker(network, data, tile, precision=network.precision)
+            whole, extended = own_pass(maker)
+            for axis, (_, after), size in zip(geometry.axes, extended, extent, strict=True):
+                assert after == 0 or not axis.takes(size) or axis.output_size(size) < size
+            for name, found in stitched_fields(maker).items():
+                largest = max(float(np.abs(whole[name]).max()), 1e-30)
+                worst = max(worst, float(np.abs(found - whole[name]).max()) / largest)
     return worst

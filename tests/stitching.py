@@ -10,7 +10,10 @@ from stitchsafe.engine import FieldMaker, Intensity
 from stitchsafe.networks import Network, TorchNetwork
 from stitchsafe.tiling import Normalization, Recipe, TileGrid
 
-__all__ = ["ArrayVolume", "field_maker", "relative_error", "stitched", "stitched_fields"]
+__all__ = [
+    "ArrayVolume", "field_maker", "own_pass", "relative_error", "stitched", "stitched_fields",
+]  # fmt: skip
+MODES = {"reflect": "reflect", "edge": "edge", "zero": "constant"}
 
 
 class ArrayVolume:
@@ -74,6 +77,40 @@ def stitched_fields(
 def stitched(maker: FieldMaker, block_shape: tuple[int, ...] | None = None) -> np.ndarray:
     """The first field over the whole volume."""
     return stitched_fields(maker, block_shape)[maker.recipe.outputs[0][0]]
+
+
+def own_pass(maker: FieldMaker) -> tuple[dict[str, np.ndarray], tuple[tuple[int, int], ...]]:
+    """The network's own pass over the plain volume, and how far this had to be extended.
+
+    No tile and no domain have a part in it. An axis is extended only where the network does not
+    take the volume's size, or gives too few elements for it.
+    """
+    network, data, extent = maker.network, maker.volume.data, maker.recipe.extent
+    axes = network.geometry.axes
+    after = [0] * len(axes)
+    while True:
+        before = [axis.output_offset for axis in axes]
+        sizes = [b + n + a for b, n, a in zip(before, extent, after, strict=True)]
+        short = [not axis.takes(size) for axis, size in zip(axes, sizes, strict=True)]
+        if not any(short):
+            margins = tuple(zip(before, after, strict=True))
+            # One voxel on every axis but one has nothing to reflect, so numpy repeats it.
+            volume = np.pad(data, [(0, 0), *margins], mode=MODES[maker.recipe.border])
+            found = {}
+            for field, output, made in zip(
+                maker.recipe.fields, network.geometry.outputs,
+                network.run(volume[np.newaxis]), strict=True,
+            ):  # fmt: skip
+                wanted = field.shape(extent)
+                cut = [
+                    slice(a.start, a.start + n) for a, n in zip(output.axes, wanted, strict=True)
+                ]
+                found[field.name] = made[(0, slice(None), *cut)]
+                held = found[field.name].shape[1:]
+                short = [s or h < w for s, h, w in zip(short, held, wanted, strict=True)]
+        if not any(short):
+            return found, margins
+        after = [a + s for a, s in zip(after, short, strict=True)]
 
 
 def relative_error(found: np.ndarray, expected: np.ndarray) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +11,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from stitchsafe.engine import load_json, save_json
 from stitchsafe.networks import ModelConfig, save_folder
 from stitchsafe.nn import UNet
 
-__all__ = ["Content", "content_of", "smooth_volume", "tiny_model", "tree"]
+__all__ = ["Content", "content_of", "edit_json", "smooth_volume", "tiny_model", "tree"]
 
 Content = dict[str, Any]
 
@@ -69,6 +71,13 @@ def smooth_volume(*shape: int, seed: int = 0) -> NDArray[np.uint8]:
     noise = np.random.default_rng(seed).normal(size=shape)
     smooth = gaussian_filter(noise, 2.0)
     return np.clip(128 + 60 * smooth / smooth.std(), 0, 255).astype(np.uint8)
+
+
+def edit_json(path: Path, change: Callable[[dict[str, Any]], object]) -> None:
+    """Change a record of a result as if it had been written so, its checksum included."""
+    content = load_json(path)
+    change(content)
+    save_json(path, content)
 
 
 def tree(folder: Path) -> dict[str, bytes]:

@@ -12,6 +12,7 @@ Blocks in other languages (``text``, ``yaml``, ``console``) are shown only.
 
 from __future__ import annotations
 
+import http.client
 import os
 import re
 import subprocess
@@ -20,14 +21,19 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from servers import Bucket
+
+from stitchsafe.volumes import Place
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 DOCUMENTS = (
     "README.md",
     "docs/guide.md",
-    "docs/workers.md",
     "docs/theory.md",
     "docs/json.md",
+    "docs/places.md",
+    "docs/faults.md",
+    "docs/workers.md",
     "CONTRIBUTING.md",
 )
 BLOCK = re.compile(
@@ -102,7 +108,27 @@ def test_every_instruction_is_known() -> None:
         assert text.count("<!-- run:") == sum(bool(block.how) for block in blocks_of(document))
 
 
-@pytest.mark.parametrize("document", DOCUMENTS)
+@pytest.fixture
+def the_readers_bucket(bucket: Bucket, the_readers_files: Path) -> None:
+    """The volume in the bucket that the documents speak of."""
+    connection = http.client.HTTPConnection(bucket.server.removeprefix("http://"))
+    connection.request("PUT", "/lab")
+    assert connection.getresponse().status == 200
+    volume = the_readers_files / "volume.zarr"
+    for file in (path for path in volume.rglob("*") if path.is_file()):
+        place = Place.of("s3://lab/volume.zarr") / file.relative_to(volume).as_posix()
+        place.write_bytes(file.read_bytes())
+
+
+@pytest.mark.usefixtures("the_readers_bucket")
+def test_what_is_shown_of_places_runs(the_readers_files: Path) -> None:
+    blocks = blocks_of("docs/places.md")
+    assert len(blocks) == 2
+    for block in blocks:
+        run(block, the_readers_files)
+
+
+@pytest.mark.parametrize("document", [d for d in DOCUMENTS if d != "docs/places.md"])
 def test_what_is_shown_runs(document: str, the_readers_files: Path) -> None:
     for block in blocks_of(document):
         if block.is_run and not block.is_slow:

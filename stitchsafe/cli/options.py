@@ -38,7 +38,10 @@ VolumeArgument = Annotated[
     str,
     typer.Argument(
         metavar="VOLUME",
-        help="A path: OME-Zarr, Zarr, HDF5 (file.h5:raw), TIFF or NumPy.",
+        help=(
+            "A path: OME-Zarr, Zarr, HDF5 (file.h5:raw), TIFF or NumPy; of OME-Zarr and Zarr also "
+            "a URL (s3://bucket/key, https://host/path) or a zip (archive.zip:inner)."
+        ),
         show_default=False,
     ),
 ]
@@ -149,7 +152,16 @@ class VolumeOptions:
         ),
     ] = None
     nan: Annotated[
-        Literal["refuse", "zero"] | None, _option("What to do about NaN voxels.", None, "Volume")
+        Literal["refuse", "zero", "keep"] | None,
+        _option("What to do about NaN and infinite voxels.", None, "Volume"),
+    ] = None
+    mask: Annotated[
+        str | None,
+        _option(
+            "Skip cells where this volume, of the same shape or coarser by whole factors, is 0.",
+            "MASK",
+            "Volume",
+        ),
     ] = None
     refuse_missing_chunks: Annotated[
         bool,
@@ -186,6 +198,10 @@ class PredictOptions:
     ] = None
     block_shape: Annotated[
         str | None, _option("Output voxels of one resumable block.", "128,512,512", "Running")
+    ] = None
+    chunk_shape: Annotated[
+        str | None,
+        _option("Chunks of the output; makes each cell a shard of them.", "32,64,64", "Running"),
     ] = None
     max_memory: Annotated[
         str | None,
@@ -238,6 +254,14 @@ class PredictOptions:
             "Running",
         ),
     ] = False
+    skip_postprocessing: Annotated[
+        bool,
+        _flag(
+            "--skip-postprocessing",
+            "Leave out the steps after a package's network that cannot be done here.",
+            "Running",
+        ),
+    ] = False
     seed: Annotated[
         int | None, _option("Seed of the voxels that verify re-predicts.", "N", "Running", min=0)
     ] = None
@@ -247,6 +271,7 @@ class PredictOptions:
             self,
             tile_shape=lambda text: parse_shape(text, "--tile-shape"),
             block_shape=lambda text: parse_shape(text, "--block-shape"),
+            chunk_shape=lambda text: parse_shape(text, "--chunk-shape"),
             max_memory=lambda text: parse_bytes(text, "--max-memory"),
         )
 

@@ -24,6 +24,7 @@ from typing import NoReturn
 import typer
 
 from stitchsafe.errors import StitchsafeError
+from stitchsafe.legible import legible
 
 __all__ = ["ExitCode", "Terminated", "complain", "failures_as_one_line"]
 
@@ -45,7 +46,7 @@ class ExitCode(IntEnum):
 
 def complain(message: str) -> None:
     """Print one line on stderr, whatever line breaks the message had."""
-    print(f"stitchsafe: error: {' '.join(message.split())}", file=sys.stderr)
+    print(f"stitchsafe: error: {legible(' '.join(message.split()))}", file=sys.stderr)
 
 
 @contextmanager
@@ -54,8 +55,13 @@ def failures_as_one_line(*, debug: bool) -> Iterator[None]:
     try:
         yield
         sys.stdout.flush()
-    except (typer.Exit, SystemExit):
+    except typer.Exit:
         raise
+    except SystemExit as error:  # of a network's code, whose code of exit is no answer of ours
+        if debug:
+            traceback.print_exc()
+        complain(f"the network's code ended the program (SystemExit: {error.code}); repair it")
+        raise typer.Exit(ExitCode.PART_WAY) from None
     except BrokenPipeError:
         # Whoever read our output has gone: point stdout away, or its last flush would fail again.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -40,7 +40,10 @@ def predict(
     out: Annotated[
         str | None,
         typer.Option(
-            "--out", "-o", metavar="OUT", help="OME-Zarr to write; by default beside the volume."
+            "--out",
+            "-o",
+            metavar="OUT",
+            help="OME-Zarr to write, a path or s3://bucket/key; by default beside the volume.",
         ),
     ] = None,
     save: SaveOption = "labels",
@@ -51,6 +54,10 @@ def predict(
     ] = "link",
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace an output made by another recipe.")
+    ] = False,
+    repair: Annotated[
+        bool,
+        typer.Option("--repair", help="Do again what of an earlier output is damaged or gone."),
     ] = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print the plan, as `plan` does, and stop.")
@@ -68,6 +75,7 @@ def predict(
             "ngff": ngff,
             "image": image,
             "overwrite": overwrite,
+            **({"repair": True} if repair else {}),
             **network.keywords(),
             **run.keywords(),
             **source.keywords(),

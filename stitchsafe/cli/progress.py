@@ -21,6 +21,8 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from stitchsafe.legible import legible
+
 __all__ = ["TerminalEvents"]
 
 
@@ -88,6 +90,7 @@ class TerminalEvents:
         """Tell a decision or a fact, as one line."""
         if not self._lines:
             return
+        message = legible(message)
         if self._bar is not None:
             self._console.print(f"stitchsafe: {message}", soft_wrap=True)
         else:

@@ -19,6 +19,7 @@ from stitchsafe.cli.options import OutputOptions
 from stitchsafe.cli.outcome import ExitCode, failures_as_one_line
 from stitchsafe.cli.progress import TerminalEvents
 from stitchsafe.cli.signals import signals_answered
+from stitchsafe.legible import legible
 
 __all__ = ["Answer", "Session", "conversation", "to_plain"]
 
@@ -42,19 +43,18 @@ class Session:
         self.events.close()
         if self._as_json:
             text = json.dumps(to_plain(answer.to_json()), indent=2, allow_nan=False)
-        print(self._for_people(answer) if text is None else text, file=self._stdout)
+        print(self._for_people(answer) if text is None else _plainly(text), file=self._stdout)
         if not ok:
             raise typer.Exit(ExitCode.NO)
 
     def _for_people(self, answer: Answer) -> str:
         describe = getattr(answer, "describe", None)
         if describe is None:
-            return _by_key(answer.to_json())
-        if "width" not in signature(describe).parameters:
-            return str(describe())
+            return _plainly(_by_key(answer.to_json()))
         # Off a terminal the width is the answer's own, the same for every reader.
-        if not self._stdout.isatty():
-            return str(describe())
+        if "width" not in signature(describe).parameters or not self._stdout.isatty():
+            return _plainly(str(describe()))
+        # What is marked up holds controls, and has those of others written out by itself.
         columns = get_terminal_size().columns
         return str(describe(width=columns, color="NO_COLOR" not in environ))
 
@@ -92,6 +92,10 @@ def to_plain(value: Any) -> Any:
     if isinstance(value, int):
         return value
     raise TypeError(f"{type(value).__name__} has no form in JSON: {value!r}")
+
+
+def _plainly(text: str) -> str:
+    return legible(text, keeping="\n\t")
 
 
 def _by_key(values: Mapping[str, Any]) -> str:

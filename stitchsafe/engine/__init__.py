@@ -6,6 +6,7 @@ from stitchsafe.engine._dask import Dask
 from stitchsafe.engine._durable import (
     file_checksum,
     load_arrays,
+    load_json,
     save_arrays,
     save_bytes,
     save_json,
@@ -60,6 +61,7 @@ __all__ = [
     "checksum",
     "file_checksum",
     "load_arrays",
+    "load_json",
     "return_freed_memory",
     "run_blocks",
     "run_once",

@@ -7,7 +7,6 @@ import json
 import zlib
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,9 +14,19 @@ from numpy.typing import NDArray
 from stitchsafe.errors import IntegrityError
 from stitchsafe.volumes import PARTIAL, Place
 
-__all__ = ["SUFFIX", "file_checksum", "load_arrays", "save_arrays", "save_bytes", "save_json"]
+__all__ = [
+    "SUFFIX",
+    "file_checksum",
+    "load_arrays",
+    "load_json",
+    "save_arrays",
+    "save_bytes",
+    "save_json",
+]
 
 SUFFIX = PARTIAL
+
+_SEAL = "checksum"
 
 
 def file_checksum(content: bytes) -> str:
@@ -37,9 +46,51 @@ def save_bytes(path: Path | Place, content: bytes) -> str:
     return file_checksum(content)
 
 
-def save_json(path: Path | Place, content: Any) -> None:
-    """Write JSON with sorted keys, so that equal content is equal bytes."""
-    save_bytes(path, (json.dumps(content, sort_keys=True, indent=1) + "\n").encode())
+def save_json(path: Path | Place, content: dict[str, Any]) -> str:
+    """Write a JSON object with its own checksum; equal content is equal bytes.
+
+    Returns
+    -------
+    str
+        The file's `file_checksum`.
+    """
+    sealed = {**content, _SEAL: _seal(content)}
+    return save_bytes(path, (json.dumps(sealed, sort_keys=True, indent=1) + "\n").encode())
+
+
+def load_json(path: Path | Place) -> dict[str, Any]:
+    """What `save_json` wrote.
+
+    Raises
+    ------
+    IntegrityError
+        If it holds anything else.
+    OSError
+        If it is not there.
+    """
+    return unseal(Place.of(path).read_bytes(), path)
+
+
+def unseal(text: bytes, path: object) -> dict[str, Any]:
+    """What `save_json` wrote, from its bytes; `path` is named where they are others."""
+    try:
+        content = json.loads(text)
+        sound = content.pop(_SEAL) == _seal(content)
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise damaged(path) from error
+    if not sound:
+        raise damaged(path)
+    return dict(content)
+
+
+def damaged(path: object) -> IntegrityError:
+    return IntegrityError(
+        f"{path} is damaged; stitchsafe verify says what else is, and predict --repair mends it"
+    )
+
+
+def _seal(content: dict[str, Any]) -> str:
+    return file_checksum(json.dumps(content, sort_keys=True).encode())
 
 
 def save_arrays(path: Path | Place, arrays: dict[str, NDArray[Any]]) -> str:
@@ -49,8 +100,13 @@ def save_arrays(path: Path | Place, arrays: dict[str, NDArray[Any]]) -> str:
     return save_bytes(path, buffer.getvalue())
 
 
-def load_arrays(path: Path | Place) -> dict[str, NDArray[Any]]:
+def load_arrays(path: Path | Place, checksum: str | None = None) -> dict[str, NDArray[Any]]:
     """The arrays of an ``.npz``.
+
+    Parameters
+    ----------
+    checksum
+        Of the file, where it is known.
 
     Raises
     ------
@@ -60,8 +116,10 @@ def load_arrays(path: Path | Place) -> dict[str, NDArray[Any]]:
         If it is not there.
     """
     content = Place.of(path).read_bytes()
+    if checksum is not None and file_checksum(content) != checksum:
+        raise damaged(path)
     try:
         with np.load(io.BytesIO(content)) as arrays:
             return {name: arrays[name] for name in arrays.files}
-    except (ValueError, EOFError, BadZipFile, zlib.error) as error:
-        raise IntegrityError(f"{path} is damaged; start again with --overwrite") from error
+    except Exception as error:  # whatever zip, npy and their headers make of arbitrary bytes
+        raise damaged(path) from error

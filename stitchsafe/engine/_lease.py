@@ -15,8 +15,9 @@ several. ::
 
 A newcomer takes the next number at once and so takes over; the older run finds that at its next
 commit and stops there. What it still writes until then harms nothing: all stages are pure, so two
-runs of one recipe write the same bytes. A whole run takes over from parts and parts from a whole
-run, but parts leave each other alone.
+runs of one recipe write the same bytes. (It may leave an object of its scratch behind. Where the
+result is replaced by one of another recipe, the older run is to be stopped first.) A whole run
+takes over from parts and parts from a whole run, but parts leave each other alone.
 
 Names are ``run``, ``part-i-of-n``, and for steps that one of many parts does, ``consensus``,
 ``finish`` and ``provenance``.

@@ -8,14 +8,13 @@ with other blocks.
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from stitchsafe.engine._durable import save_json
+from stitchsafe.engine._durable import save_json, unseal
 from stitchsafe.engine._lease import Lease
 from stitchsafe.engine._sweep import sweep
 from stitchsafe.errors import IntegrityError, StoreError
@@ -50,7 +49,8 @@ class Ledger:
 
     def __enter__(self) -> Ledger:
         self.lease = Lease.take(self.folder, self.name)
-        if self.lease.alone and self.lease.local:
+        if self.lease.alone:
+            # An older run that this one took over from may lose what it is writing, and stops.
             self.sweep()
         return self
 
@@ -95,18 +95,48 @@ class Ledger:
             If an entry is damaged.
         """
         records: dict[CellIndex, CellRecord] = {}
+        for name, content in self._entries(stage):
+            records.update(_read(self.folder / stage / name, content, stage))
+        return records
+
+    def survey(self, stage: str) -> tuple[dict[CellIndex, CellRecord], list[Place]]:
+        """Records of the finished cells of a stage, as far as they can be read; damaged entries."""
+        records: dict[CellIndex, CellRecord] = {}
+        unreadable = []
+        for name, content in self._entries(stage):
+            place = self.folder / stage / name
+            try:
+                records.update(_read(place, content, stage))
+            except IntegrityError:
+                unreadable.append(place)
+        return records, unreadable
+
+    def drop(self, stage: str, cells: Collection[CellIndex]) -> None:
+        """Drop the entries of some cells, which must be done again, and all damaged entries."""
+        for name, content in list(self._entries(stage)):
+            place = self.folder / stage / name
+            try:
+                records = _read(place, content, stage)
+            except IntegrityError:
+                place.remove()
+                continue
+            kept = {index: record for index, record in records.items() if index not in cells}
+            if len(kept) < len(records):
+                # Under another name if the first cell goes: an entry is named after its first.
+                self.commit(stage, kept)
+                if not kept or _name(kept) != name:
+                    place.remove()
+
+    def stages(self) -> list[str]:
+        """Names of the stages that have entries."""
+        names = {name.partition("/")[0] for name in self.folder.listing() if "/" in name}
+        return sorted(names - {"epochs"})
+
+    def _entries(self, stage: str) -> Iterator[tuple[str, bytes]]:
+        """Names and contents of a stage's entries."""
         place = self.folder / stage
         names = [name for name in place.listing() if name.endswith(".json") and "/" not in name]
-        for name, content in place.read_many(names):
-            try:
-                entry = json.loads(content)
-                records.update({tuple(cell["index"]): cell["record"] for cell in entry["cells"]})
-            except (ValueError, KeyError, TypeError) as error:
-                raise IntegrityError(
-                    f"the ledger entry {place / name} is damaged; delete it, and the next run "
-                    "redoes its cells"
-                ) from error
-        return records
+        return place.read_many(names)
 
     def commit(self, stage: str, records: Mapping[CellIndex, CellRecord]) -> None:
         """Enter finished cells; their data must be on the disk already.
@@ -121,11 +151,26 @@ class Ledger:
         for lease in (self.lease, *self._steps):
             if lease is not None:
                 lease.check()
-        first = "_".join(map(str, min(records)))
         cells = [{"index": list(i), "record": r} for i, r in sorted(records.items())]
-        save_json(self.folder / stage / f"{first}.json", {"stage": stage, "cells": cells})
+        save_json(self.folder / stage / _name(records), {"stage": stage, "cells": cells})
 
     def forget(self, stages: Iterable[str]) -> None:
         """Drop the entries of stages that must be done again."""
         for stage in stages:
             (self.folder / stage).remove()
+
+
+def _name(records: Collection[CellIndex]) -> str:
+    return f"{'_'.join(map(str, min(records)))}.json"
+
+
+def _read(place: Place, content: bytes, stage: str) -> dict[CellIndex, CellRecord]:
+    entry = unseal(content, place)
+    records: dict[CellIndex, CellRecord] = {
+        tuple(cell["index"]): cell["record"] for cell in entry["cells"]
+    }
+    if entry["stage"] != stage or not records or _name(records) != place.name:
+        raise IntegrityError(
+            f"the ledger entry {place} belongs elsewhere; --repair redoes its cells"
+        )
+    return records

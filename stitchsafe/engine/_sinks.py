@@ -27,29 +27,38 @@ class Sink(Protocol):
     """Takes the fields of a cell, and returns checksums of what it wrote, by name."""
 
     def take(self, cell: Roi, fields: Fields) -> Mapping[str, str]: ...
+    def skip(self, cell: Roi) -> Mapping[str, str]:
+        """A cell that is not predicted, and 0 everywhere."""
 
 
 @dataclass(frozen=True)
 class FieldWork:
     """The stage that predicts: the fields of each cell, handed to all sinks.
 
-    The record also holds a checksum of the cell's own voxels as they were read: by it a volume that
-    has changed since is found out.
+    Cells that a mask leaves out are 0, and entered as skipped. The record also holds a checksum of
+    the cell's own voxels as they were read: by it a volume that has changed since is found out.
     """
 
     maker: FieldMaker
     sinks: Sequence[Sink]
 
-    def read(self, block: Roi, cells: Sequence[Roi]) -> BlockInput:
-        del cells
+    def read(self, block: Roi, cells: Sequence[Roi]) -> BlockInput | None:
+        if all(map(self.maker.recipe.skips, cells)):
+            return None
         return self.maker.read(block)
 
-    def compute(self, cell: Roi, source: BlockInput) -> tuple[Fields, str]:
+    def compute(self, cell: Roi, source: BlockInput | None) -> tuple[Fields, str] | None:
+        if source is None or self.maker.recipe.skips(cell):
+            return None
         return self.maker.fields(cell, source), checksum(source.part(cell))
 
-    def write(self, cell: Roi, result: tuple[Fields, str]) -> CellRecord:
-        fields, read = result
+    def write(self, cell: Roi, result: tuple[Fields, str] | None) -> CellRecord:
         checksums: dict[str, str] = {}
+        if result is None:
+            for sink in self.sinks:
+                checksums.update(sink.skip(cell))
+            return {"checksums": checksums, "skipped": True}
+        fields, read = result
         for sink in self.sinks:
             checksums.update(sink.take(cell, fields))
         return {"checksums": checksums, "input": read}
@@ -72,6 +81,13 @@ class FieldSink:
             self.arrays[field.name].write(field.box(cell), fields[field.name])
             written[field.name] = checksum(fields[field.name])
         return written
+
+    def skip(self, cell: Roi) -> Mapping[str, str]:
+        zeros = {
+            field.name: np.zeros(field.box(cell).shape, self.arrays[field.name].dtype)
+            for field in self.layout
+        }
+        return self.take(cell, zeros)
 
 
 class SampleSink:
@@ -96,6 +112,10 @@ class SampleSink:
             arrays[f"positions_{field.name}"] = positions
             arrays[f"field_{field.name}"] = fields[field.name][(slice(None), *inside)]
         return {"samples": save_arrays(self.place(index), arrays)}
+
+    def skip(self, cell: Roi) -> Mapping[str, str]:
+        del cell
+        return {}
 
 
 def sample_positions(elements: Roi, index: CellIndex, seed: int) -> NDArray[np.int64]:

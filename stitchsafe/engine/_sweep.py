@@ -16,7 +16,7 @@ _LEFTOVERS = (PARTIAL, ".__lock")
 
 
 def sweep(store: Place) -> int:
-    """Remove partial files below a local store, of which no process may be writing any.
+    """Remove partial files below a local store, none of which a run that goes on may be writing.
 
     What is reached by links is left alone: it is not ours.
 

@@ -2,8 +2,9 @@
 
 1. Trace large sizes until one runs; its lattice map gives the period ``P`` of each axis.
 2. Where that size drops no remainder, look for the least step to further sizes of the same lattice
-   map, shrinkage and program: ``P`` itself, its divisors, or multiples of it where the network
-   takes fewer sizes than its lattice would let it.
+   map and program: ``P`` itself, its divisors, or multiples of it where the network takes fewer
+   sizes than its lattice would let it. Outputs may be rounded up at some of them; how much is held
+   by residue modulo ``P``.
 3. Else trace one size per residue modulo ``P``, all axes at once, and axis by axis where that
    fails. Residues that agree form a class; classes that drop no remainder come first, then those
    that take most residues.
@@ -21,7 +22,7 @@ from dataclasses import replace
 from stitchsafe.errors import PlanError
 from stitchsafe.geometry._axis import LatticeMismatch
 from stitchsafe.geometry._classes import classes
-from stitchsafe.geometry._facts import Fact, facts_of, solution
+from stitchsafe.geometry._facts import Fact, facts_of, solution, widest
 from stitchsafe.geometry._graph import Graph
 from stitchsafe.geometry._search import Search, moved
 from stitchsafe.geometry._steps import steps
@@ -118,12 +119,11 @@ def _solve(
 ) -> tuple[list[Choice], tuple[int, ...], str] | None:
     """The choice and the smallest size of each axis, and the program."""
     for known, chosen in _candidates(search, base):
-        keys = [facts[0].key for facts, _ in chosen]
-        if not _agree(search, known, chosen, keys):
+        if not _agree(search, known, chosen):
             continue
-        smallest = _smallest(search, known, chosen, keys)
+        smallest = _smallest(search, known, chosen)
         final = search.at(smallest)
-        if final is None or not _agree_afar(search, smallest, chosen, keys):
+        if final is None or not _agree_afar(search, smallest, chosen):
             return None
         return chosen, smallest, final[0].program
     return None
@@ -142,14 +142,16 @@ def _candidates(
         yield base, found
 
 
-def _agrees_at(search: Search, shape: tuple[int, ...], keys: list[tuple[object, ...]]) -> bool:
+def _agrees_at(search: Search, shape: tuple[int, ...], chosen: list[Choice]) -> bool:
+    """Whether each axis is what it is at the chosen size of the same residue."""
     facts = search.at(shape)
-    return facts is not None and all(f.key == key for f, key in zip(facts, keys, strict=True))
+    return facts is not None and all(
+        any(own.residue == other.residue and own.joins(other) for other in alike)
+        for own, (alike, _) in zip(facts, chosen, strict=True)
+    )
 
 
-def _agree(
-    search: Search, known: tuple[int, ...], chosen: list[Choice], keys: list[tuple[object, ...]]
-) -> bool:
+def _agree(search: Search, known: tuple[int, ...], chosen: list[Choice]) -> bool:
     """Whether the choices of all axes hold together, and for further sizes.
 
     Those are unequal, lest a network be told apart from its transpose by none.
@@ -161,12 +163,10 @@ def _agree(
             for axis, (facts, step) in enumerate(chosen)
         },
     )
-    return _agrees_at(search, known, keys) and _agrees_at(search, further, keys)
+    return _agrees_at(search, known, chosen) and _agrees_at(search, further, chosen)
 
 
-def _agree_afar(
-    search: Search, smallest: tuple[int, ...], chosen: list[Choice], keys: list[tuple[object, ...]]
-) -> bool:
+def _agree_afar(search: Search, smallest: tuple[int, ...], chosen: list[Choice]) -> bool:
     """Whether the choices hold for large sizes, too: of all axes, and of one alone."""
 
     def far(axes: list[int], least: int) -> tuple[int, ...]:
@@ -175,12 +175,10 @@ def _agree_afar(
     free = search.free
     shapes = [far(free, least) for least in FAR[:-1] if free]
     shapes += [far([axis], FAR[-1]) for axis in free]
-    return all(_agrees_at(search, shape, keys) for shape in shapes)
+    return all(_agrees_at(search, shape, chosen) for shape in shapes)
 
 
-def _smallest(
-    search: Search, known: tuple[int, ...], chosen: list[Choice], keys: list[tuple[object, ...]]
-) -> tuple[int, ...]:
+def _smallest(search: Search, known: tuple[int, ...], chosen: list[Choice]) -> tuple[int, ...]:
     """The least valid size per axis: bisection together, then each axis alone."""
     strides = [step for _, step in chosen]
 
@@ -194,7 +192,7 @@ def _smallest(
         good, bad = 0, max(-(-shape[a] // strides[a]) for a in axes)
         middle = bad - 1  # most networks take the least size that there is
         while bad - good > 1:
-            runs = _agrees_at(search, reduced(middle), keys)
+            runs = _agrees_at(search, reduced(middle), chosen)
             good, bad = (middle, bad) if runs else (good, middle)
             middle = (good + bad) // 2
         return reduced(good)
@@ -202,7 +200,7 @@ def _smallest(
     shape = least(search.free, known) if search.free else known
     for axis in search.free:
         smaller = moved(shape, {axis: -strides[axis]})
-        if smaller[axis] > 0 and _agrees_at(search, smaller, keys):
+        if smaller[axis] > 0 and _agrees_at(search, smaller, chosen):
             shape = least([axis], shape)
     return shape
 
@@ -238,19 +236,23 @@ def agrees(geometry: NetworkGeometry, graph: Graph, *, whole: Sequence[bool] | N
     for number, (fact, axis) in enumerate(zip(facts, geometry.axes, strict=True)):
         promised = [output.axes[number] for output in geometry.outputs]
         same = len(promised) == len(fact.maps) and all(
-            (own.scale, own.support, own.shrinkage) == (each.rate, each.support, shrinkage)
-            for own, each, shrinkage in zip(promised, fact.maps, fact.shrinkages, strict=True)
+            (own.scale, own.support, own.size(fact.input_size))
+            == (each.rate, each.support, each.size)
+            for own, each in zip(promised, fact.maps, strict=True)
         )
         if not same:
+            taken = ", ".join(map(str, fact.shrinkages))
             raise PlanError(
-                f"{where} has another lattice map along axis {number} than the network's "
-                f"(shrinkage {fact.shrinkage}, not {axis.shrinkage}); {advice}"
+                f"{where} has another lattice map along axis {number} than the network's (outputs "
+                f"smaller by {taken}, not {', '.join(str(o.shrinkage) for o in promised)}); "
+                f"{advice}"
             )
         if whole is not None and whole[number]:
             continue
-        short = [c > known for c, known in zip(fact.context, axis.context, strict=True)]
+        needed = widest(fact.contexts(axis.output_offset, [own.start for own in promised]))
+        short = [c > known for c, known in zip(needed, axis.context, strict=True)]
         if any(short) or any(each.mixed for each in fact.maps):
             raise PlanError(
-                f"{where} is too small along axis {number}: it needs the context {fact.context}, "
+                f"{where} is too small along axis {number}: it needs the context {needed}, "
                 f"not {axis.context}, or its padding meets a tile's cut; choose a larger tile"
             )

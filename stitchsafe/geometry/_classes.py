@@ -46,19 +46,35 @@ def classes(
 
 def _choose(found: dict[int, Fact], period: int) -> _Choice | None:
     """The best class of residues."""
-    classes: dict[tuple[object, ...], dict[int, Fact]] = {}
+    classes: list[dict[int, Fact]] = []
     for residue, fact in found.items():
-        classes.setdefault(fact.key, {})[residue] = fact
+        for members in classes:
+            if fact.joins(next(iter(members.values()))):
+                members[residue] = fact
+                break
+        else:
+            classes.append({residue: fact})
+    # Last of all, sizes that leave out voxels beside those that do not.
+    for members in list(classes):
+        fact = next(iter(members.values()))
+        if not fact.lossy:
+            wide = {r: f for r, f in found.items() if f.joins(fact, lossy=True)}
+            classes.extend([wide] if len(wide) > len(members) else [])
     best: tuple[tuple[int, ...], _Choice] | None = None
-    for members in classes.values():
-        lossy = any(fact.lossy for fact in members.values())
+    for members in classes:
         for step in (d for d in range(1, period + 1) if period % d == 0):
             starts = [r for r in range(step) if all(k in members for k in range(r, period, step))]
-            if starts:
-                facts = [members[k] for k in range(starts[0], period, step)]
-                same = not any(facts[0].shrinkages)
-                rank = (lossy, not same, step, starts[0])
+            for start in starts:
+                facts = [members[k] for k in range(start, period, step)]
+                whole = [fact for fact in facts if not fact.lossy]
+                missed = sum(
+                    not fact.lossy and fact not in whole and fact.key == facts[0].key
+                    for fact in found.values()
+                )
+                shorter = any(s > 0 for fact in whole or facts for s in fact.shrinkages)
+                rank = (not whole, missed, len(facts) - len(whole), shorter, step, start)
                 if best is None or rank < best[0]:
-                    best = (rank, (facts, step))
+                    best = (rank, (sorted(facts, key=lambda fact: fact.lossy), step))
+            if starts:
                 break
     return None if best is None else best[1]

@@ -26,7 +26,7 @@ from stitchsafe.geometry._graph import Graph
 from stitchsafe.geometry._layout import Breaking, Value
 from stitchsafe.geometry._onnx_call import ALIASES, SIZED, Call, Known, Operand, Unplaced, cost
 from stitchsafe.geometry._onnx_ops import HANDLERS, RANDOM, REDUCTIONS, UNSAFE
-from stitchsafe.geometry._onnx_windows import without_idle_windows
+from stitchsafe.geometry._onnx_windows import stated_shape, without_idle_windows
 from stitchsafe.geometry._types import InputGeometry
 from stitchsafe.geometry._windows import SizeRefusal
 
@@ -170,6 +170,10 @@ class OnnxProgram:
             first = held.get(node.input[0]) if node.input else None
             if first is not None:
                 without_idle_windows(node, first.shape, found)
+                stated = stated_shape(node, {k: v.shape for k, v in held.items()})
+                if stated is not None:
+                    kind = elements[node.input[0]]
+                    found = {node.output[0]: helper.make_tensor_type_proto(kind, stated)}
             return found
         except InferenceError as error:
             raise SizeRefusal(" ".join(str(error).split())[:200]) from error

@@ -32,8 +32,8 @@ if TYPE_CHECKING:
     from onnx import NodeProto, TypeProto
 
 __all__ = [
-    "convolution", "pad", "pool", "resize", "slices", "split", "transposed_convolution",
-    "without_idle_windows",
+    "convolution", "pad", "pool", "resize", "slices", "split", "stated_shape",
+    "transposed_convolution", "without_idle_windows",
 ]  # fmt: skip
 
 _LONGEST = 4096
@@ -73,6 +73,24 @@ def without_idle_windows(
             ):
                 if dim.dim_value and (dim.dim_value - 1) * stride >= size + before:
                     dim.dim_value -= 1
+
+
+def stated_shape(node: NodeProto, given: Mapping[str, tuple[int, ...]]) -> tuple[int, ...] | None:
+    """The shape of a result that onnx's inference says nothing of, though the node tells it.
+
+    Parameters
+    ----------
+    given
+        Shapes of what it takes, by name.
+    """
+    if node.op_type == "MeanVarianceNormalization":
+        return given[node.input[0]]
+    settings = {a.name: a for a in node.attribute}
+    if node.op_type != "ConvTranspose" or "output_shape" not in settings:
+        return None
+    groups = settings["group"].i if "group" in settings else 1
+    value, weight = (given[name] for name in node.input[:2])
+    return (value[0], weight[1] * groups, *settings["output_shape"].ints)
 
 
 def _windows(call: Call, kernel: list[int]) -> dict[int, AxisStep]:

@@ -99,7 +99,8 @@ class Search:
             if found := self._found([BASES[0] + residue] * len(self.free)):
                 return found
         # Axes with different factors may have no size in common: each then needs its own residue.
-        for offsets in itertools.islice(_offsets(len(self.free), self._period), MOST_COMBINATIONS):
+        period = max(FEWEST_RESIDUES, self._period)
+        for offsets in itertools.islice(_offsets(len(self.free), period), MOST_COMBINATIONS):
             if found := self._found([BASES[0] + offset for offset in offsets]):
                 return found
         return None

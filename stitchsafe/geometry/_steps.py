@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from stitchsafe.geometry._facts import Fact
+from stitchsafe.geometry._facts import Fact, without_losses
 from stitchsafe.geometry._search import Search, moved
 
 __all__ = ["steps"]
@@ -28,27 +28,33 @@ def steps(search: Search, base: tuple[int, ...]) -> list[tuple[list[Fact], int]]
     -------
     None where no step holds.
     """
-    found = _Steps(search, base)
-    if not found.whole():
-        return None
-    found.refine()
-    if not found.verify():
-        return None
-    return found.choices()
+    first = search.at(base)
+    assert first is not None
+    for lossy in (True, False):
+        if lossy and any(fact.lossy for fact in first):
+            continue
+        found = _Steps(search, base, first, lossy=lossy)
+        if found.whole():
+            found.refine()
+            if found.verify():
+                return found.choices()
+    return None
 
 
 class _Steps:
-    def __init__(self, search: Search, base: tuple[int, ...]) -> None:
-        first = search.at(base)
-        assert first is not None
-        self.search, self.base, self.first = search, base, first
+    """Steps to sizes that do the same; with `lossy`, also to those that leave out voxels."""
+
+    def __init__(
+        self, search: Search, base: tuple[int, ...], first: tuple[Fact, ...], *, lossy: bool
+    ) -> None:
+        self.search, self.base, self.first, self.lossy = search, base, first, lossy
         self.period = {axis: first[axis].period for axis in search.free}
         self.step = dict(self.period)
 
     def _fit(self, offsets: dict[int, int]) -> bool:
         facts = self.search.at(moved(self.base, offsets))
         return facts is not None and all(
-            own.key == other.key for own, other in zip(facts, self.first, strict=True)
+            own.joins(other, lossy=self.lossy) for own, other in zip(facts, self.first, strict=True)
         )
 
     def _strange(self, offsets: dict[int, int]) -> bool:
@@ -114,7 +120,8 @@ class _Steps:
                 held = self.search.at(moved(self.base, offsets))
                 assert held is not None
                 facts.append(held[axis])
-            made.append((facts, self.step[axis]))
+            every = without_losses(facts)
+            made.append((facts[::every], self.step[axis] * every))
         return made
 
 

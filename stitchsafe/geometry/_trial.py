@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field
-from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -13,6 +11,7 @@ from numpy.typing import NDArray
 from stitchsafe.geometry._bench import Bench, Rows, differing, own_period, period_of
 from stitchsafe.geometry._cuts import Cuts, Support
 from stitchsafe.geometry._measured import MeasuredAxis, MeasuredOutput
+from stitchsafe.geometry._placement import Placement
 from stitchsafe.geometry._types import AxisGeometry, OutputAxis
 
 __all__ = ["Trial"]
@@ -70,7 +69,7 @@ class Trial:
         context = max(o.context[0] for o in found), max(o.context[1] for o in found)
         joint = MeasuredAxis(
             self.letter, size, self.bench.passes, period, context,
-            max(o.receptive_field for o in found), max(offsets), tuple(found),
+            max(o.receptive_field for o in found), max(0, *offsets), tuple(found),
         )  # fmt: skip
         self._within("all outputs", "context", context, self.axis.context)
         self._within(
@@ -150,31 +149,38 @@ class Trial:
     def _offsets(self) -> list[int] | None:
         """Where outputs begin by what they take off; None if the trace says otherwise."""
         before = len(self.contradictions)
-        outputs, size = self.bench.outputs, self.bench.sizes.short
-        taken = [Fraction(size) - own.size(size) / own.scale for own in outputs]
-        joint = max(math.floor(each / 2) for each in taken)
-        found = []
-        for own, name, each in zip(outputs, self.names, taken, strict=True):
-            lead = joint - math.floor(each / 2)
-            while (lead * own.scale).denominator > 1:
-                lead += 1
-            found.append(joint - lead)
-            if (own.offset, own.start) != (found[-1], int(lead * own.scale)):
+        outputs, axis = self.bench.outputs, self.axis
+        # At all residues of the valid sizes; those that are run must be as large as traced.
+        short, step = self.bench.sizes.short, axis.input_step
+        sizes = range(short, short + (axis.period if step else 1), step or 1)
+        # Sizes that leave out voxels, which is more, move no output.
+        taken = [
+            max(
+                n - own.size(n) / own.scale for n in sizes if own.surplus[n % len(own.surplus)] >= 0
+            )
+            for own in outputs
+        ]
+        placed = Placement.of([own.scale for own in outputs], taken)
+        for own, name, offset, start in zip(
+            outputs, self.names, placed.offsets, placed.starts, strict=True
+        ):
+            if (own.offset, own.start) != (offset, start):
                 self._contradict(
                     name,
-                    f"output offset measured {found[-1]}, {int(lead * own.scale)} elements before "
-                    f"the others' {joint}; traced {own.offset}, {own.start} elements before",
+                    f"output offset measured {offset}, {start} elements before the others' "
+                    f"{placed.offset}; traced {own.offset}, {own.start} elements before",
                 )
-        if self.axis.output_offset != joint:
+        if axis.output_offset != placed.offset:
             self._contradict(
-                "all outputs", f"output offset measured {joint}, traced {self.axis.output_offset}"
+                "all outputs",
+                f"output offset measured {placed.offset}, traced {axis.output_offset}",
             )
-        answered = joint + max(math.ceil(t - o) for t, o in zip(taken, found, strict=True))
-        if self.axis.shrinkage != answered:
+        answered = placed.shrinkage(taken)
+        if axis.shrinkage != answered:
             self._contradict(
-                "all outputs", f"shrinkage measured {answered}, traced {self.axis.shrinkage}"
+                "all outputs", f"shrinkage measured {answered}, traced {axis.shrinkage}"
             )
-        return found if len(self.contradictions) == before else None
+        return list(placed.offsets) if len(self.contradictions) == before else None
 
     # windows
 

@@ -18,6 +18,7 @@ from dataclasses import asdict, dataclass
 from fractions import Fraction
 from typing import Any, Literal
 
+from stitchsafe.coordinates import ceil_to
 from stitchsafe.errors import ModelError, PlanError, UnsafeNetworkError
 
 __all__ = [
@@ -87,12 +88,12 @@ class OutputAxis:
         Elements per input voxel.
     offset
         From the input's origin to the output's origin: half of what the network takes off, rounded
-        down; the same for every valid size, 0 for same-padded networks.
+        towards 0; the same for every valid size, 0 for same-padded networks.
     start
         Element at which the input's voxel ``output_offset`` of the :class:`AxisGeometry` lies; 0
-        where all outputs begin alike.
+        where all outputs begin alike, and none before the input.
     shrinkage
-        ``input size - output size / scale``, the same for every valid size.
+        The most of ``input size - output size / scale`` at any size that leaves out no voxel.
     context
         Margin (before, after) that this output needs around whole periods of voxels.
     receptive_field
@@ -100,6 +101,9 @@ class OutputAxis:
     support
         For each phase, in order, the input voxels (first, last) that an element depends on,
         relative to the input's origin; None for a phase that depends on nothing.
+    surplus
+        How much less than `shrinkage` goes, by the input size modulo the length of this tuple;
+        negative for sizes that leave out voxels.
     """
 
     scale: Fraction
@@ -109,6 +113,7 @@ class OutputAxis:
     context: tuple[int, int]
     receptive_field: int
     support: tuple[tuple[int, int] | None, ...]
+    surplus: tuple[Fraction, ...] = (Fraction(0),)
 
     @property
     def reach(self) -> tuple[tuple[int, int], ...]:
@@ -123,7 +128,8 @@ class OutputAxis:
 
     def size(self, input_size: int) -> int:
         """Elements that a pass over an input of this (valid) size gives."""
-        return int((input_size - self.shrinkage) * self.scale)
+        more = self.surplus[input_size % len(self.surplus)]
+        return int((input_size - self.shrinkage + more) * self.scale)
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,12 +175,17 @@ class AxisGeometry:
     input_min, input_step
         Valid input sizes are ``input_min + k * input_step``; a step of 0 means just that one.
     output_offset
-        From the input's origin to the first voxel that all outputs answer for.
+        From the input's origin to the first voxel that all outputs answer for; never negative, as
+        what lies before the input answers for none of its voxels.
     shrinkage
-        Input size less the voxels that all outputs answer for, the same for every valid size.
+        Input size less the voxels of it that all outputs answer for; the most at any size that
+        leaves out no voxel.
     padded
         Whether some layer pads along this axis, so that tiles must be clipped at the volume's
         border instead of reaching over it.
+    surplus
+        How much less than `shrinkage` goes, by the input size modulo the length of this tuple;
+        negative for sizes that leave out voxels.
     """
 
     period: int
@@ -185,6 +196,7 @@ class AxisGeometry:
     output_offset: int
     shrinkage: int
     padded: bool
+    surplus: tuple[int, ...] = (0,)
 
     @property
     def input_phase(self) -> int:
@@ -197,7 +209,7 @@ class AxisGeometry:
         return excess == 0 or (excess > 0 < self.input_step and excess % self.input_step == 0)
 
     def output_size(self, input_size: int) -> int:
-        """Voxels that a pass over a valid size of the input answers for.
+        """Voxels of an input of a valid size that a pass over it answers for.
 
         Raises
         ------
@@ -209,7 +221,19 @@ class AxisGeometry:
                 f"an input of {input_size} voxels does not fit the network, which takes "
                 f"{self.input_min} + k·{self.input_step}; choose one of these sizes"
             )
-        return input_size - self.shrinkage
+        return input_size - self.shrinkage + self.surplus[input_size % len(self.surplus)]
+
+    def covering(self, extent: int) -> int:
+        """The smallest input size of which a pass answers for so many voxels.
+
+        Where the network takes one size only, its layers would take that and so many periods.
+        """
+        step = self.input_step or self.period
+        over = max(0, extent + self.shrinkage - max(self.surplus) - self.input_min)
+        size = self.input_min + ceil_to(over, step)
+        while self.input_step and self.output_size(size) < extent:
+            size += step
+        return size
 
 
 @dataclass(frozen=True, slots=True)
@@ -301,6 +325,7 @@ class NetworkGeometry:
         for output in data["outputs"]:
             for axis in output["axes"]:
                 axis["scale"], axis["shrinkage"] = str(axis["scale"]), str(axis["shrinkage"])
+                axis["surplus"] = [str(each) for each in axis["surplus"]]
         plain: dict[str, Any] = json.loads(json.dumps({"format": FORMAT, **data}))
         return plain
 
@@ -341,7 +366,8 @@ class NetworkGeometry:
 
 def _axis_from_json(data: dict[str, Any]) -> AxisGeometry:
     before, after = data["context"]
-    return AxisGeometry(**{**data, "context": (before, after)})
+    surplus = tuple(data.get("surplus", (0,)))
+    return AxisGeometry(**{**data, "context": (before, after), "surplus": surplus})
 
 
 def _output_axis_from_json(data: dict[str, Any]) -> OutputAxis:
@@ -353,5 +379,6 @@ def _output_axis_from_json(data: dict[str, Any]) -> OutputAxis:
             "scale": Fraction(data["scale"]),
             "shrinkage": Fraction(data["shrinkage"]),
             "support": tuple(None if s is None else (s[0], s[1]) for s in data["support"]),
+            "surplus": tuple(map(Fraction, data.get("surplus", ("0",)))),
         }
     )

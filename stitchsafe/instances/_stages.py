@@ -10,13 +10,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from stitchsafe.coordinates import CellGrid, Roi
-from stitchsafe.engine import CellIndex, Fields, checksum, load_arrays, save_arrays
+from stitchsafe.engine import CellIndex, CellRecord, Fields, checksum, load_arrays, save_arrays
 from stitchsafe.instances._evidence import Contacts, stream_contacts
 from stitchsafe.instances._merge import FinalIds, Merge, merge_segments
 from stitchsafe.instances._records import SegmentTable, WindowRecord
@@ -26,6 +28,8 @@ from stitchsafe.instances._windows import segment_window
 from stitchsafe.volumes import ArrayStore, Place
 
 __all__ = ["SegmentSink", "final_labels", "load_records", "merge_windows"]
+
+_AT_ONCE = 16
 
 
 class SegmentSink:
@@ -41,6 +45,8 @@ class SegmentSink:
         The clustering windows.
     settings
         How instances are made.
+    nan_is_background
+        See `segment_window`.
     """
 
     def __init__(
@@ -49,22 +55,52 @@ class SegmentSink:
         place: Callable[[CellIndex], Place],
         cells: CellGrid,
         settings: LabelSettings,
+        *,
+        nan_is_background: bool = False,
     ) -> None:
         self.provisional, self.place = provisional, place
         self.cells, self.settings = cells, settings
+        self.nan_is_background = nan_is_background
 
     def take(self, cell: Roi, fields: Fields) -> Mapping[str, str]:
-        segments = segment_window(fields, settings=self.settings)
+        segments = segment_window(
+            fields, settings=self.settings, nan_is_background=self.nan_is_background
+        )
         record = WindowRecord.of_segments(segments, cell, self.provisional.shape)
         self.provisional.write(cell, segments.labels)
         evidence = save_arrays(self.place(self.cells.index(cell)), record.to_arrays())
         return {"provisional": checksum(segments.labels), "evidence": evidence}
 
+    def skip(self, cell: Roi) -> Mapping[str, str]:
+        nothing = np.zeros(cell.shape, np.uint32)
+        self.provisional.write(cell, nothing)
+        return {"provisional": checksum(nothing)}
 
-def load_records(place: Callable[[CellIndex], Place], cells: CellGrid) -> Iterator[WindowRecord]:
-    """The evidence of all cells, in raster order."""
-    for cell in cells.cells():
-        yield WindowRecord.from_arrays(load_arrays(place(cells.index(cell))))
+
+def load_records(
+    place: Callable[[CellIndex], Place],
+    cells: CellGrid,
+    entered: Mapping[CellIndex, CellRecord],
+) -> Iterator[WindowRecord]:
+    """The evidence of all cells in raster order, but of those that were skipped.
+
+    Where reading takes a while, some are read ahead.
+
+    Raises
+    ------
+    IntegrityError
+        If it is not what was entered in the ledger.
+    """
+
+    def load(index: CellIndex) -> WindowRecord:
+        known = entered[index]["checksums"]["evidence"]
+        return WindowRecord.from_arrays(load_arrays(place(index), known))
+
+    indices = map(cells.index, cells.cells())
+    wanted = (index for index in indices if not entered[index].get("skipped"))
+    with ThreadPoolExecutor(_AT_ONCE) as pool:
+        while batch := list(islice(wanted, _AT_ONCE)):
+            yield from (map if place(batch[0]).local else pool.map)(load, batch)
 
 
 def merge_windows(records: Iterable[WindowRecord], settings: LabelSettings) -> Merge:

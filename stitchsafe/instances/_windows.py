@@ -26,7 +26,9 @@ __all__ = ["connected_parts", "segment_window"]
 Fields = Mapping[str, NDArray[Any]]
 
 
-def segment_window(fields: Fields, *, settings: LabelSettings) -> WindowSegments:
+def segment_window(
+    fields: Fields, *, settings: LabelSettings, nan_is_background: bool = False
+) -> WindowSegments:
     """Segment one clustering window.
 
     Parameters
@@ -36,6 +38,8 @@ def segment_window(fields: Fields, *, settings: LabelSettings) -> WindowSegments
         first channel.
     settings
         Names of the fields to read, and how.
+    nan_is_background
+        Take voxels where a field is NaN or infinite for background, rather than refuse.
 
     Raises
     ------
@@ -43,8 +47,17 @@ def segment_window(fields: Fields, *, settings: LabelSettings) -> WindowSegments
         If a field is missing (with those that there are), has another shape, or holds NaN.
     """
     arrays = {name: _field(fields, name, settings.fields) for name in settings.fields}
+    if not nan_is_background:
+        _refuse_nan(arrays)
+    usual = np.ones(next(iter(arrays.values())).shape[1:], bool)
+    if nan_is_background:
+        usual = np.logical_and.reduce([np.isfinite(each).all(axis=0) for each in arrays.values()])
+        arrays = {name: np.where(usual, field, 0) for name, field in arrays.items()}
     foreground = arrays[settings.foreground_field][0] if settings.needs_foreground else None
-    core = None if foreground is None else foreground >= settings.foreground_threshold
+    core = None if usual.all() else usual
+    if foreground is not None:
+        core = (foreground >= settings.foreground_threshold) & usual
+        foreground = np.where(usual, foreground, -1)
     if settings.source == "embeddings":
         clusters, modes = _cluster(arrays[settings.embedding_field], core, settings)
     elif settings.source == "foreground":
@@ -53,6 +66,7 @@ def segment_window(fields: Fields, *, settings: LabelSettings) -> WindowSegments
     else:
         classes = arrays[settings.class_field]
         clusters = classes.argmax(axis=0).astype(np.int32)  # equal scores: the lower class
+        clusters[~usual] = 0
         modes = np.arange(1, len(classes), dtype=np.float32)[:, None]
     labels, first = connected_parts(clusters)
     of_segment = clusters.reshape(-1)[first] - 1
@@ -151,13 +165,17 @@ def _field(fields: Fields, name: str, names: Sequence[str]) -> NDArray[Any]:
     shapes = {fields[other].shape[1:] for other in names if other in fields}
     if len(shapes) != 1 or len(field) == 0:
         raise InputError(f"fields of one window differ in shape or are empty: {sorted(shapes)}")
-    if field.dtype.kind == "f" and np.isnan(field).any():
-        place = tuple(int(n) for n in np.argwhere(np.isnan(field))[0][1:])
-        raise InputError(
-            f"the field {name!r} is NaN at {place} of its window, so it cannot be segmented; look "
-            "for NaN in the volume or for an overflow in the network"
-        )
     return field
+
+
+def _refuse_nan(arrays: Fields) -> None:
+    for name, field in arrays.items():
+        if np.isnan(field).any():
+            place = tuple(int(n) for n in np.argwhere(np.isnan(field))[0][1:])
+            raise InputError(
+                f"the field {name!r} is NaN at {place} of its window, so it cannot be segmented; "
+                "look for NaN in the volume or for an overflow in the network"
+            )
 
 
 def _cluster(

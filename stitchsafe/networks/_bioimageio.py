@@ -112,11 +112,11 @@ def model_config(description: Description, origin: Path) -> ModelConfig:
     space = [letter for letter in inputs[0].layout if letter in "zyx"]
     for tensor in (*inputs, *outputs):
         _refuse_other_axes(tensor, space, origin)
-    notes, fields = [], []
+    notes, fields, skipped = [], [], []
     try:
         for output in outputs:
-            steps, note = steps_after(output, origin)
-            notes += [note] if note else []
+            steps, left = steps_after(output, origin)
+            skipped += [left] if left else []
             fields.append(
                 OutputConfig(name=output.id, channels=output.channels, postprocessing=steps)
             )
@@ -146,6 +146,7 @@ def model_config(description: Description, origin: Path) -> ModelConfig:
             outputs=tuple(fields),
             license=description.license or "",
             declared=_declared(description, sorted(space, reverse=True)),
+            skipped=tuple(skipped),
             notes=tuple(notes),
         )
     except ValidationError as error:

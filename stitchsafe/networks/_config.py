@@ -25,6 +25,7 @@ __all__ = [
     "ModelConfig",
     "NetworkConfig",
     "OutputConfig",
+    "SkippedConfig",
     "TensorConfig",
     "TilingConfig",
     "first_problem",
@@ -122,6 +123,24 @@ class DeclaredConfig(_Strict):
     halo: tuple[int, ...] | None = None
 
 
+class SkippedConfig(_Strict):
+    """Steps that a description lists after one output, and that are not done.
+
+    The first of them is the one that cannot be done; what follows it would have other values to
+    work on.
+    """
+
+    output: str
+    steps: tuple[str, ...] = Field(min_length=1)
+    reason: str
+
+    def __str__(self) -> str:
+        return (
+            f"the field {self.output!r} is given without the description's "
+            f"{', '.join(self.steps)}: {self.steps[0]} {self.reason}"
+        )
+
+
 class LabelsConfig(_Strict):
     """How instances are made of the outputs; see `stitchsafe.instances.LabelSettings`."""
 
@@ -152,6 +171,7 @@ class ModelConfig(_Strict):
     scores: dict[str, Any] = {}
     license: str = ""
     declared: DeclaredConfig | None = None
+    skipped: tuple[SkippedConfig, ...] = ()
     notes: tuple[str, ...] = ()
 
     @model_validator(mode="after")

@@ -153,7 +153,7 @@ def read_description(path: Path, origin: Path) -> Description:
         raise ModelError(
             f"{where} is not a model's description: {first_problem(error, [])}; repair it"
         ) from error
-    except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+    except Exception as error:  # a value of another kind than meant, wherever it is first used
         reason = f"{type(error).__name__}: {error}"
         raise ModelError(f"{where} is not a model's description ({reason}); repair it") from error
     return description

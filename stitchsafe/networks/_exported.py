@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import logging
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from stitchsafe.errors import ModelError
+from stitchsafe.networks._damage import one_line
 from stitchsafe.networks._torch import TorchNetwork
 
 __all__ = ["load_exported"]
@@ -23,15 +27,16 @@ def load_exported(path: Path) -> TorchNetwork:
         If it is damaged, or takes or gives something other than images.
     """
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with _silence():
             program = torch.export.load(path)
             module = program.module()
-    except Exception as error:
-        reason = " ".join(str(error).split())[:160]
+    except (Exception, SystemExit) as error:
+        reason = f"{type(error).__name__}: {one_line(error)}"
+        if "warnings above" in reason:  # which are not shown
+            reason = "its parts cannot be read"
         raise ModelError(
-            f"{path} cannot be loaded as a program of torch.export ({type(error).__name__}: "
-            f"{reason}); export it again with this torch"
+            f"{path} cannot be loaded as a program of torch.export ({reason}): it is damaged, or "
+            "of another torch; export it again with this one"
         ) from error
     signature = program.graph_signature
     values = {node.name: node.meta.get("val") for node in program.graph.nodes}
@@ -48,6 +53,19 @@ def load_exported(path: Path) -> TorchNetwork:
     fixed = [size if isinstance(size, int) else None for size in first.shape[2:]]
     channels = [int(value.shape[1]) for value in inputs if value is not None]
     return TorchNetwork(module, name=path.stem, ndim=len(space), channels=channels, fixed=fixed)
+
+
+@contextmanager
+def _silence() -> Iterator[None]:
+    """Nothing that a library warns of or logs, such as the traceback of each of its attempts."""
+    level = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(level)
 
 
 def _is_image(value: Any) -> bool:

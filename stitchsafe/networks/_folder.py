@@ -10,13 +10,13 @@ import json
 from pathlib import Path
 
 import yaml
-from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import nn
 
 from stitchsafe import nn as layers
 from stitchsafe.errors import ModelError
 from stitchsafe.networks._config import ModelConfig, load_config
+from stitchsafe.networks._damage import damage_named
 from stitchsafe.networks._torch import TorchNetwork
 
 __all__ = ["build_module", "load_folder", "save_folder"]
@@ -39,7 +39,7 @@ def build_module(config: ModelConfig) -> nn.Module:
         )
     try:
         return _ARCHITECTURES[config.network.name](**config.network.arguments)
-    except (TypeError, ValueError) as error:
+    except Exception as error:
         raise ModelError(
             f"the configuration of {config.name!r} does not fit {config.network.name!r}: {error}"
         ) from error
@@ -61,13 +61,9 @@ def load_folder(folder: Path) -> TorchNetwork:
             )
     config = load_config(folder / "config.yaml")
     module = build_module(config)
-    try:
-        module.load_state_dict(load_file(folder / "weights.safetensors"))
-    except (SafetensorError, RuntimeError, OSError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise ModelError(
-            f"{folder / 'weights.safetensors'} does not hold weights for its config.yaml: {reason}"
-        ) from error
+    weights = folder / "weights.safetensors"
+    with damage_named(f"{weights} does not hold weights for its config.yaml", "fetch both again"):
+        module.load_state_dict(load_file(weights))
     return TorchNetwork(module, config=config)
 
 

@@ -24,11 +24,13 @@ from stitchsafe.geometry import (
     trace_onnx,
 )
 from stitchsafe.networks._config import ModelConfig
+from stitchsafe.networks._onnx_arrays import arranged
 from stitchsafe.networks._onnx_file import OnnxFile, read_onnx
 from stitchsafe.networks._onnx_half import widened
 from stitchsafe.networks._onnx_layout import OnnxTensor, inputs_of, outputs_of
 from stitchsafe.networks._onnx_positive import positive_graph
 from stitchsafe.networks._onnx_session import OPTIONS, OnnxSession, runtime_build
+from stitchsafe.networks._onnx_tried import tried
 from stitchsafe.networks._protocol import Output, Runtime
 from stitchsafe.networks._shared import (
     channels_first,
@@ -225,12 +227,25 @@ class OnnxNetwork:
 
     @cached_property
     def geometry(self) -> NetworkGeometry:
-        return analyse(
+        found = analyse(
             lambda shape: trace_onnx(self._program, self._admitted(shape)),
             ndim=self.ndim,
             name=self.name,
             fixed=self.fixed,
         )
+        if found.verdict == "unsafe":
+            return found
+        source, inputs = self._file.source, self._inputs
+        if self.precision == "float16":  # as it runs where there are no kernels for that
+            try:
+                source = widened(self._file.model, self._file.path.parent, self.name)
+            except ModelError:  # too large for a copy
+                return found
+            wide = np.dtype(np.float32)
+            inputs = tuple(
+                replace(each, dtype=wide) if each.dtype == np.float16 else each for each in inputs
+            )
+        return tried(found, self.trace, source, inputs, self.name)
 
     def _admitted(self, shape: Sequence[int]) -> tuple[int, ...]:
         for own, size in zip(self.fixed, shape, strict=True):
@@ -307,7 +322,7 @@ class OnnxNetwork:
             dtype = each.dtype
             if self._computes_in != self.precision and dtype == np.float16:
                 dtype = np.dtype(self._computes_in)
-            feeds[each.name] = _arranged(image[begin : begin + count], each, dtype)
+            feeds[each.name] = arranged(image[begin : begin + count], each, dtype)
             begin += count
         names = [each.name for each in self._results]
         found = self._session.run(feeds, names)
@@ -328,20 +343,6 @@ class OnnxNetwork:
     @property
     def _computes_in(self) -> str:
         return self.precision if self._runtime is None else self._runtime.precision
-
-
-def _arranged(image: NDArray[np.floating], own: OnnxTensor, dtype: np.dtype[Any]) -> NDArray[Any]:
-    """(channels, *space) in the layout of an input."""
-    letters = "czyx" if own.ndim == 3 else "cyx"
-    if "c" not in own.layout:
-        image, letters = image[0], letters[1:]
-    array = image.transpose([letters.index(c) for c in own.layout if c != "b"])
-    if "b" in own.layout:
-        array = np.expand_dims(array, own.layout.index("b"))
-    if dtype.kind in "iu":
-        limits = np.iinfo(dtype)
-        array = np.rint(array).clip(limits.min, limits.max)
-    return np.ascontiguousarray(array, dtype=dtype)
 
 
 def _activate(array: NDArray[np.floating], activation: str) -> NDArray[np.floating]:

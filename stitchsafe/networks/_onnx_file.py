@@ -15,6 +15,7 @@ from pathlib import Path, PureWindowsPath
 from typing import TYPE_CHECKING
 
 from stitchsafe.errors import MissingExtraError, ModelError
+from stitchsafe.networks._damage import damage_named
 
 if TYPE_CHECKING:
     from onnx import GraphProto, ModelProto, NodeProto, TensorProto
@@ -66,7 +67,6 @@ def read_onnx(path: Path) -> OnnxFile:
     """
     try:
         import onnx
-        from google.protobuf.message import DecodeError
     except ImportError as error:
         raise MissingExtraError("onnx", "onnx") from error
     zipped = path.suffix.lower() == ZIPPED
@@ -74,7 +74,7 @@ def read_onnx(path: Path) -> OnnxFile:
     model = onnx.ModelProto()
     try:
         model.ParseFromString(content)
-    except DecodeError as error:
+    except Exception as error:  # DecodeError, and others that bytes no library foresaw lead to
         raise ModelError(
             f"{path} is not an ONNX model, or is truncated ({_line(error)}); export or download "
             "it again"
@@ -96,7 +96,7 @@ def read_onnx(path: Path) -> OnnxFile:
         digest.update(_hashed(place))
     try:
         onnx.checker.check_model(str(path) if external else content)
-    except (onnx.checker.ValidationError, ValueError, RuntimeError) as error:
+    except Exception as error:
         raise ModelError(
             f"{path} is not a valid ONNX model ({_line(error)}); export it again with an opset up "
             f"to {onnx.defs.onnx_opset_version()}"
@@ -118,29 +118,20 @@ def _bytes(path: Path) -> bytes:
 
 def _member(path: Path) -> bytes:
     """The model inside an archive, read into memory: nothing is unpacked to the disk."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            size = archive.getinfo(_MEMBER).file_size
-            if size > LARGEST:
-                raise ModelError(
-                    f"{path} holds a model of {size} bytes, and an ONNX file may have {LARGEST}; "
-                    "give a smaller one"
-                )
-            with archive.open(_MEMBER) as member:
-                return member.read(size)
-    except KeyError as error:
-        raise ModelError(
-            f"{path} holds no {_MEMBER}, where its ONNX model should be; export it again"
-        ) from error
-    except (OSError, zipfile.BadZipFile, zipfile.LargeZipFile, EOFError, RuntimeError) as error:
-        raise ModelError(
-            f"{path} is not an archive that can be read ({_line(error)}); export or download it "
-            "again"
-        ) from error
-    except NotImplementedError as error:
-        raise ModelError(
-            f"{path} is packed in a way that is not known ({_line(error)}); pack it by deflate"
-        ) from error
+    broken = f"{path} is not an archive that can be read"
+    with damage_named(broken, "export or download it again"), zipfile.ZipFile(path) as archive:
+        if _MEMBER not in archive.namelist():
+            raise ModelError(
+                f"{path} holds no {_MEMBER}, where its ONNX model should be; export it again"
+            )
+        size = archive.getinfo(_MEMBER).file_size
+        if size > LARGEST:
+            raise ModelError(
+                f"{path} holds a model of {size} bytes, and an ONNX file may have {LARGEST}; "
+                "give a smaller one"
+            )
+        with archive.open(_MEMBER) as member:
+            return member.read(size)
 
 
 def _check_domains(path: Path, model: ModelProto) -> None:

@@ -166,6 +166,12 @@ def _input(model: ModelProto, name: str, value: ValueInfoProto, layout: str | No
         )
     else:
         layout = _letters(order, len(sizes)) if order else _from_sizes(sizes)
+    space = [size for letter, size in zip(layout, sizes, strict=True) if letter in "zyx"]
+    if all(size == 1 for size in space):
+        raise ModelError(
+            f"the input {value.name!r} of {name} has the shape {list(sizes)}, a number and no "
+            "image; export the network with that number as a constant"
+        )
     stated = _channels(layout, sizes)
     # Operators speak of the axis that they take for channels, which may not be the one stated.
     if stated is None and order and _letters(order, len(sizes)).find("c") == layout.find("c"):

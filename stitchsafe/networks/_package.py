@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from stitchsafe.errors import ModelError
+from stitchsafe.networks._damage import damage_named
 
 __all__ = ["Package", "describes", "opened", "zip_names"]
 
@@ -82,12 +83,12 @@ class Package:
         path = self.folder.joinpath(*parts)
         try:
             inside = path.resolve().is_relative_to(self.folder.resolve())
-        except (RuntimeError, OSError):  # a link that leads to itself
+        except (RuntimeError, OSError, ValueError):  # a link to itself, or a name with a zero byte
             inside = False
         if not inside:
             raise ModelError(
-                f"{self.origin}: {what}, {source}, is a link that leads out of the package; put "
-                "the file itself there"
+                f"{self.origin}: {what}, {source}, is no name of a file, or a link that leads out "
+                "of the package; put the file itself there"
             )
         if not path.is_file():
             raise ModelError(
@@ -122,11 +123,8 @@ def zip_names(path: Path) -> list[str]:
     ModelError
         If it is damaged.
     """
-    try:
-        with zipfile.ZipFile(path) as archive:
-            return archive.namelist()
-    except (zipfile.BadZipFile, ValueError, OSError, NotImplementedError) as error:
-        raise ModelError(f"{path} is a damaged zip ({error}); fetch it again") from error
+    with damage_named(f"{path} is a damaged zip"), zipfile.ZipFile(path) as archive:
+        return archive.namelist()
 
 
 @contextmanager
@@ -145,7 +143,7 @@ def opened(path: Path) -> Iterator[Package]:
 
 def _unpack(path: Path, target: Path) -> None:
     try:
-        with zipfile.ZipFile(path) as archive:
+        with damage_named(f"{path} is a damaged zip"), zipfile.ZipFile(path) as archive:
             entries = archive.infolist()
             _refuse_hostile(entries, path)
             for entry in entries:
@@ -157,8 +155,6 @@ def _unpack(path: Path, target: Path) -> None:
                 # No entry gives more than it declares: zipfile stops there, and checks its sum.
                 with archive.open(entry) as source, place.open("xb") as file:
                     shutil.copyfileobj(source, file, 2**20)
-    except (zipfile.BadZipFile, NotImplementedError, EOFError, RuntimeError, ValueError) as error:
-        raise ModelError(f"{path} is a damaged zip ({error}); fetch it again") from error
     except OSError as error:
         raise ModelError(
             f"{path} cannot be unpacked ({error.strerror or error}); unpack it yourself, and give "

@@ -6,6 +6,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from stitchsafe.errors import ModelError
+from stitchsafe.networks._config import SkippedConfig
 from stitchsafe.networks._description import Processing, Tensor
 from stitchsafe.networks._steps import (
     After,
@@ -72,8 +73,8 @@ def steps_before(tensor: Tensor, origin: object) -> tuple[Before, ...]:
     return tuple(found)
 
 
-def steps_after(tensor: Tensor, origin: object) -> tuple[tuple[After, ...], str | None]:
-    """Postprocessing of an output, as far as it is pointwise, and a note of what is left out.
+def steps_after(tensor: Tensor, origin: object) -> tuple[tuple[After, ...], SkippedConfig | None]:
+    """Postprocessing of an output, as far as it is pointwise, and what is left out.
 
     A step that takes statistics of the output needs the whole field. It is left out with all that
     follow it, so that what remains is what the description gives up to there.
@@ -89,11 +90,8 @@ def steps_after(tensor: Tensor, origin: object) -> tuple[tuple[After, ...], str 
             if step is None:
                 continue
         if step is None or isinstance(step, Zscore | Percentiles | ClipPercentiles):
-            names = ", ".join(later.id for later in tensor.postprocessing[place:])
-            return tuple(found), (
-                f"the field {tensor.id!r} is given without the description's {names}: {each.id} "
-                f"{reason}"
-            )
+            names = tuple(later.id for later in tensor.postprocessing[place:])
+            return tuple(found), SkippedConfig(output=tensor.id, steps=names, reason=reason)
         found.append(step)
     return tuple(found), None
 

@@ -15,7 +15,6 @@ brings along, unless the user says that it may.
 
 from __future__ import annotations
 
-import copy
 import difflib
 import weakref
 from collections.abc import Iterable, Mapping, Sequence
@@ -30,6 +29,7 @@ from torch import nn
 from stitchsafe.errors import ModelError
 from stitchsafe.networks._bioimageio import load_package
 from stitchsafe.networks._config import ModelConfig, load_config
+from stitchsafe.networks._damage import damage_named
 from stitchsafe.networks._exported import load_exported
 from stitchsafe.networks._factory import build_from, is_factory
 from stitchsafe.networks._folder import load_folder
@@ -37,6 +37,7 @@ from stitchsafe.networks._onnx import ONNX_SUFFIXES, load_onnx
 from stitchsafe.networks._package import describes, opened, zip_names
 from stitchsafe.networks._protocol import Network
 from stitchsafe.networks._torch import TorchNetwork
+from stitchsafe.networks._torch_ready import own_copy
 from stitchsafe.networks._weights import load_weights
 
 __all__ = ["bundled_models", "load_network", "models_root"]
@@ -96,7 +97,7 @@ def load_network(
     if isinstance(model, nn.Module):
         given.refuse(type(model).__name__, "arguments", "model_axes")
         if weights is not None:
-            model = copy.deepcopy(model)
+            model = own_copy(model, type(model).__name__)
             load_weights(model, Path(weights))
         return TorchNetwork(model, channels=given.input_channels)
     if not isinstance(model, str | Path):
@@ -151,14 +152,13 @@ def _named(model: str, given: _Given) -> Network:
     bundled = models_root() / model
     named = path.parent == Path() and (bundled / "config.yaml").is_file()
     if path.is_file():
-        return _file(path, given)
+        with damage_named(f"{path} cannot be loaded"):
+            return _file(path, given)
     if path.exists() or named:
         given.refuse(model)
     if path.is_dir():
-        described = describes([each.name for each in path.iterdir()])
-        if described and not (path / "config.yaml").is_file():
-            return _package(path, given.trust)
-        return load_folder(path)
+        with damage_named(f"{path} cannot be loaded"):
+            return _folder(path, given)
     if named:
         return load_folder(bundled)
     if is_factory(model):
@@ -168,6 +168,13 @@ def _named(model: str, given: _Given) -> Network:
             load_weights(module, Path(given.weights))
         return TorchNetwork(module, name=model, channels=given.input_channels)
     raise _unknown(model)
+
+
+def _folder(path: Path, given: _Given) -> Network:
+    described = describes([each.name for each in path.iterdir()])
+    if described and not (path / "config.yaml").is_file():
+        return _package(path, given.trust)
+    return load_folder(path)
 
 
 def _package(path: Path, trust: bool) -> Network:

@@ -25,6 +25,7 @@ from stitchsafe.networks._shared import (
     refusing_sizes,
 )
 from stitchsafe.networks._torch_inputs import inputs_of_module
+from stitchsafe.networks._torch_ready import own_copy, refuse_without_values
 
 __all__ = ["TorchNetwork"]
 
@@ -60,9 +61,9 @@ class TorchNetwork:
         channels: int | Sequence[int] | None = None,
         fixed: Sequence[int | None] | None = None,
     ) -> None:
-        self.module = copy.deepcopy(module).eval().requires_grad_(False)
         self.config = config
         self.name = name or (config.name if config else type(module).__name__)
+        self.module = own_copy(module, self.name)
         if config is not None:
             ndim = len(config.input.axes)
             split = tuple(tensor.channels for tensor in config.input.tensors)
@@ -78,6 +79,7 @@ class TorchNetwork:
     @cached_property
     def fingerprint(self) -> str:
         """Digest of architecture, operators with their constants, what follows, and weights."""
+        refuse_without_values(self.module, self.name)
         digest = hashlib.sha256(str(self.module).encode())
         digest.update(self.geometry.program.encode())
         if len(self._split) > 1:

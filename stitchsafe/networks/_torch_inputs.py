@@ -100,9 +100,13 @@ def _space_for(module: nn.Module, name: str, channels: tuple[int, ...]) -> int:
 
 def _parameters(module: nn.Module) -> tuple[list[str], float]:
     """Names of the tensors that a module must be given, and how many it can be given at most."""
+    try:
+        parameters = inspect.signature(module.forward).parameters.values()
+    except (ValueError, TypeError):  # of code that is not Python's
+        return [], math.inf
     positional = [
         each
-        for each in inspect.signature(module.forward).parameters.values()
+        for each in parameters
         if each.kind in (each.POSITIONAL_ONLY, each.POSITIONAL_OR_KEYWORD, each.VAR_POSITIONAL)
     ]
     single = [each for each in positional if each.kind != each.VAR_POSITIONAL]

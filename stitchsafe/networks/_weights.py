@@ -16,11 +16,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from stitchsafe.errors import ModelError
+from stitchsafe.legible import legible
+from stitchsafe.networks._damage import damage_named, one_line
+from stitchsafe.networks._torch_ready import refuse_unready
 
 __all__ = ["load_weights", "read_weights"]
 
@@ -36,6 +38,7 @@ def load_weights(module: nn.Module, path: Path) -> None:
     ModelError
         If the file holds none, or they are not those of the module; names the first that differ.
     """
+    refuse_unready(module, type(module).__name__)
     given, wanted = read_weights(path), module.state_dict()
     state = _without_prefix(given, wanted)
     _refuse_other_names(state, wanted, path, type(module).__name__)
@@ -46,12 +49,8 @@ def load_weights(module: nn.Module, path: Path) -> None:
                 f"{tuple(state[name].shape)}, and the network takes {tuple(tensor.shape)}; give "
                 "the arguments that the network was trained with"
             )
-    try:
+    with damage_named(f"{path} does not fit {type(module).__name__}", "give its own weights"):
         module.load_state_dict(state)
-    except (RuntimeError, ValueError, TypeError) as error:
-        raise ModelError(
-            f"{path} does not fit {type(module).__name__}: {_one_line(error)}; give its own weights"
-        ) from error
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
@@ -69,13 +68,11 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         raise ModelError(f"the weights {path} cannot be read ({error.strerror})") from error
     if start == b"PK" or start[:1] == b"\x80":
         return _tensors(_unpickle(path), path)
-    try:
+    with damage_named(
+        f"{path} holds no weights: it is no file of torch's and damaged or no safetensors",
+        "give .safetensors, or .pth with a state dict",
+    ):
         return load_file(path)
-    except (SafetensorError, OSError, ValueError) as error:
-        raise ModelError(
-            f"{path} holds no weights: it is no file of torch's and damaged or no safetensors "
-            f"({_one_line(error)}); give .safetensors, or .pth with a state dict"
-        ) from error
 
 
 def _unpickle(path: Path) -> Any:
@@ -96,20 +93,18 @@ def _unpickle(path: Path) -> Any:
                 f"{path} is a TorchScript archive, a network and no weights; give it as the model, "
                 "with --trust-model"
             ) from error
-        raise ModelError(f"{path} is damaged: {_one_line(error)}; fetch it again") from error
+        raise ModelError(f"{path} is damaged ({one_line(error)}); fetch it again") from error
     except Exception as error:
-        raise ModelError(f"{path} is damaged: {_one_line(error)}; fetch it again") from error
+        raise ModelError(f"{path} is damaged ({one_line(error)}); fetch it again") from error
 
 
 def _refuse_what_swells(path: Path) -> None:
     """Refuse an archive that unpacks to much more than it is: torch never compresses."""
-    if not zipfile.is_zipfile(path):
-        return
-    try:
+    with damage_named(f"{path} is damaged"):
+        if not zipfile.is_zipfile(path):  # which raises, too
+            return
         with zipfile.ZipFile(path) as archive:
             total = sum(entry.file_size for entry in archive.infolist())
-    except (zipfile.BadZipFile, ValueError, OSError) as error:
-        raise ModelError(f"{path} is damaged: {_one_line(error)}; fetch it again") from error
     size = path.stat().st_size
     if total > 2 * size + 2**20:
         raise ModelError(
@@ -157,7 +152,7 @@ def _refuse_other_names(
     if not missing and not unexpected:
         return
     parts = [
-        f"{len(keys)} {what}, first {', '.join(keys[:3])}"
+        f"{len(keys)} {what}, first {legible(', '.join(keys[:3]))}"
         for what, keys in (("missing", missing), ("unexpected", unexpected))
         if keys
     ]
@@ -175,7 +170,3 @@ def _blamed(error: Exception) -> str:
         if place >= 0:
             return text[place : place + 120].split(" was not ")[0].split(". ")[0]
     return "it asks for what is no tensor"
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:160] or type(error).__name__

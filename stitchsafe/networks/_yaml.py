@@ -42,11 +42,13 @@ def read_yaml(path: Path) -> Any:
                 "other; write it without them"
             )
         return yaml.safe_load(text)
-    except (OSError, UnicodeDecodeError, yaml.YAMLError, ValueError) as error:
-        reason = str(error).splitlines()[0]
-        raise ModelError(f"{path} cannot be read as YAML ({reason}); repair the file") from error
+    except ModelError:
+        raise
     except RecursionError as error:
         raise ModelError(f"{path} is nested too deeply to be a description") from error
+    except Exception as error:  # a tag of the standard with a value that it cannot have is any kind
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise ModelError(f"{path} cannot be read as YAML ({reason}); repair the file") from error
 
 
 def _entries(node: yaml.Node, known: dict[int, int], open_: set[int]) -> int:

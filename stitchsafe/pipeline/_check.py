@@ -86,7 +86,9 @@ def check(
         found = probe_network(network, events or Silent())
         geometry = found.judge(geometry, network.name)
     geometry = _named(geometry, network)
-    return Verdict(network.name, letters, geometry, _warnings(network, trained_on), found)
+    skipped = network.config.skipped if network.config else ()
+    warnings = _warnings(network, trained_on)
+    return Verdict(network.name, letters, geometry, warnings, found, skipped)
 
 
 def _named(geometry: NetworkGeometry, network: Network) -> NetworkGeometry:

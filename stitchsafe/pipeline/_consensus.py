@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import json
+from collections.abc import Generator
 from dataclasses import dataclass
 from typing import Any
 
-from stitchsafe.engine import Events, Intensity
+from stitchsafe.engine import Intensity, load_json
 from stitchsafe.errors import IntegrityError, VolumeError
 from stitchsafe.networks import Pointwise
-from stitchsafe.pipeline._steps import decide_steps, first_percentiles
+from stitchsafe.pipeline._steps import deciding_steps, first_percentiles
 from stitchsafe.pipeline._store import ResultStore
 from stitchsafe.tiling import Recipe
-from stitchsafe.volumes import StatisticsProgress, Volume, statistics
+from stitchsafe.volumes import IntensityStatistics, Pass, Tally, Volume, passes
 
-__all__ = ["Consensus", "decide", "load_consensus"]
+__all__ = ["Consensus", "deciding", "load_consensus"]
 
 
 @dataclass(frozen=True)
@@ -33,11 +33,12 @@ class Consensus:
         }
 
 
-def decide(volume: Volume, recipe: Recipe, events: Events) -> Consensus:
-    """Stream the whole volume once, and decide.
+def deciding(volume: Volume, recipe: Recipe) -> Generator[Pass, Tally, Consensus]:
+    """Ask for passes over the whole volume until all is known, and decide.
 
     The whole volume speaks, also where only an ROI is predicted: so that an ROI's result is a part
-    of the whole one.
+    of the whole one. What is decided depends on the tallies alone: whoever sends the same ones goes
+    the same way.
 
     Raises
     ------
@@ -51,25 +52,16 @@ def decide(volume: Volume, recipe: Recipe, events: Events) -> Consensus:
     asked: tuple[float, ...] = rule.percentiles if rule.kind == "percentile" else ()
     if rule.kind == "steps":
         asked = first_percentiles(rule)
-    listener = _Listener(events)
-    found = statistics(volume, percentiles=asked, events=listener)
-    for kind, count, first in (
-        ("NaN", found.nan_count, found.first_nan),
-        ("infinite", found.infinite_count, found.first_infinite),
-    ):
-        if count and not nan_to_zero:
-            raise VolumeError(
-                f"{volume.path or 'the array'} holds {count} {kind} voxels, the first at "
-                f"{','.join(map(str, first or ()))}; repair it, or read them as zero with "
-                "--nan zero"
-            )
+    found = yield from passes(volume, percentiles=asked)
+    if recipe.nan == "refuse":
+        _refuse_unusual(volume, found)
     if rule.kind == "none":
         intensity = _unscaled(volume.channels, recipe.precision, nan_to_zero)
     elif rule.kind == "percentile":
         low, high = (found.percentile(q) for q in rule.percentiles)
         intensity = Intensity.between(low, high, dtype=recipe.precision, nan_to_zero=nan_to_zero)
     elif rule.kind == "steps":
-        then = decide_steps(volume, rule, found, listener)
+        then = yield from deciding_steps(volume, rule, found)
         zero, one = (0.0,) * volume.channels, (1.0,) * volume.channels
         intensity = Intensity(zero, one, recipe.precision, nan_to_zero, then)
     else:
@@ -80,43 +72,43 @@ def decide(volume: Volume, recipe: Recipe, events: Events) -> Consensus:
     return Consensus(intensity, found.to_json())
 
 
-def load_consensus(store: ResultStore, recipe: Recipe) -> Consensus | None:
-    """What an earlier run decided, if it got that far."""
-    if not store.consensus_file.is_file():
-        return None
+def _refuse_unusual(volume: Volume, found: IntensityStatistics) -> None:
+    for kind, count, first in (
+        ("NaN", found.nan_count, found.first_nan),
+        ("infinite", found.infinite_count, found.first_infinite),
+    ):
+        if count:
+            raise VolumeError(
+                f"{volume.path or 'the array'} holds {count} {kind} voxels, the first at "
+                f"{','.join(map(str, first or ()))}; repair it, read them as zero with --nan zero, "
+                "or let them through with --nan keep"
+            )
+
+
+def load_consensus(store: ResultStore, recipe: Recipe) -> Consensus:
+    """What was decided.
+
+    Raises
+    ------
+    IntegrityError
+        If its record is gone or damaged.
+    """
     try:
-        content = json.loads(store.consensus_file.read_text())
-        intensity = Intensity(
-            tuple(content["offset"]),
-            tuple(content["gain"]),
-            recipe.precision,
-            recipe.nan == "zero",
-            tuple(
-                tuple(Pointwise.from_json(step) for step in steps)
-                for steps in content.get("then", ())
-            ),
-        )
-        return Consensus(intensity, content["statistics"])
-    except (ValueError, KeyError, TypeError) as error:
+        content = load_json(store.consensus_file)
+    except OSError as error:
         raise IntegrityError(
-            f"{store.consensus_file} is damaged; start again with --overwrite"
+            f"{store.consensus_file} is gone; the same predict command with --repair decides again"
         ) from error
+    steps = (tuple(map(Pointwise.from_json, each)) for each in content["then"])
+    intensity = Intensity(
+        tuple(content["offset"]),
+        tuple(content["gain"]),
+        recipe.precision,
+        recipe.nan == "zero",
+        tuple(steps),
+    )
+    return Consensus(intensity, content["statistics"])
 
 
 def _unscaled(channels: int, precision: str, nan_to_zero: bool) -> Intensity:
     return Intensity((0.0,) * channels, (1.0,) * channels, precision, nan_to_zero)
-
-
-class _Listener:
-    """Turns the statistics' own progress into a stage."""
-
-    def __init__(self, events: Events) -> None:
-        self.events, self.done = events, 0
-
-    def __call__(self, progress: StatisticsProgress) -> None:
-        if progress.voxels_done < self.done:  # of another step
-            self.done = 0
-        if not self.done:
-            self.events.stage("statistics", progress.voxels_total, "voxels")
-        self.events.advance(progress.voxels_done - self.done)
-        self.done = progress.voxels_done

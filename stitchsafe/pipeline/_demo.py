@@ -152,7 +152,6 @@ def _compare_with_whole(
     events.stage("whole pass", 1, "passes")
     store, plan = ResultStore.at(prediction.out), prediction.plan
     consensus = load_consensus(store, plan.recipe)
-    assert consensus is not None
     maker = FieldMaker(
         plan.recipe, plan.grid, load_network(MODEL), open_volume(f"{source}:raw"),
         consensus.intensity,

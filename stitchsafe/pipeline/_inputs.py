@@ -120,6 +120,10 @@ class _Slice:
         roi = Roi.whole(self.shape) if roi is None else roi
         return self.volume.missing_chunks(Roi((self.z, *roi.offset), (1, *roi.shape)))
 
+    def absent_chunk(self, roi: Roi | None = None) -> str | None:
+        roi = Roi.whole(self.shape) if roi is None else roi
+        return self.volume.absent_chunk(Roi((self.z, *roi.offset), (1, *roi.shape)))
+
 
 def open_input(source: VolumeLike, settings: Settings) -> Volume:
     """Open a volume as the settings say."""
@@ -173,6 +177,7 @@ def match_inputs(
     )
     for note in network.config.notes if network.config else ():
         events.say(f"model: {note}")
+    _refuse_skipped_steps(network, settings, events)
     if isinstance(model, str) and is_factory(model) and settings.weights is None:
         events.say(f"model: no --weights given, so its weights are those that {model} makes")
     breaks: tuple[Break, ...] = ()
@@ -208,6 +213,23 @@ def match_inputs(
         model_axes=settings.model_axes,
     )
     return Inputs(volume, network, roi, origin, linkable=volume.axes == axes, breaks=breaks)
+
+
+def _refuse_skipped_steps(network: Network, settings: Settings, events: Events) -> None:
+    """Refuse a network of whose postprocessing something is not done, unless the user accepts it.
+
+    Raises
+    ------
+    ModelError
+        Naming the steps.
+    """
+    for each in network.config.skipped if network.config else ():
+        if not settings.skip_postprocessing:
+            raise ModelError(
+                f"{network.name}: {each}; have the field as it is before those steps with "
+                "--skip-postprocessing, and do them to it afterwards"
+            )
+        events.say(f"model: {each}")
 
 
 def _accepted(network: Network, settings: Settings, events: Events) -> Network:
@@ -317,14 +339,14 @@ def _refuse_absent_chunks(volume: Volume, roi: Roi, settings: Settings, events: 
         raise VolumeError(str(error)) from error
     if not missing:
         return
+    said = f"{missing} chunks of {volume.path} are absent ({volume.absent_chunk(roi)} is one)"
     if settings.refuse_missing_chunks:
         raise VolumeError(
-            f"{missing} chunks of {volume.path} are absent, which Zarr reads as its fill value; "
+            f"{said}, which Zarr reads as its fill value; "
             "restore them, choose another --level or --roi, or drop --refuse-missing-chunks"
         )
     events.say(
-        f"warning: {missing} chunks of {volume.path} are absent and read as the fill value; "
-        "--refuse-missing-chunks makes that an error"
+        f"warning: {said}, and read as the fill value; --refuse-missing-chunks makes that an error"
     )
 
 

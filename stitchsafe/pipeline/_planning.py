@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, Unpack
 
 import numpy as np
@@ -15,6 +16,7 @@ from stitchsafe.instances import LabelSettings
 from stitchsafe.networks import ModelConfig, Network, Runtime
 from stitchsafe.pipeline._inputs import Inputs, ModelLike, VolumeLike, match_inputs
 from stitchsafe.pipeline._machine import allotted_memory, processor_name, usable_cores
+from stitchsafe.pipeline._mask import skipping
 from stitchsafe.pipeline._settings import Options, Settings
 from stitchsafe.tiling import (
     Halo,
@@ -147,6 +149,12 @@ def draft_plan(
         halo=_stored_halo(settings, stored),
         exact=inputs.exact,
     )
+    if settings.mask is not None:
+        found = skipping(settings.mask, volume.shape, drafted.recipe.cells)
+        events.say(
+            f"mask: {found.skipped} of {found.total} cells hold no voxel of it and are skipped"
+        )
+        drafted = replace(drafted, recipe=replace(drafted.recipe, skipping=found))
     _say_what_is_taken(drafted, settings, preferred, window, events)
     return drafted
 

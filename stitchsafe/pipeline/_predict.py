@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import json
 import platform
 import resource
 import sys
@@ -28,13 +27,14 @@ from stitchsafe.engine import (
     Ledger,
     Processes,
     Silent,
+    load_json,
     return_freed_memory,
     save_json,
 )
-from stitchsafe.errors import InputError, InterruptedRunError
+from stitchsafe.errors import InputError, IntegrityError, InterruptedRunError
 from stitchsafe.geometry import Break
+from stitchsafe.pipeline._audit import forget_damaged
 from stitchsafe.pipeline._clusters import Cluster, connected, refuse_unfit_workers
-from stitchsafe.pipeline._consensus import Consensus, decide, load_consensus
 from stitchsafe.pipeline._inputs import (
     Inputs,
     ModelLike,
@@ -44,6 +44,7 @@ from stitchsafe.pipeline._inputs import (
     refuse_output_within_input,
 )
 from stitchsafe.pipeline._machine import cores_for
+from stitchsafe.pipeline._outputs import Layout
 from stitchsafe.pipeline._planning import draft_plan, estimate_seconds
 from stitchsafe.pipeline._samples import Seams
 from stitchsafe.pipeline._seams import measure_at_seams
@@ -95,12 +96,14 @@ class Prediction:
     fields: dict[str, NDArray[np.floating]] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
-        voxels, missing = self.plan.recipe.roi.size, self.progress.missing
+        voxels, skipping = self.plan.recipe.roi.size, self.plan.recipe.skipping
+        missing = self.progress.missing
         return {
             "out": None if self.out is None else str(self.out),
             "blocks_total": self.progress.blocks_total,
             "blocks_done": self.progress.blocks_total - self.progress.blocks_resumed,
             "blocks_resumed": self.progress.blocks_resumed,
+            "cells_skipped": 0 if skipping is None else skipping.skipped,
             "instances": self.progress.instances,
             "missing_blocks": sum(missing.by_part.values()) if missing else 0,
             "seconds": self.seconds,
@@ -129,14 +132,15 @@ def predict(
     Parameters
     ----------
     volume
-        A path (OME-Zarr, Zarr, ``file.h5:dataset``, TIFF, NumPy), an array, or an opened volume.
+        A path (OME-Zarr, Zarr, ``file.h5:dataset``, TIFF, NumPy), the URL of OME-Zarr or Zarr, an
+        array, or an opened volume.
     model
         A name in ``models/``, a model folder, a bioimage.io package, an ONNX file,
         ``package.module:factory`` (with the options `weights` and `arguments`), or a
         `torch.nn.Module`; by default the one bundled model that fits the volume.
     out
-        Where the OME-Zarr goes; by default beside the volume. An array without `out` gives its
-        result in memory.
+        Where the OME-Zarr goes, a path or ``s3://bucket/key``; by default beside the volume. An
+        array without `out` gives its result in memory.
     events
         Told of progress.
     **options
@@ -210,15 +214,22 @@ def _prepare(
     if out is None:
         out = default_output(volume)
         events.say(f"output: {out}")
-    store = ResultStore.at(out)
+    store = ResultStore.at(out).resolved
     refuse_output_within_input(store.path, volume)
     store.refuse_foreign()
     if settings.workers > 1 or settings.dask is not None:
         Job.of(store, inputs, settings)  # refuses what other processes cannot open
     resumes = store.exists and not settings.overwrite
+    if settings.repair and not resumes:
+        raise InputError(
+            f"there is nothing to repair at {store.path}; leave out --repair"
+            if not store.exists
+            else "--repair keeps what is sound and --overwrite nothing; give one of them"
+        )
     if not resumes:
         store.refuse_to_replace_others()
     plan = draft_plan(inputs, settings, events, store.recipe() if resumes else None)
+    Layout.of(plan.recipe, settings.chunk_shape, settings.ngff)  # refuses chunks that do not fit
     if resumes:
         store.refuse_other_work(plan.recipe, volume.identity, settings.form())
         refuse_changed_volume(store, plan.recipe, volume)
@@ -228,38 +239,39 @@ def _prepare(
 
 def _carry_out(job: _Job, settings: Settings, events: Events) -> Prediction:
     began = time.monotonic()
-    store, inputs, volume = job.store, job.inputs, job.inputs.volume
+    store, inputs = job.store, job.inputs
     with ExitStack() as stack:
         cluster = None
         if settings.dask is not None:
             cluster = stack.enter_context(connected(settings.dask, events))
             _refuse_unfit_workers(cluster, job)
-        consensus = None
-        if settings.part is None:
-            consensus = _whole_consensus(job, events)
-            if not job.resumes:
-                _clear(store)
+        if settings.part is None and not job.resumes:
+            _clear(store)
         stack.enter_context(_disk_errors(store))
         ledger = stack.enter_context(store.ledger_of(settings.part))
-        if consensus is None:
-            job = _begin_together(job, ledger, settings, events)
-        elif not job.resumes:
-            _begin(store, job.plan, inputs, consensus, settings)
+        if job.resumes and settings.repair:
+            forget_damaged(store, job.plan.recipe, inputs.volume, events)
+        job = _begun(job, ledger, settings, events)
         plan = job.plan
-        save_json(store.private / "schedule.json", plan.schedule.to_json())
-        workshop = Workshop(store, plan.recipe, inputs.network, volume, ledger.lease)
+        save_json(store.schedule_file, plan.schedule.to_json())
+        workshop = Workshop(store, plan.recipe, inputs.network, inputs.volume, ledger.lease)
         try:
             with _executor(job, workshop, settings, cluster, events) as executor:
                 progress = run_stages(workshop, plan, executor, inputs, settings, ledger, events)
         except InputError:
-            # Found in the fields only, as a bandwidth that they exceed: nothing must remain of it.
-            if not job.resumes and not ledger.finished("predict"):
+            # Found in the voxels only, as NaN, or a bandwidth that the fields exceed: nothing must
+            # remain of it.
+            decided = job.resumes and ledger.finished("consensus")
+            if not decided and not ledger.finished("predict"):
                 _withdraw(store, settings)
             raise
         if progress.missing is not None:
             events.say(f"part {settings.part} is done; {progress.missing}: the last part finishes")
         elif progress.blocks_resumed == progress.blocks_total:
-            events.say("all blocks were done before; stitchsafe verify checks that they are whole")
+            events.say(
+                "all blocks were done before; stitchsafe verify checks that they are whole, and "
+                "--repair mends them"
+            )
         seams = None
         if not inputs.exact and progress.missing is None:
             seams = _seams(job, workshop.maker, events)
@@ -277,24 +289,17 @@ def _carry_out(job: _Job, settings: Settings, events: Events) -> Prediction:
     )
 
 
-def _whole_consensus(job: _Job, events: Events) -> Consensus:
-    stored = load_consensus(job.store, job.plan.recipe) if job.resumes else None
-    return stored or decide(job.inputs.volume, job.plan.recipe, events)
-
-
-def _begin_together(job: _Job, ledger: Ledger, settings: Settings, events: Events) -> _Job:
-    """Begin a result of which this is a part, unless another part has done so meanwhile."""
-    store = job.store
+def _begun(job: _Job, ledger: Ledger, settings: Settings, events: Events) -> _Job:
+    """The job, entered in the store; where it is a part, another may have done so meanwhile."""
+    if job.resumes:
+        return job
+    if settings.part is None:
+        _begin(job.store, job.plan, job.inputs, settings)
+        return job
     with ledger.holding("consensus", events.say):
-        if not job.resumes and store.exists:
-            return _prepare(job.inputs, store.path, settings, events)
-        if not job.resumes:
-            try:
-                consensus = _whole_consensus(job, events)
-            except InputError:
-                store.clear()
-                raise
-            _begin(store, job.plan, job.inputs, consensus, settings)
+        if job.store.exists:
+            return _prepare(job.inputs, job.store.path, settings, events)
+        _begin(job.store, job.plan, job.inputs, settings)
     return job
 
 
@@ -377,10 +382,8 @@ def _begin(
     store: ResultStore,
     plan: Plan,
     inputs: Inputs,
-    consensus: Consensus,
     settings: Settings,
 ) -> None:
-    save_json(store.consensus_file, consensus.to_json())
     volume = inputs.volume
     content = {
         "volume": volume.identity,
@@ -410,8 +413,10 @@ def _disk_errors(store: ResultStore) -> Iterator[None]:
 
 
 def _save_provenance(store: ResultStore, seconds: float) -> None:
-    path = store.private / "provenance.json"
-    runs = json.loads(path.read_text()) if path.is_file() else []
+    try:
+        runs = load_json(store.provenance_file)["runs"]
+    except (OSError, IntegrityError):
+        runs = []
     runs.append(
         {
             "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
@@ -423,7 +428,7 @@ def _save_provenance(store: ResultStore, seconds: float) -> None:
             "peak_memory_bytes": _peak_memory(),
         }
     )
-    save_json(path, runs)
+    save_json(store.provenance_file, {"runs": runs})
 
 
 def _peak_memory() -> int:

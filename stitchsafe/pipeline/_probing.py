@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import math
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
@@ -64,19 +66,20 @@ class ProbeReport:
 
     def judge(self, geometry: NetworkGeometry, name: str) -> NetworkGeometry:
         """The geometry, unsafe where it is contradicted."""
-        if not self.contradictions:
+        found = self.contradictions
+        if not found:
             return geometry
-        breaks = tuple(
-            Break(
-                name,
-                "probe",
-                f"the running network contradicts what was traced ({each})",
-                "this is a defect of stitchsafe, or of a lattice_geometry() that a layer declares: "
-                "please report it with the network, and do not tile it",
-            )
-            for each in self.contradictions
+        more = f" in {len(found)} points, most of all in this" if len(found) > 1 else ""
+        told = Break(
+            name,
+            "probe",
+            f"the running network contradicts what was traced{more}: "
+            f"{max(found, key=_elements)}; of which layer that comes, a measurement of the whole "
+            "network cannot tell",
+            "this is a defect of stitchsafe, or of a lattice_geometry() that a layer declares: "
+            "please report it with the network, and do not tile it",
         )
-        return replace(geometry, verdict="unsafe", breaks=(*geometry.breaks, *breaks))
+        return replace(geometry, verdict="unsafe", breaks=(*geometry.breaks, told))
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -148,6 +151,12 @@ def probe_network(network: Network, events: Events) -> ProbeReport:
     own = measure(network, positive=False)
     generic = None if twin is None else measure(twin, positive=True)
     return ProbeReport(own, generic, precision)
+
+
+def _elements(contradiction: str) -> float:
+    """How many elements one is about: all, where it does not count those that differ."""
+    counted = re.search(r"(\d+) of \d+ elements", contradiction)
+    return float(counted[1]) if counted else math.inf
 
 
 def _graph(network: Network, shape: tuple[int, ...], ask: Callable[[Graph], int]) -> int:

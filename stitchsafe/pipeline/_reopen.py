@@ -37,7 +37,9 @@ def reopen(store: ResultStore, network: Network, volume: VolumeLike | None = Non
             f"the weights of {network.name} are not those of the recipe; give the model that the "
             "result was made with by --model"
         )
-    settings = replace(Settings.of(stored["opened"]), accept_inexact=not recipe.exact)
+    settings = replace(
+        Settings.of(stored["opened"]), accept_inexact=not recipe.exact, skip_postprocessing=True
+    )
     source = stored["source"] if volume is None else volume
     inputs = match_inputs(source, network, settings, Silent(), count_absent_chunks=False)
     if inputs.volume.identity != stored["volume"]:

@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from stitchsafe.geometry import AxisGeometry, NetworkGeometry
+from stitchsafe.legible import legible
 from stitchsafe.pipeline._probing import ProbeReport
 
 __all__ = ["WIDTH", "draw_tile", "least_tile", "report"]
@@ -25,6 +26,7 @@ def report(
     geometry: NetworkGeometry,
     warnings: Sequence[str],
     probe: ProbeReport | None,
+    skipped: Sequence[str] = (),
     *,
     width: int = WIDTH,
     color: bool = False,
@@ -33,7 +35,7 @@ def report(
 
     Parameters
     ----------
-    model, letters, geometry, warnings, probe
+    model, letters, geometry, warnings, probe, skipped
         What check found; `letters` are those of the axes.
     width
         Columns that it may take.
@@ -45,7 +47,9 @@ def report(
         file=stream, width=width, force_terminal=color, no_color=not color, highlight=False,
         color_system="standard" if color else None, markup=False, emoji=False, legacy_windows=False,
     )  # fmt: skip
-    console.print(Text.assemble(f"{model}: ", (geometry.verdict, _STYLES[geometry.verdict])))
+    console.print(
+        Text.assemble(f"{legible(model)}: ", (geometry.verdict, _STYLES[geometry.verdict]))
+    )
     if geometry.axes:
         console.print()
         console.print(_axes(letters, geometry))
@@ -65,6 +69,10 @@ def report(
             ("layer ", (b.layer, "bold"), f" ({b.op})\n{b.reason}\n", ("fix: ", "bold"), b.fix)
             for b in geometry.breaks
         ],
+    )  # fmt: skip
+    _points(
+        console, "not done: predict refuses it, unless given --skip-postprocessing",
+        [(each,) for each in skipped],
     )  # fmt: skip
     if probe is not None:
         _points(console, "probe", [(line,) for line in _probe(probe)])
@@ -95,10 +103,10 @@ def _axes(letters: str, geometry: NetworkGeometry) -> Padding:
 def _outputs(geometry: NetworkGeometry) -> Padding:
     table = _table("", "name", "channels", "layout", "scale", "offset")
     for each in geometry.inputs:
-        table.add_row("input", each.name, str(each.channels), each.layout, "", "")
+        table.add_row("input", legible(each.name), str(each.channels), each.layout, "", "")
     for output in geometry.outputs:
         table.add_row(
-            "output", output.name, str(output.channels), output.layout,
+            "output", legible(output.name), str(output.channels), output.layout,
             _list(output.scale), _list([axis.offset for axis in output.axes]),
         )  # fmt: skip
     return Padding(table, (0, 0, 0, 2), expand=False)
@@ -183,7 +191,8 @@ def _points(
     console.print()
     console.print(f"  {title}:", style="bold")
     for point in points:
-        body = Text.assemble(*point)
+        pieces = [(each, "") if isinstance(each, str) else each for each in point]
+        body = Text.assemble(*((legible(text, keeping="\n"), style) for text, style in pieces))
         for place, line in enumerate(body.split("\n")):
             mark = "  - " if place == 0 else "    "
             table = Table.grid(padding=0)

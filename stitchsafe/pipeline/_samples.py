@@ -7,7 +7,7 @@ difference between two tile grids says by how much.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from itertools import groupby
@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stitchsafe.coordinates import Roi, floor_to
-from stitchsafe.engine import CellIndex, FieldMaker, load_arrays
+from stitchsafe.engine import CellIndex, CellRecord, FieldMaker, load_arrays
 from stitchsafe.errors import IntegrityError
 from stitchsafe.geometry import AxisGeometry
 from stitchsafe.pipeline._store import ResultStore
@@ -91,23 +91,27 @@ class Seams:
         )
 
 
-def spread(store: ResultStore, count: int) -> list[CellIndex]:
-    """Some of the finished cells, spread over the region."""
-    done = sorted(store.ledger.finished("predict"))
+def spread(store: ResultStore, count: int) -> dict[CellIndex, CellRecord]:
+    """Some of the finished cells, spread over the region, with what the ledger says of them."""
+    finished, _ = store.ledger.survey("predict")
+    done = sorted(index for index, record in finished.items() if "samples" in record["checksums"])
     if not done:
-        return []
-    return [done[k] for k in np.unique(np.linspace(0, len(done) - 1, count).astype(int))]
+        return {}
+    chosen = np.unique(np.linspace(0, len(done) - 1, count).astype(int))
+    return {done[k]: finished[done[k]] for k in chosen}
 
 
-def recorded(store: ResultStore, recipe: Recipe, index: CellIndex) -> tuple[Samples, ...] | None:
-    """Recorded elements of a cell, by scale; None if the record is damaged."""
+def recorded(
+    store: ResultStore, recipe: Recipe, index: CellIndex, entered: CellRecord
+) -> tuple[Samples, ...] | None:
+    """Recorded elements of a cell, by scale; None if they are not what was entered."""
 
     def scale(field: Field) -> tuple[Fraction, ...]:
         return field.scale
 
     found = []
     try:
-        record = load_arrays(store.samples(index))
+        record = load_arrays(store.samples(index), entered["checksums"]["samples"])
         for _, group in groupby(sorted(recipe.fields, key=scale), key=scale):
             layout = tuple(group)
             positions = record[f"positions_{layout[0].name}"]
@@ -200,7 +204,10 @@ def values_at(maker: FieldMaker, groups: Sequence[Samples]) -> list[dict[str, Va
 
 
 def measure_seams(
-    store: ResultStore, maker: FieldMaker, cells: Sequence[CellIndex], per_cell: int = 4
+    store: ResultStore,
+    maker: FieldMaker,
+    cells: Mapping[CellIndex, CellRecord],
+    per_cell: int = 4,
 ) -> Seams:
     """Compare recorded elements of some cells with what other tiles give for them.
 
@@ -208,8 +215,8 @@ def measure_seams(
     """
     other = elsewhere(maker)
     count, difference, largest = 0, 0.0, 0.0
-    for index in cells:
-        known = recorded(store, maker.recipe, index) or ()
+    for index, entered in cells.items():
+        known = recorded(store, maker.recipe, index, entered) or ()
         groups = [each.first(per_cell) for each in known]
         for samples, found in zip(groups, values_at(other, groups), strict=True):
             difference = max(difference, differences(samples, found))
@@ -220,12 +227,15 @@ def measure_seams(
 
 
 def differences(samples: Samples, found: dict[str, Values]) -> float:
-    """The largest difference; NaN counts nowhere."""
-    return max(
-        float(np.nanmax(np.abs(found[name] - expected), initial=0.0))
-        for name, expected in samples.values.items()
-    )
+    """The largest difference; NaN counts nowhere, nor does the same infinity."""
+    with np.errstate(invalid="ignore"):
+        return max(
+            float(np.nanmax(np.abs(found[name] - expected), initial=0.0))
+            for name, expected in samples.values.items()
+        )
 
 
 def magnitude(values: Iterable[Values]) -> float:
-    return max((float(np.nanmax(np.abs(each), initial=0.0)) for each in values), default=0.0)
+    """The largest size of a finite value."""
+    finite = (np.abs(each[np.isfinite(each)]) for each in values)
+    return max((float(each.max(initial=0.0)) for each in finite), default=0.0)

@@ -32,6 +32,7 @@ class Options(TypedDict, total=False):
     save: Sequence[Saved] | Saved
     tile_shape: Sequence[int] | None
     block_shape: Sequence[int] | None
+    chunk_shape: Sequence[int] | None
     max_memory: int | None
     border: BorderRule
     normalize: Literal["none", "zscore", "percentile"] | None
@@ -46,7 +47,8 @@ class Options(TypedDict, total=False):
     time: int | None
     axes: str | None
     voxel_size: Sequence[float] | str | None
-    nan: Literal["refuse", "zero"]
+    nan: Literal["refuse", "zero", "keep"]
+    mask: Any
     refuse_missing_chunks: bool
     image: ImageMode
     ngff: Literal["0.5", "0.4"]
@@ -56,12 +58,14 @@ class Options(TypedDict, total=False):
     part: Part | str | tuple[int, int] | None
     seed: int
     overwrite: bool
+    repair: bool
     weights: str | Path | None
     arguments: Mapping[str, Any] | None
     input_channels: int | Sequence[int] | None
     model_axes: str | Mapping[str, str] | None
     trust_model: bool
     accept_inexact: bool
+    skip_postprocessing: bool
 
 
 @dataclass(frozen=True)
@@ -76,6 +80,9 @@ class Settings:
         What is kept: ``labels``, ``fields``, ``table``.
     tile_shape, block_shape
         Voxels of one forward pass, and of one committed portion, halo excluded.
+    chunk_shape
+        Chunks of the output, which make each cell a shard of them; a divisor of the cell. By
+        default cells are chunks, unless they are large.
     max_memory
         Resident memory of the run in bytes; by default the job's or machine's allotment.
     border
@@ -91,7 +98,11 @@ class Settings:
     level, channel, time, axes, voxel_size
         What to open of the volume, and what its file fails to say.
     nan
-        ``refuse`` a volume that holds NaN, or read NaN as ``zero``.
+        ``refuse`` a volume that holds NaN or infinities, read them as ``zero``, or ``keep`` them:
+        then the fields are NaN wherever the network reads one, and labels 0 there.
+    mask
+        A volume over this one, or coarser by whole factors. Cells in which it is 0 everywhere are
+        skipped: 0 in labels and fields.
     refuse_missing_chunks
         Refuse a volume with absent chunks, which Zarr reads as zeros.
     image
@@ -112,6 +123,8 @@ class Settings:
         Of the sampled voxels that `verify` re-predicts.
     overwrite
         Replace an earlier result of stitchsafe. Nothing else is ever replaced.
+    repair
+        Before going on, compare all that is there with the ledger, and do again what is damaged.
     weights, arguments
         For a model given as ``package.module:factory``: a file of weights, keyword arguments.
     input_channels
@@ -124,12 +137,16 @@ class Settings:
     accept_inexact
         Run a network that cannot be stitched exactly too, with the widest halo that memory allows;
         the result then says that it is not exact. Changes nothing for one that can.
+    skip_postprocessing
+        Give the fields of a bioimage.io package as they are before the steps that cannot be done
+        here, such as those with statistics of the whole output; else such a package is refused.
     """
 
     labels_from: LabelSource | None = None
     save: tuple[Saved, ...] = ("labels",)
     tile_shape: tuple[int, ...] | None = None
     block_shape: tuple[int, ...] | None = None
+    chunk_shape: tuple[int, ...] | None = None
     max_memory: int | None = None
     border: BorderRule = "reflect"
     normalize: Literal["none", "zscore", "percentile"] | None = None
@@ -144,7 +161,8 @@ class Settings:
     time: int | None = None
     axes: str | None = None
     voxel_size: tuple[float, ...] | str | None = None
-    nan: Literal["refuse", "zero"] = "refuse"
+    nan: Literal["refuse", "zero", "keep"] = "refuse"
+    mask: Any = None
     refuse_missing_chunks: bool = False
     image: ImageMode = "link"
     ngff: Literal["0.5", "0.4"] = "0.5"
@@ -154,12 +172,14 @@ class Settings:
     part: Part | None = None
     seed: int = 0
     overwrite: bool = False
+    repair: bool = False
     weights: str | Path | None = None
     arguments: Mapping[str, Any] | None = None
     input_channels: tuple[int, ...] | None = None
     model_axes: str | Mapping[str, str] | None = None
     trust_model: bool = False
     accept_inexact: bool = False
+    skip_postprocessing: bool = False
 
     @classmethod
     def of(cls, options: Options) -> Settings:
@@ -177,7 +197,7 @@ class Settings:
             raise InputError(f"there is no option {name!r}; {hint}")
         save = given.get("save", ("labels",))
         given["save"] = (save,) if isinstance(save, str) else tuple(save)  # type: ignore[arg-type]
-        for name in ("tile_shape", "block_shape", "voxel_size"):
+        for name in ("tile_shape", "block_shape", "chunk_shape", "voxel_size"):
             value = given.get(name)
             if isinstance(value, str) and name != "voxel_size":
                 raise InputError(f"{name} cannot be {value!r}; give one number per axis")
@@ -207,7 +227,7 @@ class Settings:
             ("border", self.border, get_args(BorderRule)),
             ("normalize", self.normalize, (None, "none", "zscore", "percentile")),
             ("labels_from", self.labels_from, (None, *get_args(LabelSource))),
-            ("nan", self.nan, ("refuse", "zero")),
+            ("nan", self.nan, ("refuse", "zero", "keep")),
             ("image", self.image, get_args(ImageMode)),
             ("ngff", self.ngff, ("0.5", "0.4")),
             ("precision", self.precision, ("auto", "float32", "float64")),
@@ -217,6 +237,11 @@ class Settings:
             if value not in allowed:
                 known = ", ".join(str(choice) for choice in allowed if choice is not None)
                 raise InputError(f"{name} cannot be {value!r}; it is one of {known}")
+        if self.repair and self.part is not None:
+            raise InputError(
+                "--repair looks at all of a result, and --part does a share of it; repair first, "
+                "without --part"
+            )
         unknown = set(self.save) - set(get_args(Saved))
         if unknown or not self.save:
             raise InputError(
@@ -275,7 +300,9 @@ class Settings:
 
     def form(self) -> dict[str, Any]:
         """What the output looks like, beside what the recipe decides; as JSON."""
-        return {"save": sorted(self.save), "image": self.image, "ngff": self.ngff}
+        chunks = None if self.chunk_shape is None else list(self.chunk_shape)
+        written = {"image": self.image, "ngff": self.ngff, "chunk_shape": chunks}
+        return {"save": sorted(self.save), **written}
 
     def opened(self) -> dict[str, Any]:
         """The options that open the same volume again, as JSON."""

@@ -2,6 +2,7 @@
 
 ::
 
+    statistics 1, …, consensus   what is decided once for the whole volume
     create    empty arrays
     image     copy of the image, where one is asked for
     predict   fields of every cell -> fields, samples, provisional labels, evidence
@@ -35,20 +36,31 @@ from stitchsafe.engine import (
     Ledger,
     StageCount,
     checksum,
+    file_checksum,
     run_blocks,
     run_once,
     save_arrays,
     save_bytes,
 )
 from stitchsafe.errors import StoreError
-from stitchsafe.instances import LabelSettings, instance_table, load_records, merge_windows
+from stitchsafe.instances import (
+    LabelSettings,
+    WindowRecord,
+    instance_table,
+    load_records,
+    merge_windows,
+)
+from stitchsafe.pipeline._deciding import FIRST_PASS, decide, first_pass, portions
 from stitchsafe.pipeline._inputs import Inputs
 from stitchsafe.pipeline._outputs import (
     LabelPyramid,
+    Layout,
+    linked_levels,
     make_field_arrays,
     make_image,
     make_label_arrays,
     make_scratch,
+    metadata_files,
 )
 from stitchsafe.pipeline._parts import Missing
 from stitchsafe.pipeline._settings import Settings
@@ -101,6 +113,8 @@ class Written:
         Where each named file lies, by the index of its cell.
     layout
         Of the arrays that are fields: which elements a cell has.
+    portions
+        Whether its cells are the portions of a pass, of which only what was read is left.
     """
 
     stage: str
@@ -108,6 +122,7 @@ class Written:
     arrays: dict[str, Place] = field(default_factory=dict)
     files: Mapping[str, Callable[[CellIndex], Place]] = field(default_factory=dict)
     layout: Mapping[str, Field] = field(default_factory=dict)
+    portions: bool = False
 
 
 def run_stages(
@@ -122,6 +137,7 @@ def run_stages(
     """Do what is left of a prediction."""
     run = _Run(workshop, plan, executor, inputs, settings, ledger, events)
     with run.alone("consensus"):
+        decide(run, workshop.store, ledger, inputs.volume, plan.recipe)
         run.create()
     count = run.fields()
     with run.alone("finish"):
@@ -130,7 +146,7 @@ def run_stages(
             return Progress(count.total, count.resumed, None, missing)
         instances = run.labels() if plan.recipe.labels is not None else None
         # Entered first: a run that dies while scratch goes must not look for it again.
-        run.once("finish", dict)
+        run.once("finish", run.finish)
         workshop.store.provisional.remove()
         if settings.part is not None:
             ledger.sweep()
@@ -148,7 +164,8 @@ def refuse_changed_volume(store: ResultStore, recipe: Recipe, volume: Volume) ->
     StoreError
         Naming a cell that has changed.
     """
-    done = sorted(store.ledger.finished("predict").items())
+    entered, _ = store.ledger.survey("predict")
+    done = sorted((index, record) for index, record in entered.items() if "input" in record)
     for at in np.unique(np.linspace(0, len(done) - 1, _LOOKED_AT).astype(int)) if done else ():
         index, record = done[at]
         cell = recipe.cells.cell_at(index)
@@ -182,6 +199,10 @@ class _Run:
     @property
     def volume(self) -> Volume:
         return self.inputs.volume
+
+    @property
+    def layout(self) -> Layout:
+        return Layout.of(self.recipe, self.settings.chunk_shape, self.settings.ngff)
 
     def once(self, stage: str, work: Callable[[], CellRecord]) -> CellRecord:
         return run_once(stage, work, ledger=self.ledger, events=self.events)
@@ -219,8 +240,8 @@ class _Run:
     def create(self) -> None:
         """Empty arrays, for all parts."""
         self.once("create", self._create)
-        if self.recipe.labels is not None and self.ledger.finished("finish"):
-            make_scratch(self.store, self.recipe)  # for cells whose entries have been deleted
+        if self.recipe.labels is not None:
+            make_scratch(self.store, self.recipe)  # also for cells whose entries have been deleted
 
     def fields(self) -> StageCount:
         """The image, and the fields with what is made of them cell by cell."""
@@ -229,16 +250,23 @@ class _Run:
         return self.blocks("predict")
 
     def _create(self) -> CellRecord:
-        image = make_image(
-            self.store, self.inputs, self.settings.image, self.recipe, self.settings.ngff
-        )
+        layout = self.layout
+        image = make_image(self.store, self.inputs, self.settings.image, self.recipe, layout)
         if image != self.settings.image and self.volume.path is not None:
             self.events.say(
                 "image: not linked, as only a local OME-Zarr of the same version can be; "
                 "--image copy copies it"
             )
-        make_field_arrays(self.store, self.recipe, self.volume, self.settings.ngff)
+        make_field_arrays(self.store, self.recipe, self.volume, layout)
         return {"image": image}
+
+    def finish(self) -> CellRecord:
+        """The last entry: what describes the arrays, for `verify`."""
+        files = {
+            name: file_checksum((self.store.path / name).read_bytes())
+            for name in metadata_files(self.store, self.recipe, self.volume)
+        }
+        return {"metadata": files, "links": linked_levels(self.store)}
 
     def labels(self) -> int:
         """Final labels of what the fields gave; returns the number of instances."""
@@ -253,12 +281,16 @@ class _Run:
         store, recipe, axes = self.store, self.recipe, self.volume.axes
         assert recipe.labels is not None
         labels = LabelSettings.from_json(recipe.labels)
-        merge = merge_windows(load_records(store.evidence, recipe.cells), labels)
+        entered = self.ledger.finished("predict")
+
+        def records() -> Iterator[WindowRecord]:
+            return load_records(store.evidence, recipe.cells, entered)
+
+        merge = merge_windows(records(), labels)
         arrays = {**merge.final.to_arrays(), **merge.evidence.to_arrays()}
         checksums = {"merges": save_arrays(store.merges_file, arrays)}
         if "table" in self.settings.save:
-            records = load_records(store.evidence, recipe.cells)
-            columns = instance_table(records, merge, recipe.roi).columns(axes)
+            columns = instance_table(records(), merge, recipe.roi).columns(axes)
             checksums["table"] = save_bytes(store.table_file, _csv(columns, self.volume))
         return {
             "checksums": checksums,
@@ -271,8 +303,9 @@ class _Run:
 
     def _create_labels(self, dtype: str) -> CellRecord:
         shown = self.ledger.finished("create")[()]["image"] != "none"
-        pyramid, ngff = self.workshop.pyramid, self.settings.ngff
-        make_label_arrays(self.store, pyramid, self.volume, dtype, ngff, with_image=shown)
+        make_label_arrays(
+            self.store, self.workshop.pyramid, self.volume, dtype, self.layout, with_image=shown
+        )
         return {}
 
 
@@ -290,14 +323,20 @@ def _csv(columns: dict[str, NDArray[Any]], volume: Volume) -> bytes:
 
 
 def written_by(store: ResultStore, recipe: Recipe, volume: Volume) -> Iterator[Written]:
-    """The stages whose arrays remain, for checking them against the ledger."""
-    made = store.ledger.finished("create").get((), {})
-    if made.get("image") == "copy":
+    """The stages of a finished run with what of them remains, for checking the ledger."""
+    first = first_pass(volume, recipe)
+    if first is not None:
+        yield Written(FIRST_PASS, portions(first), portions=True)
+    yield Written("consensus", None, files={"consensus": lambda _: store.consensus_file})
+    yield Written("create", None)
+    if store.stored()["form"]["image"] == "copy":
         whole = CellGrid(Roi.whole(recipe.extent), recipe.cell_shape)
         yield Written("image", whole, {"image": store.path / "0"})
     fields = {}
     if recipe.save_fields:
         fields = {name: store.field(name) / "0" for name, _ in recipe.outputs}
+    if recipe.labels is not None and not store.ledger.survey("finish")[0]:
+        fields["provisional"] = store.provisional
     files = {"samples": store.samples, "evidence": store.evidence}
     layout = {each.name: each for each in recipe.fields}
     yield Written("predict", recipe.cells, fields, files, layout)
@@ -307,8 +346,10 @@ def written_by(store: ResultStore, recipe: Recipe, volume: Volume) -> Iterator[W
             None,
             files={"merges": lambda _: store.merges_file, "table": lambda _: store.table_file},
         )
+        yield Written("create labels", None)
         yield Written("labels", recipe.cells, {"labels": store.labels / "0"})
         pyramid = LabelPyramid.of(recipe, volume)
         for level in range(1, len(pyramid.levels)):
             arrays = {"labels": store.labels / str(level)}
             yield Written(f"pyramid {level}", pyramid.cells(level), arrays)
+    yield Written("finish", None)

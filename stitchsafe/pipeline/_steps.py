@@ -7,7 +7,7 @@ before it and takes the statistics of the volume as it lies, found in the pass t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,9 +25,9 @@ from stitchsafe.networks import (
     pointwise,
 )
 from stitchsafe.tiling import Normalization
-from stitchsafe.volumes import IntensityStatistics, StatisticsProgress, Volume, statistics
+from stitchsafe.volumes import IntensityStatistics, Pass, Tally, Volume, passes
 
-__all__ = ["decide_steps", "first_percentiles"]
+__all__ = ["deciding_steps", "first_percentiles"]
 
 Chains = tuple[tuple[Pointwise, ...], ...]
 Statistical = Zscore | Percentiles | ClipPercentiles
@@ -39,13 +39,10 @@ def first_percentiles(rule: Normalization) -> tuple[float, ...]:
     return tuple(dict.fromkeys(q for step in first for q in _asked(step)))
 
 
-def decide_steps(
-    volume: Volume,
-    rule: Normalization,
-    found: IntensityStatistics,
-    events: Callable[[StatisticsProgress], None],
-) -> Chains:
-    """The maps of every channel.
+def deciding_steps(
+    volume: Volume, rule: Normalization, found: IntensityStatistics
+) -> Generator[Pass, Tally, Chains]:
+    """Ask for the further passes that steps take; returns the maps of every channel.
 
     Parameters
     ----------
@@ -63,7 +60,7 @@ def decide_steps(
                 together = step.together and count > 1
                 if any(own) or together:
                     view = _View(volume, begin, tuple(own), together)
-                    known = statistics(view, percentiles=_asked(step), events=events)
+                    known = yield from passes(view, percentiles=_asked(step))
                     maps = _decided(step, known, range(1 if together else count))
                 else:
                     maps = _decided(step, found, range(begin, begin + count))

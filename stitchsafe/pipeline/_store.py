@@ -12,6 +12,7 @@ It lies on a disk or on an object store, and everything in it goes through `Plac
       .stitchsafe/
         recipe.json                recipe, network and volume: what resume compares
         schedule.json              how the work was portioned, last
+        statistics/                what passes over the volume collect, until there is consensus
         consensus.json             statistics of the whole volume
         ledger/<stage>/*.json      finished cells with checksums
         evidence/<cell>.npz        per cell: its segments, and labels at its faces
@@ -24,7 +25,6 @@ It lies on a disk or on an object store, and everything in it goes through `Plac
 
 from __future__ import annotations
 
-import json
 import os
 import uuid
 from collections.abc import Iterator, Sequence
@@ -33,17 +33,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from stitchsafe.engine import Ledger, save_json
+from stitchsafe.engine import Ledger, load_json, save_json
 from stitchsafe.errors import IntegrityError, StoreError
 from stitchsafe.pipeline._parts import Part
 from stitchsafe.tiling import Recipe
 from stitchsafe.volumes import Place, PlaceError, PlaceSyntaxError
 
-__all__ = ["ResultStore"]
+__all__ = ["ZARR_FILES", "ResultStore"]
 
 FORMAT = "stitchsafe-result/1"
 
-_ZARR_FILES = ("zarr.json", ".zgroup", ".zattrs", ".zmetadata")
+ZARR_FILES = ("zarr.json", ".zgroup", ".zarray", ".zattrs", ".zmetadata")
+"""Names of the files that describe a group or an array."""
 
 
 @dataclass(frozen=True)
@@ -67,6 +68,13 @@ class ResultStore:
             raise StoreError(str(error)) from error
 
     @property
+    def resolved(self) -> ResultStore:
+        """The same; through a link to a folder, where the link points."""
+        if self.path.local is None or not self.path.is_link():
+            return self
+        return ResultStore(Place.of(self.path.local.resolve()))
+
+    @property
     def private(self) -> Place:
         return self.path / ".stitchsafe"
 
@@ -77,6 +85,27 @@ class ResultStore:
     @property
     def consensus_file(self) -> Place:
         return self.private / "consensus.json"
+
+    @property
+    def statistics(self) -> Place:
+        """What passes collect; scratch."""
+        return self.private / "statistics"
+
+    def tally(self, number: int, index: Sequence[int]) -> Place:
+        """What a pass collected of one portion of the volume."""
+        return self.statistics / str(number) / f"{'_'.join(map(str, index))}.npz"
+
+    def settled(self, number: int) -> Place:
+        """What a pass collected of the whole volume."""
+        return self.statistics / f"{number}.npz"
+
+    @property
+    def schedule_file(self) -> Place:
+        return self.private / "schedule.json"
+
+    @property
+    def provenance_file(self) -> Place:
+        return self.private / "provenance.json"
 
     @property
     def provisional(self) -> Place:
@@ -136,25 +165,23 @@ class ResultStore:
         if not self.exists:
             raise StoreError(f"{self.path} is not a result of stitchsafe; check the path")
         try:
-            content: dict[str, Any] = json.loads(self.recipe_file.read_text())
+            content = load_json(self.recipe_file)
             if content["format"] != FORMAT:
                 raise StoreError(
                     f"{self.path} has the format {content['format']!r}, and this version reads "
                     f"{FORMAT!r}; use the version that wrote it"
                 )
-        except (ValueError, KeyError, OSError) as error:
-            raise _damaged(self.recipe_file) from error
+        except PlaceError as error:
+            raise StoreError(str(error)) from error
+        except (IntegrityError, KeyError, OSError) as error:
+            raise IntegrityError(
+                f"{self.recipe_file} is damaged, and without it nothing of the result can be "
+                "proved; predict it again with --overwrite"
+            ) from error
         return content
 
     def recipe(self) -> Recipe:
-        stored = self.stored()
-        try:
-            recipe = Recipe.from_json(stored["recipe"])
-        except ValueError as error:
-            raise _damaged(self.recipe_file) from error
-        if recipe.fingerprint != stored["fingerprint"]:
-            raise _damaged(self.recipe_file)
-        return recipe
+        return Recipe.from_json(self.stored()["recipe"])
 
     def refuse_foreign(self) -> None:
         """Refuse a place that holds anything that stitchsafe did not write.
@@ -168,7 +195,7 @@ class ResultStore:
         if path is None:
             self._refuse_foreign_keys()
             return
-        if path.is_symlink() or (path.exists() and not path.is_dir()):
+        if path.exists() and not path.is_dir():
             raise StoreError(f"{self.path} exists and is a file; choose another place with --out")
         if path.is_dir() and not self.private.is_dir() and any(path.iterdir()):
             raise self._foreign()
@@ -225,7 +252,7 @@ class ResultStore:
                     (self.path / "labels", "labels/", {self.labels.name}),
                 )
                 for name in folder.children()
-                if name not in {*known, *_ZARR_FILES}
+                if name not in {*known, *ZARR_FILES}
                 and not (
                     not below
                     and (name.isdecimal() or (path is not None and (path / name).is_symlink()))
@@ -267,13 +294,8 @@ class ResultStore:
 
     def begin(self, recipe: Recipe, content: dict[str, Any]) -> None:
         """Enter the recipe: from now on, the store is a run that can be resumed."""
-        record = {
-            "format": FORMAT,
-            "recipe": recipe.to_json(),
-            "fingerprint": recipe.fingerprint,
-            **content,
-        }
-        save_json(self.recipe_file, record)
+        made_by = {"recipe": recipe.to_json(), "fingerprint": recipe.fingerprint}
+        save_json(self.recipe_file, {"format": FORMAT, **made_by, **content})
 
     def clear(self) -> None:
         """Remove an earlier result, or the rest of one that never began."""
@@ -288,7 +310,3 @@ def _refused() -> Iterator[None]:
         yield
     except PlaceError as error:
         raise StoreError(str(error)) from error
-
-
-def _damaged(path: Place) -> IntegrityError:
-    return IntegrityError(f"{path} is damaged; start again with --overwrite")

@@ -24,6 +24,7 @@ from stitchsafe.geometry import (
     Node,
     OutputAxis,
     OutputGeometry,
+    Placement,
 )
 from stitchsafe.networks import Network, Output, Runtime
 from stitchsafe.pipeline._pass_memory import PassMemory, bytes_of_pass
@@ -196,18 +197,14 @@ def _guess(trial: _Trial, base: _Shape, axis: int) -> tuple[AxisGeometry, tuple[
         scale = _plain_scale(have, size) if fixed else Fraction(more[1 + axis] - have, period)
         scales.append(scale)
         shrinkages.append(size - have / scale)
-    offset = max(math.floor(each / 2) for each in shrinkages)
-    offsets: list[int] = []
-    for scale, each in zip(scales, shrinkages, strict=True):
-        lead = offset - math.floor(each / 2)
-        while (lead * scale).denominator > 1:
-            lead += 1
-        offsets.append(offset - lead)
-    shrinkage = offset + max(math.ceil(s - own) for s, own in zip(shrinkages, offsets, strict=True))
-    context = (max(0, offset), max(0, shrinkage - offset))
+    placed = Placement.of(scales, shrinkages)
+    offset, shrinkage = placed.offset, placed.shrinkage(shrinkages)
+    context = offset, shrinkage - offset
     owns = tuple(
-        OutputAxis(scale, own, int((offset - own) * scale), each, context, size, ())
-        for scale, own, each in zip(scales, offsets, shrinkages, strict=True)
+        OutputAxis(scale, own, start, each, context, size, ())
+        for scale, own, start, each in zip(
+            scales, placed.offsets, placed.starts, shrinkages, strict=True
+        )
     )
     least = size if fixed else _smallest(trial, base, axis, period)
     return (

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from stitchsafe.geometry import NetworkGeometry
+from stitchsafe.networks import SkippedConfig
 from stitchsafe.pipeline._probing import ProbeReport
 from stitchsafe.pipeline._report import WIDTH, report
 
@@ -28,6 +29,9 @@ class Verdict:
         What is exact and may still be inaccurate.
     probe
         What was measured on the running network, if that was asked for.
+    skipped
+        Steps after the network that are not done: `predict` refuses it for them, unless told to
+        leave them out.
     """
 
     model: str
@@ -35,6 +39,7 @@ class Verdict:
     geometry: NetworkGeometry
     warnings: tuple[str, ...] = ()
     probe: ProbeReport | None = None
+    skipped: tuple[SkippedConfig, ...] = ()
 
     @property
     def safe(self) -> bool:
@@ -75,6 +80,7 @@ class Verdict:
                 {"layer": b.layer, "op": b.op, "reason": b.reason, "fix": b.fix}
                 for b in geometry.breaks
             ],
+            "skipped_postprocessing": [each.model_dump(mode="json") for each in self.skipped],
             "warnings": list(self.warnings),
             "probe": self.probe.to_json() if self.probe else None,
         }
@@ -83,7 +89,7 @@ class Verdict:
         """The answer for people, at most `width` columns wide."""
         return report(
             self.model, self.axes, self.geometry, self.warnings, self.probe,
-            width=width, color=color,
+            tuple(map(str, self.skipped)), width=width, color=color,
         )  # fmt: skip
 
 

@@ -10,7 +10,7 @@ Three questions, each answered from the store and the volume alone:
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,29 +18,20 @@ from typing import Any
 import numpy as np
 
 from stitchsafe.coordinates import Roi
-from stitchsafe.engine import (
-    CellIndex,
-    CellRecord,
-    Events,
-    FieldMaker,
-    Fields,
-    Silent,
-    checksum,
-    file_checksum,
-)
-from stitchsafe.errors import IntegrityError, ModelError, StoreError
+from stitchsafe.engine import Events, FieldMaker, Fields, Silent
+from stitchsafe.errors import IntegrityError, ModelError, StoreError, VolumeError
 from stitchsafe.networks import Network, load_network
+from stitchsafe.pipeline._audit import audit
 from stitchsafe.pipeline._consensus import load_consensus
-from stitchsafe.pipeline._inputs import ModelLike, VolumeLike
+from stitchsafe.pipeline._inputs import Inputs, ModelLike, VolumeLike
 from stitchsafe.pipeline._machine import processor_name
 from stitchsafe.pipeline._origin import Origin
 from stitchsafe.pipeline._reopen import reopen
 from stitchsafe.pipeline._samples import Samples, measure_seams, recorded, spread
-from stitchsafe.pipeline._stages import Written, written_by
 from stitchsafe.pipeline._store import ResultStore
 from stitchsafe.pipeline._workshop import final_labels_of
 from stitchsafe.tiling import Recipe, grid_of
-from stitchsafe.volumes import ArrayStore, PlaceError, Volume
+from stitchsafe.volumes import ArrayStore
 
 __all__ = ["Verification", "verify"]
 
@@ -68,6 +59,9 @@ class Verification:
     exact
         Whether stitched equals whole for the network; False where the user accepted that it does
         not.
+    repairable
+        Whether predict with ``--repair`` can do again what is corrupt: not where the volume has
+        changed, or the record of the recipe is damaged.
     """
 
     voxels: int
@@ -78,6 +72,7 @@ class Verification:
     corrupt: tuple[str, ...]
     missing: tuple[str, ...]
     exact: bool = True
+    repairable: bool = True
 
     @property
     def ok(self) -> bool:
@@ -100,6 +95,7 @@ class Verification:
             "label_mismatches": self.label_mismatches,
             "corrupt": list(self.corrupt),
             "missing": list(self.missing),
+            "repairable": self.repairable,
         }
 
     def describe(self) -> str:
@@ -119,8 +115,10 @@ class Verification:
         remedy = ""
         if self.missing and not self.corrupt:
             remedy = ": the same predict command finishes what is missing"
+        elif self.corrupt and self.repairable:
+            remedy = ": the same predict command with --repair does again just what is damaged"
         elif self.corrupt:
-            remedy = ": predict it again with --overwrite"
+            remedy = ": it cannot be repaired; predict it again with --overwrite"
         return "\n".join([*lines, f"NOT verified{remedy}"])
 
 
@@ -166,19 +164,19 @@ def verify(
         If `out` is no result of stitchsafe.
     VolumeError, ModelError
         If the volume or the model is gone, or is not the one of the recipe.
-    IntegrityError
-        If the record of how it was made is gone or damaged.
     """
     events = events or Silent()
     store = ResultStore.at(out)
-    stored = store.stored()
-    recipe = store.recipe()
+    given = weights is not None or arguments or input_channels or model_axes
+    if model is None and given:
+        raise ModelError(
+            "weights, arguments, input channels and axes go with a model; give it too, with --model"
+        )
+    try:
+        stored, recipe = store.stored(), store.recipe()
+    except IntegrityError as error:  # with it everything else stands or falls
+        return Verification(0, 0, 0.0, 0.0, 0, (str(error),), (), repairable=False)
     if model is None:
-        if weights is not None or arguments or input_channels or model_axes:
-            raise ModelError(
-                "weights, arguments, input channels and axes go with a model; give it too, with "
-                "--model"
-            )
         network = Origin.from_json(stored).load(trust=trust_model)
     else:
         network = load_network(
@@ -190,13 +188,42 @@ def verify(
             trust=trust_model,
         )
     opened = reopen(store, network, volume)
-    network, source = opened.network, opened.volume
-    missing, corrupt = _check_arrays(store, recipe, source, events)
-    consensus = load_consensus(store, recipe)
-    if consensus is None:
-        raise IntegrityError(f"{store.consensus_file} is gone; start again with --overwrite")
-    grid = grid_of(recipe, network.geometry)
-    maker = FieldMaker(recipe, grid, network, source, consensus.intensity)
+    findings = list(audit(store, recipe, opened.volume, events))
+    again = _predict_again(store, recipe, opened, cells, events)
+    return Verification(
+        again.voxels,
+        again.bit_mismatches,
+        again.max_abs_diff,
+        again.tolerance if recipe.exact else None,
+        again.label_mismatches,
+        tuple(dict.fromkeys(finding.text for finding in findings if not finding.missing)),
+        tuple(finding.text for finding in findings if finding.missing),
+        exact=recipe.exact,
+        repairable=not any(finding.hopeless for finding in findings),
+    )
+
+
+@dataclass
+class _Again:
+    """What predicting some cells again has shown."""
+
+    voxels: int = 0
+    bit_mismatches: int = 0
+    label_mismatches: int = 0
+    max_abs_diff: float = 0.0
+    tolerance: float = 0.0
+
+
+def _predict_again(
+    store: ResultStore, recipe: Recipe, opened: Inputs, cells: int, events: Events
+) -> _Again:
+    """Predict some cells again; those that cannot be, for damage that is found already, are not."""
+    shown, network = _Again(), opened.network
+    try:
+        intensity = load_consensus(store, recipe).intensity
+    except IntegrityError:
+        return shown
+    maker = FieldMaker(recipe, grid_of(recipe, network.geometry), network, opened.volume, intensity)
     chosen = spread(store, cells)
     same_machine = _is_this_machine(recipe, network)
     if not same_machine:
@@ -210,30 +237,28 @@ def verify(
             "recorded voxels is measured, and speaks neither for nor against the result"
         )
     events.stage("verify", len(chosen), "cells")
-    voxels = bits = labels = 0
-    for index in chosen:
+    largest = 0.0
+    for index, entered in chosen.items():
         cell = recipe.cells.cell_at(index)
-        found = recorded(store, recipe, index)
+        found = recorded(store, recipe, index, entered)
         if found is None:
-            continue  # among the corrupt files
-        again = maker.fields(cell, maker.read(cell))
+            continue
+        try:
+            fields = maker.fields(cell, maker.read(cell))
+            seams = measure_seams(store, maker, {index: entered})
+        except VolumeError:
+            continue
         for samples in found:
-            voxels += len(samples.positions)
-            bits += _mismatches(samples, cell, again, same_machine, recipe.precision)
-        labels += _label_mismatches(store, recipe, cell, again)
+            shown.voxels += len(samples.positions)
+            shown.bit_mismatches += _mismatches(
+                samples, cell, fields, same_machine, recipe.precision
+            )
+        shown.label_mismatches += _label_mismatches(store, recipe, cell, fields)
+        shown.max_abs_diff = max(shown.max_abs_diff, seams.max_abs_diff)
+        largest = max(largest, seams.max_abs_value)
         events.advance()
-    seams = measure_seams(store, maker, chosen)
-    tolerance = _TOLERANCE[recipe.precision] * max(seams.max_abs_value, 1e-30)
-    return Verification(
-        voxels,
-        bits,
-        seams.max_abs_diff,
-        tolerance if recipe.exact else None,
-        labels,
-        corrupt,
-        missing,
-        exact=recipe.exact,
-    )
+    shown.tolerance = _TOLERANCE[recipe.precision] * max(largest, 1e-30)
+    return shown
 
 
 def _mismatches(
@@ -246,7 +271,9 @@ def _mismatches(
         found, expected = again[field.name][(slice(None), *inside)], samples.values[field.name]
         size = float(np.nanmax(np.abs(expected), initial=0.0))
         allowed = 0.0 if same_machine else _TOLERANCE[precision] * size
-        agree = (np.abs(found - expected) <= allowed) | (np.isnan(found) & np.isnan(expected))
+        with np.errstate(invalid="ignore"):  # infinity less infinity
+            agree = (found == expected) | (np.abs(found - expected) <= allowed)
+        agree |= np.isnan(found) & np.isnan(expected)
         wrong |= ~agree.all(axis=0)
     return int(wrong.sum())
 
@@ -254,79 +281,6 @@ def _mismatches(
 def _is_this_machine(recipe: Recipe, network: Network) -> bool:
     """Whether the bits of the recipe can be expected of this machine."""
     return recipe.build == network.build and recipe.processor == processor_name()
-
-
-def _check_arrays(
-    store: ResultStore, recipe: Recipe, volume: Volume, events: Events
-) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Compare every array and file, and the volume, with the ledger."""
-    missing: list[str] = []
-    corrupt: list[str] = []
-    for stage in written_by(store, recipe, volume):
-        finished = store.ledger.finished(stage.stage)
-        cells = [None] if stage.cells is None else list(stage.cells.cells())
-        events.stage(f"check {stage.stage}", len(cells), "cells")
-        for cell in cells:
-            index = () if cell is None or stage.cells is None else stage.cells.index(cell)
-            record = finished.get(index)
-            if record is None:
-                missing.append(stage.stage if cell is None else f"{stage.stage} of cell {cell}")
-            else:
-                corrupt += _damaged_files(stage, index, record)
-                if cell is not None:
-                    corrupt += _damaged_arrays(stage, cell, record)
-                    corrupt += _changed_input(volume, cell, record)
-            events.advance()
-    missing += _missing_metadata(store, recipe)
-    return tuple(missing), tuple(corrupt)
-
-
-def _missing_metadata(store: ResultStore, recipe: Recipe) -> Iterator[str]:
-    """Groups of the result that no reader would find."""
-    groups = [store.path]
-    if recipe.labels is not None:
-        groups += [store.labels.parent, store.labels]
-    if recipe.save_fields:
-        groups += [store.path / "fields", *(store.field(name) for name, _ in recipe.outputs)]
-    for group in groups:
-        if not (group / "zarr.json").is_file() and not (group / ".zgroup").is_file():
-            yield f"the metadata of the group {group}"
-
-
-def _damaged_files(stage: Written, index: CellIndex, record: CellRecord) -> Iterator[str]:
-    for name, place in stage.files.items():
-        expected = record["checksums"].get(name)
-        if expected is None:
-            continue  # not asked for
-        path = place(index)
-        try:
-            if file_checksum(path.read_bytes()) != expected:
-                yield f"{path}: is not what was written"
-        except PlaceError:
-            raise  # says nothing of what is there
-        except OSError as error:
-            yield f"{path}: {error.strerror}"
-
-
-def _damaged_arrays(stage: Written, cell: Roi, record: CellRecord) -> Iterator[str]:
-    for name, path in stage.arrays.items():
-        try:
-            array = ArrayStore.open(path)
-            leading = array.shape[: len(array.shape) - cell.ndim]
-            region = Roi((*[0] * len(leading), *cell.offset), (*leading, *cell.shape))
-            if name in stage.layout:
-                region = stage.layout[name].box(cell)
-            if checksum(array.read(region)) != record["checksums"][name]:
-                yield f"{path} at {cell}: holds other values than were written"
-        except PlaceError:
-            raise
-        except (IntegrityError, StoreError, ValueError, OSError) as error:
-            yield f"{path} at {cell}: {error}"
-
-
-def _changed_input(volume: Volume, cell: Roi, record: CellRecord) -> Iterator[str]:
-    if "input" in record and checksum(volume.read(cell)) != record["input"]:
-        yield f"{volume.path or 'the array'} at {cell}: holds other values than were read"
 
 
 def _label_mismatches(store: ResultStore, recipe: Recipe, cell: Roi, fields: dict[str, Any]) -> int:

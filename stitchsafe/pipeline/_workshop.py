@@ -7,9 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
 from stitchsafe.coordinates import CellGrid, Roi
@@ -32,7 +33,9 @@ from stitchsafe.engine import (
 from stitchsafe.errors import InputError, IntegrityError, ModelError
 from stitchsafe.instances import FinalIds, LabelSettings, SegmentSink, final_labels, segment_window
 from stitchsafe.networks import Network, is_factory
+from stitchsafe.pipeline._checked import CheckedCells, downsampling
 from stitchsafe.pipeline._consensus import load_consensus
+from stitchsafe.pipeline._deciding import PassWork, nth_pass, portions
 from stitchsafe.pipeline._inputs import Inputs
 from stitchsafe.pipeline._machine import processor_name
 from stitchsafe.pipeline._origin import Origin
@@ -41,7 +44,7 @@ from stitchsafe.pipeline._reopen import reopen
 from stitchsafe.pipeline._settings import Settings
 from stitchsafe.pipeline._store import ResultStore
 from stitchsafe.tiling import Recipe, grid_of
-from stitchsafe.volumes import ArrayStore, Place, Volume
+from stitchsafe.volumes import ArrayStore, Pass, Place, Volume
 
 __all__ = ["Job", "Workshop", "final_labels_of"]
 
@@ -125,10 +128,6 @@ class Workshop:
     def maker(self) -> FieldMaker:
         """What computes fields; the network is made ready when it is first asked for."""
         consensus = load_consensus(self.store, self.recipe)
-        if consensus is None:
-            raise IntegrityError(
-                f"{self.store.consensus_file} is gone; start again with --overwrite"
-            )
         grid = grid_of(self.recipe, self.network.geometry)
         return FieldMaker(self.recipe, grid, self.network, self.volume, consensus.intensity)
 
@@ -138,25 +137,37 @@ class Workshop:
 
     def cells(self, stage: str) -> CellGrid:
         """All cells of a stage."""
+        if stage.startswith("statistics "):
+            return portions(self._pass(stage))
         if stage == "image":
             return CellGrid(Roi.whole(self.recipe.extent), self.recipe.cell_shape)
         if stage.startswith("pyramid "):
-            return self.pyramid.cells(_level(stage))
+            return self.pyramid.cells(_number(stage))
         return self.recipe.cells
 
     def stage(self, name: str) -> Stage:
         return Stage(name, self.cells(name), self._work(name))
 
+    def _pass(self, stage: str) -> Pass:
+        return nth_pass(self.store, self.volume, self.recipe, _number(stage))
+
     def _work(self, name: str) -> Work:
+        if name.startswith("statistics "):
+            return PassWork(self._pass(name), partial(self.store.tally, _number(name)))
         if name == "image":
             return ArrayWork("image", self.volume.read, ArrayStore.open(self.store.path / "0"))
         if name == "predict":
             return FieldWork(self.maker, self._sinks())
         if name == "labels":
             return self._relabelling()
-        level = _level(name)
-        make = self.pyramid.maker(level, self._labels(level - 1))
+        level = _number(name)
+        finer = "labels" if level == 1 else f"pyramid {level - 1}"
+        known = self._checked(finer, "labels", self._labels(level - 1))
+        make = downsampling(known, self.pyramid.steps(level))
         return ArrayWork("labels", make, self._labels(level))
+
+    def _checked(self, stage: str, name: str, array: ArrayStore) -> CheckedCells:
+        return CheckedCells(array, self.cells(stage), self.ledger.finished(stage), name)
 
     def _sinks(self) -> list[Sink]:
         store, recipe, layout = self.store, self.recipe, self.recipe.fields
@@ -167,17 +178,28 @@ class Workshop:
         if recipe.labels is not None:
             settings = LabelSettings.from_json(recipe.labels)
             provisional = ArrayStore.open(store.provisional)
-            sinks.append(SegmentSink(provisional, store.evidence, recipe.cells, settings))
+            sinks.append(
+                SegmentSink(
+                    provisional,
+                    store.evidence,
+                    recipe.cells,
+                    settings,
+                    nan_is_background=recipe.nan == "keep",
+                )
+            )
         return sinks
 
     def _relabelling(self) -> Work:
         final = self._labels(0)
         if self.ledger.finished("finish"):  # a cell whose entry has been deleted is made anew
             return _Anew(self.maker, self.store, final)
-        provisional = ArrayStore.open(self.store.provisional)
+        scratch = ArrayStore.open(self.store.provisional)
+        provisional = self._checked("predict", "provisional", scratch)
         ids, extent = load_ids(self.store), self.recipe.extent
 
         def make(cell: Roi) -> NDArray[Any]:
+            if self.recipe.skips(cell):
+                return np.zeros(cell.shape, final.dtype)
             return final_labels(provisional.read(cell), cell, ids, extent)
 
         return ArrayWork("labels", make, final)
@@ -199,6 +221,8 @@ class _Anew:
         return self.maker.read(block)
 
     def compute(self, cell: Roi, source: BlockInput) -> NDArray[Any]:
+        if self.maker.recipe.skips(cell):
+            return np.zeros(cell.shape, self.final.dtype)
         fields = self.maker.fields(cell, source)
         return final_labels_of(self.store, self.maker.recipe, cell, fields)
 
@@ -207,13 +231,27 @@ class _Anew:
         return {"checksums": {"labels": checksum(result)}}
 
 
-def _level(stage: str) -> int:
-    return int(stage.removeprefix("pyramid "))
+def _number(stage: str) -> int:
+    """The number of a level, or of a pass."""
+    return int(stage.rpartition(" ")[2])
 
 
 def load_ids(store: ResultStore) -> FinalIds:
-    """What merging decided."""
-    return FinalIds.from_arrays(load_arrays(store.merges_file))
+    """What merging decided.
+
+    Raises
+    ------
+    IntegrityError
+        If that is gone or damaged.
+    """
+    merged = store.ledger.finished("merge").get(())
+    try:
+        known = None if merged is None else merged["checksums"]["merges"]
+        return FinalIds.from_arrays(load_arrays(store.merges_file, known))
+    except OSError as error:
+        raise IntegrityError(
+            f"{store.merges_file} is gone; the same predict command with --repair merges again"
+        ) from error
 
 
 def final_labels_of(
@@ -222,5 +260,9 @@ def final_labels_of(
     """Labels of a cell, made again from its fields."""
     if recipe.labels is None:
         raise IntegrityError("the result holds no labels; predict it with --save labels")
-    segments = segment_window(fields, settings=LabelSettings.from_json(recipe.labels))
+    segments = segment_window(
+        fields,
+        settings=LabelSettings.from_json(recipe.labels),
+        nan_is_background=recipe.nan == "keep",
+    )
     return final_labels(segments.labels, cell, load_ids(store), recipe.extent)

@@ -8,6 +8,7 @@ from stitchsafe.tiling._memory import INTERPRETER_BYTES, MemoryEstimate, estimat
 from stitchsafe.tiling._plan import Plan, Planned, grid_of, make_plan, with_seconds
 from stitchsafe.tiling._recipe import BorderRule, Normalization, Recipe, Schedule
 from stitchsafe.tiling._shapes import Shapes, choose_shapes, format_bytes
+from stitchsafe.tiling._skipping import Skipping
 
 __all__ = [
     "INTERPRETER_BYTES",
@@ -24,6 +25,7 @@ __all__ = [
     "Shapes",
     "Span",
     "Tile",
+    "Skipping",
     "TileGrid",
     "choose_shapes",
     "estimate_memory",

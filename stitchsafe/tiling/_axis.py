@@ -177,9 +177,8 @@ class AxisTiling:
     @property
     def domain(self) -> tuple[int, int]:
         """Input of the whole pass: the volume, extended by the border rule."""
-        net = self.geometry
-        begin = -net.output_offset
-        return begin, begin + _next_valid(net, self.extent + net.shrinkage)
+        begin = -self.geometry.output_offset
+        return begin, begin + self.geometry.covering(self.extent)
 
     def span(self, start: int) -> Span:
         """The tile whose output starts at `start`."""
@@ -202,6 +201,7 @@ class AxisTiling:
             # What clipping took off is read on the other side, if the network takes no less.
             while not net.takes(end - begin) and begin > first:
                 begin = max(first, begin - net.period)
+            end = max(end, min(begin + net.input_min, last))
             if not net.takes(end - begin):
                 end = first + _next_valid(net, end - first)
         return Span(begin, end, start - begin - net.output_offset)
@@ -221,12 +221,8 @@ class AxisTiling:
 
 
 def _next_valid(geometry: AxisGeometry, size: int) -> int:
-    """Smallest input size that the network takes and that is at least `size`.
-
-    Where it takes one size only, its layers would take that and so many periods.
-    """
-    over = max(0, size - geometry.input_min)
-    return geometry.input_min + ceil_to(over, geometry.input_step or geometry.period)
+    """Smallest input size that the network takes and that is at least `size`."""
+    return geometry.input_min + ceil_to(max(0, size - geometry.input_min), geometry.input_step)
 
 
 def _aligned_context(geometry: AxisGeometry) -> int:

@@ -20,6 +20,7 @@ from pydantic import TypeAdapter
 from stitchsafe.coordinates import CellGrid, Roi, ceil_to
 from stitchsafe.errors import PlanError
 from stitchsafe.tiling._fields import Field
+from stitchsafe.tiling._skipping import Skipping
 
 __all__ = ["BorderRule", "Normalization", "Recipe", "Schedule"]
 
@@ -69,6 +70,8 @@ class Recipe:
         Whether stitching is exact for this network.
     scales
         Elements per voxel of each field, per axis, as ``"1/2"``; empty where all are 1.
+    skipping
+        Which cells a mask leaves out; None without a mask.
     """
 
     network: str
@@ -83,7 +86,7 @@ class Recipe:
     labels: dict[str, Any] | None
     border: BorderRule
     normalization: Normalization
-    nan: Literal["refuse", "zero"]
+    nan: Literal["refuse", "zero", "keep"]
     device: str
     precision: str
     layout: str
@@ -93,6 +96,7 @@ class Recipe:
     seed: int
     exact: bool = True
     scales: tuple[tuple[str, ...], ...] = ()
+    skipping: Skipping | None = None
 
     def __post_init__(self) -> None:
         for cell, tile in zip(self.cell_shape, self.tile_shape, strict=True):
@@ -123,7 +127,8 @@ class Recipe:
     def differences(self, other: Recipe) -> list[str]:
         """What differs, each as ``name: mine, theirs``."""
         return [
-            f"{field.name}: {getattr(self, field.name)!r}, not {getattr(other, field.name)!r}"
+            f"{field.name}: {_shown(getattr(self, field.name))}, not "
+            f"{_shown(getattr(other, field.name))}"
             for field in fields(self)
             if getattr(self, field.name) != getattr(other, field.name)
         ]
@@ -137,10 +142,18 @@ class Recipe:
             for (name, channels), scale in zip(self.outputs, scales, strict=True)
         )
 
+    def skips(self, cell: Roi) -> bool:
+        """Whether a mask leaves this cell out: it is 0 in labels and fields."""
+        return self.skipping is not None and self.skipping.skips(self.cells.index(cell))
+
     @property
     def cells(self) -> CellGrid:
         """The cells of the ROI."""
         return CellGrid(self.roi, self.cell_shape)
+
+
+def _shown(value: object) -> str:
+    return str(value) if isinstance(value, Skipping) else repr(value)
 
 
 def _recipes() -> TypeAdapter[Recipe]:

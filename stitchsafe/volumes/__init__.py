@@ -4,6 +4,7 @@
 one; :class:`ArrayStore` and the ``create_...`` functions are the writing side.
 """
 
+from stitchsafe.volumes._accumulators import Tally
 from stitchsafe.volumes._link import link_image
 from stitchsafe.volumes._ome_write import (
     Ngff,
@@ -20,7 +21,16 @@ from stitchsafe.volumes._pyramid import (
     finer_region,
     pyramid_levels,
 )
-from stitchsafe.volumes._statistics import IntensityStatistics, StatisticsProgress, statistics
+from stitchsafe.volumes._statistics import (
+    IntensityStatistics,
+    Pass,
+    StatisticsProgress,
+    answered,
+    passes,
+    pieces,
+    portion_shape,
+    statistics,
+)
 from stitchsafe.volumes._store import ArrayStore
 from stitchsafe.volumes._volume import Volume, planar
 from stitchsafe.volumes._voxel_size import Level, VoxelSize, require_voxel_size
@@ -31,13 +41,16 @@ __all__ = [
     "Level",
     "Ngff",
     "PARTIAL",
+    "Pass",
     "Place",
     "PlaceError",
     "PlaceSyntaxError",
     "PyramidLevel",
     "StatisticsProgress",
+    "Tally",
     "Volume",
     "VoxelSize",
+    "answered",
     "create_field",
     "create_group",
     "create_image",
@@ -47,7 +60,10 @@ __all__ = [
     "is_url",
     "link_image",
     "open_volume",
+    "passes",
+    "pieces",
     "planar",
+    "portion_shape",
     "pyramid_levels",
     "require_voxel_size",
     "statistics",

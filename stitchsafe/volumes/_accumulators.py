@@ -1,5 +1,9 @@
 """What statistics collect from one piece of a volume after another, in whole numbers.
 
+Each collector takes values with `add`, and with `take` what a collector of its like has gathered
+elsewhere (`to_arrays`): sums and counts are whole numbers, so that no order can matter.
+
+* :class:`Histogram` counts the bit patterns of values of up to 16 bits.
 * :class:`FixedPoint` sums ``q`` and ``q**2`` with ``q = floor((x - minimum) / step)``, where the
   step is the range divided by 2^42 (integers: at least 1). Mean and deviation are good to 2^-42 of
   the range.
@@ -11,10 +15,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -24,9 +28,13 @@ from stitchsafe.volumes._volume import Array
 
 __all__ = [
     "DIGIT",
+    "Arrays",
+    "Collector",
     "Extremes",
     "FixedPoint",
+    "Histogram",
     "Selection",
+    "Tally",
     "Unusual",
     "finite",
     "interpolate",
@@ -36,6 +44,71 @@ __all__ = [
 DIGIT = 16
 _FIXED_BITS = 42
 _LIMB = 21
+
+Arrays = dict[str, Array]
+"""What a collector has gathered, as it is stored."""
+
+
+class Collector(Protocol):
+    """Gathers something of the finite values of one channel."""
+
+    def add(self, values: Array) -> None: ...
+    def to_arrays(self) -> Arrays: ...
+    def take(self, arrays: Arrays) -> None:
+        """Add what another collector, which began as this one did, has gathered."""
+
+
+@dataclass
+class Tally:
+    """What one pass collects: of NaN and infinities, and of the values of each channel."""
+
+    unusual: Unusual | None
+    channels: Sequence[Sequence[Collector]]
+
+    def add(self, cell: Roi, data: Array) -> None:
+        """Collect from a piece, shape ``(channels, *cell.shape)``."""
+        if self.unusual is not None:
+            self.unusual.add(cell, data)
+        for values, collectors in zip(map(finite, data), self.channels, strict=True):
+            for collector in collectors:
+                collector.add(values)
+
+    def to_arrays(self) -> Arrays:
+        found = {} if self.unusual is None else _named("unusual", self.unusual.to_arrays())
+        for name, collector in self._collectors():
+            found.update(_named(name, collector.to_arrays()))
+        return found
+
+    def take(self, arrays: Arrays) -> None:
+        if self.unusual is not None:
+            self.unusual.take(_of("unusual", arrays))
+        for name, collector in self._collectors():
+            collector.take(_of(name, arrays))
+
+    def _collectors(self) -> list[tuple[str, Collector]]:
+        return [
+            (f"{channel}.{number}", collector)
+            for channel, collectors in enumerate(self.channels)
+            for number, collector in enumerate(collectors)
+        ]
+
+
+def _named(name: str, arrays: Arrays) -> Arrays:
+    return {f"{name}.{key}": value for key, value in arrays.items()}
+
+
+def _of(name: str, arrays: Arrays) -> Arrays:
+    front = f"{name}."
+    return {key.removeprefix(front): a for key, a in arrays.items() if key.startswith(front)}
+
+
+def _sparse(counts: npt.NDArray[np.int64]) -> Arrays:
+    at = np.flatnonzero(counts)
+    return {"at": at.astype(np.uint32), "counts": counts.reshape(-1)[at]}
+
+
+def _add_sparse(counts: npt.NDArray[np.int64], arrays: Arrays) -> None:
+    np.add.at(counts.reshape(-1), arrays["at"].astype(np.intp), arrays["counts"])
 
 
 @dataclass
@@ -58,6 +131,20 @@ class Unusual:
             self.first_nan = _earlier(self.first_nan, cell, nan)
             self.first_infinite = _earlier(self.first_infinite, cell, infinite)
 
+    def to_arrays(self) -> Arrays:
+        nothing = np.zeros(0, np.int64)
+        return {
+            "counts": np.asarray([self.nans, self.infinities], np.int64),
+            "nan": nothing if self.first_nan is None else np.asarray(self.first_nan),
+            "infinite": nothing if self.first_infinite is None else np.asarray(self.first_infinite),
+        }
+
+    def take(self, arrays: Arrays) -> None:
+        self.nans += int(arrays["counts"][0])
+        self.infinities += int(arrays["counts"][1])
+        self.first_nan = _first_of(self.first_nan, arrays["nan"])
+        self.first_infinite = _first_of(self.first_infinite, arrays["infinite"])
+
     def fields(self) -> dict[str, Any]:
         return {
             "nan_count": self.nans,
@@ -75,6 +162,13 @@ def _earlier(
         return known
     at = np.unravel_index(int(np.argmax(anywhere)), cell.shape)
     position = tuple(int(i) + o for i, o in zip(at, cell.offset, strict=True))
+    return position if known is None else min(known, position)
+
+
+def _first_of(known: tuple[int, ...] | None, other: Array) -> tuple[int, ...] | None:
+    if not other.size:
+        return known
+    position = tuple(map(int, other))
     return position if known is None else min(known, position)
 
 
@@ -97,10 +191,41 @@ class Extremes:
 
     def add(self, values: Array) -> None:
         if values.size:
-            low, high = values.min(), values.max()
-            self.low = min(self.low, low) if self.count else low
-            self.high = max(self.high, high) if self.count else high
-            self.count += values.size
+            self._add(values.size, values.min(), values.max())
+
+    def to_arrays(self) -> Arrays:
+        return {
+            "count": np.asarray(self.count),
+            "low": np.asarray(self.low),
+            "high": np.asarray(self.high),
+        }
+
+    def take(self, arrays: Arrays) -> None:
+        count = int(arrays["count"])
+        if count:
+            self._add(count, arrays["low"][()], arrays["high"][()])
+
+    def _add(self, count: int, low: Any, high: Any) -> None:
+        self.low = min(self.low, low) if self.count else low
+        self.high = max(self.high, high) if self.count else high
+        self.count += count
+
+
+class Histogram:
+    """How often each bit pattern of a narrow type occurs."""
+
+    def __init__(self, dtype: np.dtype[Any]) -> None:
+        self._unsigned = np.dtype(f"u{dtype.itemsize}")
+        self.counts = np.zeros(2 ** (8 * dtype.itemsize), np.int64)
+
+    def add(self, values: Array) -> None:
+        self.counts += np.bincount(values.view(self._unsigned), minlength=len(self.counts))
+
+    def to_arrays(self) -> Arrays:
+        return _sparse(self.counts)
+
+    def take(self, arrays: Arrays) -> None:
+        _add_sparse(self.counts, arrays)
 
 
 def root(square: Fraction) -> float:
@@ -160,6 +285,17 @@ class FixedPoint:
                 + int(np.dot(lower, lower))
             )
 
+    def to_arrays(self) -> Arrays:
+        # As decimals, since they may be larger than 64 bits.
+        return {
+            "first": np.asarray(str(self._first).encode()),
+            "second": np.asarray(str(self._second).encode()),
+        }
+
+    def take(self, arrays: Arrays) -> None:
+        self._first += int(arrays["first"][()])
+        self._second += int(arrays["second"][()])
+
     def _quantize(self, values: Array) -> npt.NDArray[np.int64]:
         if self._real:
             share = (values.astype(np.float64) / 2 - float(self._low) / 2) / self._half
@@ -190,6 +326,24 @@ class Selection:
         self._histograms: dict[int, npt.NDArray[np.int64]] = {}
         if asked:
             self._histograms[0] = np.zeros(2**DIGIT, np.int64)
+
+    def fresh(self) -> Selection:
+        """One that knows what this one has settled, and has collected nothing of its own."""
+        other = Selection(self._dtype, self._asked)
+        other._known, other._found = self._known, dict(self._found)
+        other._histograms = {prefix: np.zeros_like(h) for prefix, h in self._histograms.items()}
+        return other
+
+    def to_arrays(self) -> Arrays:
+        return {
+            f"{prefix}.{key}": values
+            for prefix, histogram in self._histograms.items()
+            for key, values in _sparse(histogram).items()
+        }
+
+    def take(self, arrays: Arrays) -> None:
+        for prefix, histogram in self._histograms.items():
+            _add_sparse(histogram, _of(str(prefix), arrays))
 
     def add(self, values: Array) -> None:
         if not self._histograms or values.size == 0:

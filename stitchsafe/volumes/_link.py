@@ -62,7 +62,7 @@ def link_image(volume: Volume, where: Path | Place, *, ngff: Ngff, most: int | N
     try:
         for name in image.datasets[:most]:
             if (source / name).is_dir() and not (group / name).is_symlink():
-                (group / name).symlink_to(os.path.relpath(source / name, group))
+                (group / name).symlink_to(os.path.relpath(source / name, group.resolve()))
     except OSError:
         return False
     write_attributes(Place.of(group), json.loads(json.dumps(shown)), ngff)

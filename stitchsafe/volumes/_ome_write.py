@@ -72,6 +72,7 @@ def create_image(
     fill_value: float = 0,
     ngff: Ngff = "0.5",
     overwrite: bool = False,
+    keep: bool = False,
 ) -> tuple[ArrayStore, ...]:
     """Make a multiscale image group with empty arrays, one per level.
 
@@ -93,6 +94,8 @@ def create_image(
     density
         Elements of level 0 per voxel, where the array is finer or coarser than the voxels that
         `voxel_size` speaks of; both begin at the same corner.
+    overwrite, keep
+        Replace arrays that are there; or take them, with what they hold, if they are just these.
 
     Returns
     -------
@@ -108,6 +111,7 @@ def create_image(
     return _create(
         path, {"multiscales": [metadata]}, axes, levels, channels, ngff,
         dtype=dtype, chunks=chunks, shards=shards, fill_value=fill_value, overwrite=overwrite,
+        keep=keep,
     )  # fmt: skip
 
 
@@ -124,6 +128,7 @@ def create_labels(
     with_image: bool = True,
     ngff: Ngff = "0.5",
     overwrite: bool = False,
+    keep: bool = False,
 ) -> tuple[ArrayStore, ...]:
     """Make ``labels/<name>`` below a group, with label metadata, and list it there.
 
@@ -144,7 +149,7 @@ def create_labels(
     }
     stores = _create(
         root / "labels" / name, metadata, axes, levels, None, ngff,
-        dtype=dtype, chunks=chunks, shards=shards, fill_value=0, overwrite=overwrite,
+        dtype=dtype, chunks=chunks, shards=shards, fill_value=0, overwrite=overwrite, keep=keep,
     )  # fmt: skip
     found = _read_attributes(root / "labels", ngff)
     known = (found.get("ome", {}) if ngff == "0.5" else found).get("labels", [])
@@ -167,6 +172,7 @@ def create_field(
     density: Sequence[Fraction] | None = None,
     ngff: Ngff = "0.5",
     overwrite: bool = False,
+    keep: bool = False,
 ) -> ArrayStore:
     """Make ``fields/<name>`` below a group: one level, channels first.
 
@@ -179,7 +185,7 @@ def create_field(
     (store,) = create_image(
         root / "fields" / name, axes=axes, levels=(level,), channels=channels, dtype=dtype,
         chunks=chunks, shards=shards, voxel_size=voxel_size, name=name, density=density, ngff=ngff,
-        overwrite=overwrite,
+        overwrite=overwrite, keep=keep,
     )  # fmt: skip
     return store
 
@@ -231,6 +237,7 @@ def _create(
     shards: Sequence[int] | None,
     fill_value: float,
     overwrite: bool,
+    keep: bool,
 ) -> tuple[ArrayStore, ...]:
     path = Place.of(where).absolute
     attributes = _validated(metadata, ngff)
@@ -255,6 +262,7 @@ def _create(
                 zarr_format=3 if ngff == "0.5" else 2,
                 dimension_names=(*("c" for _ in front), *axes),
                 overwrite=overwrite,
+                keep=keep,
             )
         )
     kept = {k: v for k, v in _read_attributes(path, ngff).items() if k not in attributes}

@@ -280,6 +280,10 @@ class Place:
         """Whether there is anything below."""
         return Path(self.key).is_dir() if self.kind == "file" else bool(self.listing())
 
+    def is_link(self) -> bool:
+        """Whether this is a symbolic link, of which only file systems know."""
+        return self.kind == "file" and Path(self.key).is_symlink()
+
     def listing(self, begin: str = "", *, links: bool = True) -> list[str]:
         """All that has bytes below, by its path from here, sorted.
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from urllib.error import HTTPError, URLError
 from urllib.parse import quote
@@ -17,7 +17,7 @@ from urllib.request import Request, urlopen
 
 from stitchsafe.volumes._place import Place, PlaceError
 
-__all__ = ["count_present"]
+__all__ = ["absent"]
 
 Cell = tuple[int, ...]
 
@@ -26,8 +26,8 @@ _ATTEMPTS = 4
 _TIMEOUT = 30
 
 
-def count_present(place: Place, ranges: Sequence[range], key: Callable[[Cell], str]) -> int:
-    """How many of some chunks lie in a store.
+def absent(place: Place, ranges: Sequence[range], key: Callable[[Cell], str]) -> Iterator[str]:
+    """The paths of those of some chunks that do not lie in a store, in the order of the grid.
 
     Parameters
     ----------
@@ -45,20 +45,21 @@ def count_present(place: Place, ranges: Sequence[range], key: Callable[[Cell], s
     """
     cells = itertools.product(*ranges)
     if place.local is not None:
-        return sum((place.local / key(cell)).is_file() for cell in cells)
-    if place.kind == "http":
+        yield from (name for name in map(key, cells) if not (place.local / name).is_file())
+    elif place.kind == "http":
         with ThreadPoolExecutor(_AT_ONCE) as pool:
-            return sum(
-                sum(pool.map(_answers, [place / key(cell) for cell in batch]))
-                for batch in _batches(cells)
-            )
-    present = 0
-    for leading in ranges[0] if ranges else ():
-        plane = [key(cell) for cell in itertools.product([leading], *ranges[1:])]
-        if plane:
-            begin = os.path.commonprefix(plane)  # noqa: RUF071 (of text, not of a path)
-            present += len({*place.listing(begin)}.intersection(plane))
-    return present if ranges else int(bool(place.listing(key(()))))
+            for batch in _batches(cells):
+                names = [key(cell) for cell in batch]
+                answers = pool.map(_answers, [place / name for name in names])
+                yield from (name for name, found in zip(names, answers, strict=True) if not found)
+    else:
+        for leading in ranges[0] if ranges else (None,):
+            first = [] if leading is None else [[leading]]
+            plane = [key(cell) for cell in itertools.product(*first, *ranges[1:])]
+            if plane:
+                begin = os.path.commonprefix(plane)  # noqa: RUF071 (of text, not of a path)
+                there = set(place.listing(begin))
+                yield from (name for name in plane if name not in there)
 
 
 def _batches(cells: itertools.product[Cell]) -> itertools.chain[list[Cell]]:

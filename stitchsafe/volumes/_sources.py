@@ -30,6 +30,9 @@ class _NothingMissing:
     def missing_chunks(self, index: tuple[slice, ...]) -> int:
         return 0
 
+    def absent_chunk(self, index: tuple[slice, ...]) -> str | None:
+        return None
+
 
 class MemorySource(_NothingMissing):
     """Anything with `shape` and slicing: NumPy, torch on the CPU, dask and Zarr arrays (lazily)."""

@@ -7,8 +7,10 @@ Each quantity is a function of the multiset of values, found in whole-number sum
 * Wider ones take two passes (four for percentiles of 64-bit values), with the accumulators of
   ``_accumulators.py``: extremes, fixed-point sums, and radix selection for percentiles.
 
-Integer sums commute, so neither chunk order nor chunk shape can change a bit of the result. Memory
-is a few megabytes per channel beside one piece of the volume. Percentiles interpolate linearly
+Integer sums commute, so neither chunk order nor chunk shape can change a bit of the result, and a
+pass may be done in portions, whose tallies are stored and added up later: :func:`passes` says what
+each pass collects, given what the earlier ones have found. Memory is a few megabytes per channel
+beside one piece of the volume. Percentiles interpolate linearly
 between order statistics, as `numpy.percentile` does.
 
 NaN and infinities are counted apart and take no part in the rest.
@@ -17,10 +19,10 @@ NaN and infinities are counted apart and take no part in the rest.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from fractions import Fraction
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -30,17 +32,32 @@ from stitchsafe.volumes._accumulators import (
     DIGIT,
     Extremes,
     FixedPoint,
+    Histogram,
     Selection,
+    Tally,
     Unusual,
-    finite,
     interpolate,
     root,
 )
 from stitchsafe.volumes._volume import Array, Volume
 
-__all__ = ["IntensityStatistics", "StatisticsProgress", "statistics"]
+__all__ = [
+    "IntensityStatistics",
+    "Pass",
+    "Passes",
+    "StatisticsProgress",
+    "answered",
+    "passes",
+    "pieces",
+    "portion_shape",
+    "statistics",
+]
+
+Found = TypeVar("Found")
 
 _PIECE_VOXELS = 2**20
+_PORTION_VOXELS = 2**24
+_MOST_PORTIONS = 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,6 +136,50 @@ class IntensityStatistics:
         return cls(**loaded)
 
 
+@dataclass(frozen=True)
+class Pass:
+    """One pass over a region: what is to be collected there.
+
+    Parameters
+    ----------
+    volume, roi
+        What is read.
+    begin
+        Makes an empty tally.
+    number, total
+        Which pass it is, from 0, of how many.
+    """
+
+    volume: Volume
+    roi: Roi
+    begin: Callable[[], Tally]
+    number: int
+    total: int
+
+
+Passes = Generator[Pass, Tally, IntensityStatistics]
+"""Yields each pass, is sent the tally of its whole region, and returns the statistics."""
+
+
+def passes(volume: Volume, roi: Roi | None = None, *, percentiles: Sequence[float] = ()) -> Passes:
+    """The passes that the statistics of a volume, or of a region of it, take.
+
+    Raises
+    ------
+    ValueError
+        The region is empty, or a percentile is outside 0 to 100.
+    """
+    roi = Roi.whole(volume.shape) if roi is None else roi
+    if roi.size == 0:
+        raise ValueError(f"the region {roi} has no voxel to take statistics of")
+    asked = tuple(dict.fromkeys(float(q) for q in percentiles))
+    if not all(0 <= q <= 100 for q in asked):
+        raise ValueError(f"percentiles {asked} are not all between 0 and 100")
+    if volume.dtype.itemsize <= 2:
+        return (yield from _by_histograms(volume, roi, asked))
+    return (yield from _by_passes(volume, roi, asked))
+
+
 def statistics(
     volume: Volume,
     roi: Roi | None = None,
@@ -146,41 +207,44 @@ def statistics(
     VolumeError
         The volume cannot be read.
     """
-    roi = Roi.whole(volume.shape) if roi is None else roi
-    if roi.size == 0:
-        raise ValueError(f"the region {roi} has no voxel to take statistics of")
-    asked = tuple(dict.fromkeys(float(q) for q in percentiles))
-    if not all(0 <= q <= 100 for q in asked):
-        raise ValueError(f"percentiles {asked} are not all between 0 and 100")
-    narrow = volume.dtype.itemsize <= 2
-    digits = volume.dtype.itemsize * 8 // DIGIT if asked else 0
-    passes = 1 if narrow else max(2, digits)
-    stream = _Stream(volume, roi, passes, events)
-    unusual = Unusual()
-    if narrow:
-        return _from_histograms(stream, unusual, asked)
-    return _from_passes(stream, unusual, asked)
+    return answered(passes(volume, roi, percentiles=percentiles), events)
 
 
-@dataclass
-class _Stream:
-    volume: Volume
-    roi: Roi
-    passes: int
-    events: Callable[[StatisticsProgress], None] | None
-    done: int = 0
+def answered(
+    asking: Generator[Pass, Tally, Found],
+    events: Callable[[StatisticsProgress], None] | None = None,
+) -> Found:
+    """Do the passes that are asked for, one after the other, and return what was found by them."""
+    try:
+        now = next(asking)
+        while True:
+            tally, done = now.begin(), now.number * now.roi.size
+            for piece, data in pieces(now.volume, now.roi):
+                tally.add(piece, data)
+                done += piece.size
+                if events is not None:
+                    events(StatisticsProgress(done, now.total * now.roi.size))
+            now = asking.send(tally)
+    except StopIteration as end:
+        found: Found = end.value
+        return found
 
-    def __iter__(self) -> Iterator[tuple[Roi, Array]]:
-        for cell in grid_cells(self.roi, _piece_shape(self.volume)):
-            yield cell, self.volume.read(cell)
-            self.done += cell.size
-            if self.events is not None:
-                self.events(StatisticsProgress(self.done, self.passes * self.roi.size))
+
+def pieces(volume: Volume, roi: Roi) -> Iterator[tuple[Roi, Array]]:
+    """A region of a volume in pieces of bounded size, in raster order, each with its voxels."""
+    for piece in grid_cells(roi, _shape_within(volume, _PIECE_VOXELS)):
+        yield piece, volume.read(piece)
 
 
-def _piece_shape(volume: Volume) -> tuple[int, ...]:
+def portion_shape(volume: Volume) -> tuple[int, ...]:
+    """Portions in which a pass may be done: some seconds of work, and not too many of them."""
+    voxels = math.prod(volume.shape) * volume.channels
+    return _shape_within(volume, max(_PORTION_VOXELS, voxels // _MOST_PORTIONS))
+
+
+def _shape_within(volume: Volume, most: int) -> tuple[int, ...]:
     """Whole chunks up to a bounded number of voxels; parts of chunks where these are larger."""
-    room = max(1, _PIECE_VOXELS // volume.channels)
+    room = max(1, most // volume.channels)
     piece = list(volume.chunk_shape)
     for axis in range(len(piece)):  # too large: cut along the first axes
         excess = math.prod(piece) / room
@@ -191,24 +255,65 @@ def _piece_shape(volume: Volume) -> tuple[int, ...]:
     return tuple(piece)
 
 
-def _from_histograms(
-    stream: _Stream, unusual: Unusual, asked: tuple[float, ...]
-) -> IntensityStatistics:
-    dtype = stream.volume.dtype
-    bits = 8 * dtype.itemsize
-    counts = np.zeros((stream.volume.channels, 2**bits), np.int64)
-    for cell, data in stream:
-        if dtype.kind == "f":
-            unusual.add(cell, data)
-        for channel, values in enumerate(data):
-            patterns = values.ravel().view(f"u{dtype.itemsize}")
-            counts[channel] += np.bincount(patterns, minlength=2**bits)
-    patterns = np.arange(2**bits, dtype=f"u{dtype.itemsize}")
+def _by_histograms(volume: Volume, roi: Roi, asked: tuple[float, ...]) -> Passes:
+    dtype = volume.dtype
+
+    def begin() -> Tally:
+        unusual = Unusual() if dtype.kind == "f" else None
+        return Tally(unusual, [[Histogram(dtype)] for _ in range(volume.channels)])
+
+    tally = yield Pass(volume, roi, begin, 0, 1)
+    counts = np.stack([each.counts for (each,) in tally.channels])  # type: ignore[attr-defined]
+    patterns = np.arange(counts.shape[1], dtype=f"u{dtype.itemsize}")
     values = (patterns.astype(bool) if dtype.kind == "b" else patterns.view(dtype)).astype(float)
     if dtype.kind == "b":  # any byte but 0 is True
         counts[:, 1] += counts[:, 2:].sum(axis=1)
         counts[:, 2:] = 0
-    return _collect([_from_histogram(values, each, asked) for each in counts], asked, unusual)
+    found = [_from_histogram(values, each, asked) for each in counts]
+    return _collect(found, asked, tally.unusual or Unusual())
+
+
+def _by_passes(volume: Volume, roi: Roi, asked: tuple[float, ...]) -> Passes:
+    dtype = volume.dtype
+    total = max(2, dtype.itemsize * 8 // DIGIT if asked else 0)
+
+    def begin() -> Tally:
+        unusual = Unusual() if dtype.kind == "f" else None
+        channels = [(Extremes(), Selection(dtype, asked)) for _ in range(volume.channels)]
+        return Tally(unusual, channels)
+
+    tally = yield Pass(volume, roi, begin, 0, total)
+    unusual = tally.unusual or Unusual()
+    extremes: list[Extremes] = [each[0] for each in tally.channels]  # type: ignore[misc]
+    searches: list[Selection] = [each[1] for each in tally.channels]  # type: ignore[misc]
+    sums: list[FixedPoint] = []
+    for number in range(1, total):
+        for search, extreme in zip(searches, extremes, strict=True):
+            search.settle(extreme.count)
+
+        def again(searches: list[Selection] = searches, number: int = number) -> Tally:
+            fresh = [search.fresh() for search in searches]
+            if number > 1:
+                return Tally(None, [(search,) for search in fresh])
+            fixed = map(FixedPoint, extremes)
+            return Tally(None, list(zip(fresh, fixed, strict=True)))
+
+        tally = yield Pass(volume, roi, again, number, total)
+        searches = [each[0] for each in tally.channels]  # type: ignore[misc]
+        if number == 1:
+            sums = [each[1] for each in tally.channels]  # type: ignore[misc]
+    channels = []
+    for extreme, fixed, search in zip(extremes, sums, searches, strict=True):
+        search.settle(extreme.count)
+        if not extreme.count:
+            channels.append(_Channel(0, percentiles=(math.nan,) * len(asked)))
+            continue
+        mean, std = fixed.moments(extreme.count)
+        found = search.percentiles(extreme.count)
+        # Which zero is the smallest depends on the order; without its sign it does not.
+        low, high = float(extreme.low) + 0.0, float(extreme.high) + 0.0
+        channels.append(_Channel(extreme.count, low, high, mean, std, found))
+    return _collect(channels, asked, unusual)
 
 
 @dataclass(frozen=True)
@@ -264,37 +369,3 @@ def _moments(first: Fraction, second: Fraction, count: int) -> tuple[float, floa
     mean = first / count
     variance = second / count - mean * mean
     return float(mean), root(max(variance, Fraction(0)))
-
-
-def _from_passes(
-    stream: _Stream, unusual: Unusual, asked: tuple[float, ...]
-) -> IntensityStatistics:
-    dtype = stream.volume.dtype
-    extremes = [Extremes() for _ in range(stream.volume.channels)]
-    searches = [Selection(dtype, asked) for _ in extremes]
-    for cell, data in stream:
-        if dtype.kind == "f":
-            unusual.add(cell, data)
-        for values, extreme, search in zip(map(finite, data), extremes, searches, strict=True):
-            extreme.add(values)
-            search.add(values)
-    sums = [FixedPoint(extreme) for extreme in extremes]
-    for number in range(1, stream.passes):
-        for search, extreme in zip(searches, extremes, strict=True):
-            search.settle(extreme.count)
-        for _, data in stream:
-            for values, fixed, search in zip(map(finite, data), sums, searches, strict=True):
-                if number == 1:
-                    fixed.add(values)
-                search.add(values)
-    channels = []
-    for extreme, fixed, search in zip(extremes, sums, searches, strict=True):
-        search.settle(extreme.count)
-        if not extreme.count:
-            channels.append(_Channel(0, percentiles=(math.nan,) * len(asked)))
-            continue
-        mean, std = fixed.moments(extreme.count)
-        found = search.percentiles(extreme.count)
-        low, high = float(extreme.low), float(extreme.high)
-        channels.append(_Channel(extreme.count, low, high, mean, std, found))
-    return _collect(channels, asked, unusual)

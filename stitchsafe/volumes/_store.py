@@ -23,14 +23,12 @@ import numpy as np
 import numpy.typing as npt
 import tensorstore
 
-from stitchsafe.coordinates import Roi
+from stitchsafe.coordinates import Roi, grid_cells
 from stitchsafe.errors import IntegrityError, InterruptedRunError, StoreError
 from stitchsafe.volumes._place import Place, PlaceError, is_unreachable
 from stitchsafe.volumes._tensorstore import context, first_line, is_disk_full, open_existing
 
 __all__ = ["ArrayStore"]
-
-_CORRUPTION = ("DATA_LOSS", "Digest mismatch", "inflate() failed", "checksum", "decompress")
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,6 +55,7 @@ class ArrayStore:
         zarr_format: int = 3,
         dimension_names: Sequence[str] | None = None,
         overwrite: bool = False,
+        keep: bool = False,
     ) -> ArrayStore:
         """Create an array; nothing but its metadata is written.
 
@@ -66,6 +65,8 @@ class ArrayStore:
             In voxels, over all axes. `shards` must be multiples of `chunks`; Zarr v3 only.
         fill_value
             What reads where nothing was written. Chunks full of it are not stored.
+        keep
+            Take an array of the same metadata that is there already, with what it holds.
 
         Raises
         ------
@@ -73,7 +74,7 @@ class ArrayStore:
             Something is there already, the place cannot be written, or the sizes do not fit.
         """
         path = Place.of(path).absolute
-        if (path / "zarr.json").is_file() or (path / ".zarray").is_file():
+        if not keep and ((path / "zarr.json").is_file() or (path / ".zarray").is_file()):
             if not overwrite:
                 raise StoreError(
                     f"the array {path} exists already; choose another output or use --overwrite"
@@ -91,7 +92,9 @@ class ArrayStore:
             "recheck_cached_data": True,
         }
         try:
-            handle = tensorstore.open(spec, create=True, context=context()).result()
+            handle = tensorstore.open(
+                spec, create=True, open=keep or None, context=context()
+            ).result()
         except (ValueError, OSError) as error:
             if is_disk_full(error):
                 raise _no_space(path) from error
@@ -148,6 +151,17 @@ class ArrayStore:
         """What one writer must own: the shards where there are any, else the chunks."""
         return tuple(self._handle.chunk_layout.write_chunk.shape)
 
+    def files(self, roi: Roi) -> dict[str, Roi]:
+        """Names of the files that hold a region, each with the part of the array that is in it."""
+        chunks, whole = self.write_chunks, Roi.whole(self.shape)
+        front = ["c"] if self.zarr_format == 3 else []
+        return {
+            "/".join([*front, *(str(o // c) for o, c in zip(part.offset, chunks, strict=True))]): (
+                Roi(part.offset, chunks).intersect(whole)
+            )
+            for part in (cell.align_outward(chunks) for cell in grid_cells(roi, chunks))
+        }
+
     def read(self, roi: Roi) -> npt.NDArray[Any]:
         """A region, as a new array of its shape.
 
@@ -159,18 +173,21 @@ class ArrayStore:
         self._check(roi)
         try:
             return np.asarray(self._handle[roi.slices].read(order="C").result())
-        except (ValueError, OSError) as error:
-            if any(sign in str(error) for sign in _CORRUPTION):
-                raise IntegrityError(
-                    f"stored bytes in {self.path} are damaged, as their checksum fails "
-                    f"({first_line(error)}); run stitchsafe verify, then predict again"
-                ) from error
+        except (ValueError, OSError) as error:  # of the region nothing is wrong: it was looked at
             if is_unreachable(error):
                 raise _unreachable(self.path, error) from error
-            raise
+            if isinstance(error, OSError):
+                raise
+            raise IntegrityError(
+                f"stored bytes in {self.path} are damaged ({first_line(error)}); stitchsafe verify "
+                "says what else is, and predict --repair mends it"
+            ) from error
 
     def write(self, roi: Roi, data: npt.NDArray[Any]) -> None:
         """Write a region; returns when the bytes are on the disk.
+
+        Of a file that the region does not fill, the rest is read and kept; one that it fills is
+        replaced whatever it holds.
 
         Raises
         ------
@@ -192,10 +209,28 @@ class ArrayStore:
                 raise _no_space(self.path) from error
             if is_unreachable(error):
                 raise _unreachable(self.path, error) from error
+            if self._discard_damaged(roi):
+                return self.write(roi, data)
             raise InterruptedRunError(
                 f"writing to {self.path} failed: {first_line(error)}; mend that, then run the "
                 "same command again to go on"
             ) from error
+
+    def _discard_damaged(self, roi: Roi) -> bool:
+        """Delete damaged files that a region fills, as far as there are voxels in them.
+
+        At the array's end a file holds more than that, so that it would be read before it is
+        written. Returns whether there were any.
+        """
+        found = False
+        for name, part in self.files(roi).items():
+            if roi.contains(part):
+                try:
+                    self.read(part)
+                except IntegrityError:
+                    (self.path / name).remove()
+                    found = True
+        return found
 
     def _check(self, roi: Roi) -> None:
         if not Roi.whole(self.shape).contains(roi):

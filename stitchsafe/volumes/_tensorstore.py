@@ -63,7 +63,8 @@ def open_existing(kvstore: dict[str, Any], *, zarr_format: int, write: bool = Fa
 
 def first_line(error: BaseException) -> str:
     """An error's text on one line, short enough to read."""
-    text = " ".join(str(error).split("[source locations=")[0].split()) or type(error).__name__
+    text = str(error).split(" [source locations=")[0].split(" [tensorstore_spec=")[0]
+    text = " ".join(text.split()) or type(error).__name__
     return text if len(text) <= 300 else text[:297] + "..."
 
 

@@ -83,6 +83,9 @@ class Volume(Protocol):
         formats in which nothing can be absent.
         """
 
+    def absent_chunk(self, roi: Roi | None = None) -> str | None:
+        """The name of one of them, if there is any."""
+
 
 class Source(Protocol):
     """One stored array, in its own order of axes."""
@@ -99,6 +102,7 @@ class Source(Protocol):
 
     def read(self, index: tuple[slice, ...]) -> Array: ...
     def missing_chunks(self, index: tuple[slice, ...]) -> int: ...
+    def absent_chunk(self, index: tuple[slice, ...]) -> str | None: ...
 
 
 def digest(metadata: object) -> str:
@@ -207,6 +211,10 @@ class SourceVolume:
     def missing_chunks(self, roi: Roi | None = None) -> int:
         roi = Roi.whole(self.shape) if roi is None else roi
         return self.source.missing_chunks(self._index(roi)) if roi.size else 0
+
+    def absent_chunk(self, roi: Roi | None = None) -> str | None:
+        roi = Roi.whole(self.shape) if roi is None else roi
+        return self.source.absent_chunk(self._index(roi)) if roi.size else None
 
 
 def planar(volume: Volume) -> Volume:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import functools
 import json
-import math
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -20,7 +19,7 @@ import numpy as np
 
 from stitchsafe.errors import InterruptedRunError, VolumeError
 from stitchsafe.volumes._place import Place, PlaceError, explained, is_unreachable
-from stitchsafe.volumes._presence import count_present
+from stitchsafe.volumes._presence import absent
 from stitchsafe.volumes._tensorstore import first_line, open_existing
 from stitchsafe.volumes._volume import Array
 
@@ -183,11 +182,18 @@ class ZarrSource:
                 "the damaged chunk, or leave it out with --roi"
             ) from error
 
-    def missing_chunks(self, index: tuple[slice, ...]) -> int:
+    def absent_chunk(self, index: tuple[slice, ...]) -> str | None:
+        return next(absent(self._node.path, *self._stored(index)), None)
+
+    def _stored(
+        self, index: tuple[slice, ...]
+    ) -> tuple[list[range], Callable[[tuple[int, ...]], str]]:
         grid, key = _stored_grid(self._node)
-        ranges = [range(s.start // c, -(-s.stop // c)) for s, c in zip(index, grid, strict=True)]
-        total = math.prod(len(r) for r in ranges)
-        return total - count_present(self._node.path, ranges, key)
+        pairs = zip(index, grid, strict=True)
+        return [range(s.start // c, -(-s.stop // c)) for s, c in pairs], key
+
+    def missing_chunks(self, index: tuple[slice, ...]) -> int:
+        return sum(1 for _ in absent(self._node.path, *self._stored(index)))
 
 
 def _stored_grid(

@@ -135,7 +135,11 @@ def test_a_layer_that_says_less_than_it_reads_is_found(run: Run, naming) -> None
     assert ended.code == 1
     found = json.loads(ended.out)
     assert found["verdict"] == "unsafe"
-    assert found["breaks"][0]["op"] == "probe"
+    (told,) = found["breaks"]
+    assert told["op"] == "probe"
+    assert len(found["probe"]["contradictions"]) > 2
+    assert f"in {len(found['probe']['contradictions'])} points" in told["reason"]
+    assert "a measurement of the whole network cannot tell" in told["reason"]
     assert "report" in found["breaks"][0]["fix"]
     assert "lattice_geometry()" in found["breaks"][0]["fix"]
     shown = run("check", "theirs", "--probe")

@@ -138,6 +138,7 @@ def test_only_what_was_given_is_passed_on(api: Calls, run: Run) -> None:
         "image": "link",
         "overwrite": False,
         "accept_inexact": False,
+        "skip_postprocessing": False,
         "trust_model": False,
         "refuse_missing_chunks": False,
     }
@@ -151,7 +152,9 @@ def test_every_option_of_predict_arrives_parsed(api: Calls, run: Run) -> None:
         "--normalize zscore --device cpu --precision float64 --seed 7 --threads 2 "
         "--roi 0:64,128:512,: --level 1 --channel 2 --time 3 --axes zyx "
         "--voxel-size 10,10,10nm --nan zero --refuse-missing-chunks --quiet "
-        "--image copy --foreground-threshold 0.6 --accept-inexact --trust-model"
+        "--repair --mask mask.tif --chunk-shape 32,64,64 "
+        "--image copy --foreground-threshold 0.6 --accept-inexact --skip-postprocessing "
+        "--trust-model"
     )
     assert run(words).code == 0
     _, arguments, keywords = api.made[-1]
@@ -162,6 +165,9 @@ def test_every_option_of_predict_arrives_parsed(api: Calls, run: Run) -> None:
         "ngff": "0.4",
         "image": "copy",
         "overwrite": True,
+        "repair": True,
+        "mask": "mask.tif",
+        "chunk_shape": (32, 64, 64),
         "labels_from": "foreground",
         "bandwidth": 1.5,
         "min_size": 100,
@@ -175,6 +181,7 @@ def test_every_option_of_predict_arrives_parsed(api: Calls, run: Run) -> None:
         "seed": 7,
         "threads": 2,
         "accept_inexact": True,
+        "skip_postprocessing": True,
         "trust_model": True,
         "foreground_threshold": 0.6,
         "roi": ((0, 64), (128, 512), (None, None)),

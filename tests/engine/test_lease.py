@@ -75,7 +75,9 @@ def test_without_locks_a_newcomer_takes_over_and_the_older_run_stops(folder):
     older = Ledger(folder)
     with older:
         older.commit("map", {(0,): {}})
+        (folder / "map/1.json.7.partial").write_bytes(b"half")
         with Ledger(folder) as newer:
+            assert (folder / "map").listing() == ["0.json"]
             newer.commit("map", {(1,): {}})
             with pytest.raises(
                 InterruptedRunError, match=r"another run has taken over .*out\.zarr"

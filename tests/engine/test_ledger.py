@@ -1,13 +1,12 @@
 from __future__ import annotations
 
-import json
 import subprocess
 import sys
 import textwrap
 
 import pytest
 
-from stitchsafe.engine import Ledger, Silent, run_once, save_json
+from stitchsafe.engine import Ledger, Silent, load_json, run_once, save_json
 from stitchsafe.errors import IntegrityError, StoreError
 
 
@@ -59,12 +58,50 @@ def test_leftovers_of_a_killed_write_are_swept(tmp_path):
         assert ledger.finished("map") == {}
 
 
-def test_equal_json_is_equal_bytes(tmp_path):
+def test_leftovers_of_killed_chunk_writes_are_swept_but_not_in_what_is_linked(tmp_path):
+    """The library behind the arrays calls a chunk so while it writes it."""
+    out, ours = tmp_path / "out.zarr", tmp_path / "out.zarr" / "labels" / "0" / "c" / "0"
+    theirs = tmp_path / "volume.zarr" / "0"
+    for folder in (ours, theirs):
+        folder.mkdir(parents=True)
+        (folder / "1.__lock").write_text("half")
+        (folder / "1").write_text("whole")
+    (out / "0").symlink_to(theirs)
+    with Ledger(out / ".stitchsafe" / "ledger", "part-1-of-2"):
+        assert (ours / "1.__lock").exists()  # it may be another part's
+    with Ledger(out / ".stitchsafe" / "ledger"):
+        assert [path.name for path in ours.iterdir()] == ["1"]
+        assert (theirs / "1.__lock").exists()
+
+
+def test_equal_json_is_equal_bytes_and_no_other_bytes_are_taken_for_it(tmp_path):
     save_json(tmp_path / "a.json", {"b": 1, "a": [1, 2]})
     save_json(tmp_path / "b.json", {"a": [1, 2], "b": 1})
-    assert (tmp_path / "a.json").read_bytes() == (tmp_path / "b.json").read_bytes()
-    assert json.loads((tmp_path / "a.json").read_text()) == {"b": 1, "a": [1, 2]}
+    content = (tmp_path / "a.json").read_bytes()
+    assert content == (tmp_path / "b.json").read_bytes()
+    assert load_json(tmp_path / "a.json") == {"b": 1, "a": [1, 2]}
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.json", "b.json"]
+    others = [content[:at] for at in range(len(content) - 1)]  # the last byte ends the line
+    others += [b"[]", b"{}", b"\xff", b"[" * 10**5, content.replace(b"1", b"3", 1)]
+    for other in others:
+        (tmp_path / "a.json").write_bytes(other)
+        with pytest.raises(IntegrityError, match=r"a\.json is damaged"):
+            load_json(tmp_path / "a.json")
+
+
+def test_dropped_cells_are_no_longer_finished_and_others_are(tmp_path):
+    ledger = Ledger(tmp_path / "ledger")
+    ledger.commit("map", {(0, n): {"n": n} for n in range(4)})
+    ledger.commit("map", {(1, 0): {}})
+    ledger.drop("map", [(0, 0), (0, 2)])
+    assert ledger.finished("map") == {(0, 1): {"n": 1}, (0, 3): {"n": 3}, (1, 0): {}}
+    ledger.commit("map", {(0, 0): {"n": 0}})  # under the name that the entry of all four had
+    assert ledger.finished("map").keys() == {(0, 0), (0, 1), (0, 3), (1, 0)}
+    (tmp_path / "ledger" / "map" / "1_0.json").write_text("{}")
+    assert [place.name for place in ledger.survey("map")[1]] == ["1_0.json"]
+    ledger.drop("map", [(0, 3)])  # and what is damaged
+    assert ledger.finished("map").keys() == {(0, 0), (0, 1)}
+    assert ledger.stages() == ["map"]
 
 
 def test_a_single_step_is_done_once(tmp_path):

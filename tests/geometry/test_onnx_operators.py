@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper
-from onnx_exactness import tiles_differ_by
+from onnx_exactness import stitched_differs_by, tiles_differ_by
 from onnx_graphs import constant, model, saved, value
 
 from stitchsafe.networks import OnnxNetwork, load_onnx
@@ -75,7 +75,9 @@ def variants() -> dict[str, tuple[Nodes, list[onnx.TensorProto]]]:
 
 @pytest.mark.parametrize(("nodes", "weights"), variants().values(), ids=variants())
 def test_windows(tmp_path: Path, nodes: Nodes, weights: list[onnx.TensorProto]) -> None:
-    assert tiles_differ_by(network(tmp_path, nodes, weights, opset=19)) < 1e-6
+    found = network(tmp_path, nodes, weights, opset=19)
+    assert tiles_differ_by(found) < 1e-6
+    assert stitched_differs_by(found) < 1e-6
 
 
 @pytest.mark.parametrize("op", ["MaxPool", "AveragePool", "LpPool"])

@@ -324,9 +324,10 @@ def test_what_needs_the_whole_output_is_left_out_aloud(
     content["outputs"][0]["postprocessing"] = [{"id": "sigmoid"}, step, {"id": "sigmoid"}]
     config = described(tmp_path, content)
     assert [step.kind for step in config.outputs[0].postprocessing] == ["sigmoid"]
-    (note,) = config.notes
-    assert f"without the description's {name}, sigmoid" in note
-    assert saying in note
+    (left,) = config.skipped
+    assert left.steps == (name, "sigmoid")
+    assert f"without the description's {name}, sigmoid" in str(left)
+    assert saying in str(left)
 
 
 @pytest.mark.parametrize(

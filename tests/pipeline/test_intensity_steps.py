@@ -17,9 +17,9 @@ import stitchsafe
 from stitchsafe.coordinates import Roi
 from stitchsafe.engine import Intensity
 from stitchsafe.networks import TensorConfig
-from stitchsafe.pipeline._steps import decide_steps, first_percentiles
+from stitchsafe.pipeline._steps import deciding_steps, first_percentiles
 from stitchsafe.tiling import Normalization
-from stitchsafe.volumes import open_volume, statistics
+from stitchsafe.volumes import answered, open_volume, statistics
 
 RNG = np.random.default_rng(0)
 VOLUME = np.concatenate(
@@ -34,7 +34,7 @@ def applied(steps: Sequence[Sequence[dict[str, Any]]], volume: np.ndarray) -> np
     rule = Normalization("steps", tensors=tuple(t.model_dump(mode="json") for t in tensors))
     opened = open_volume(volume, axes="czyx")
     found = statistics(opened, percentiles=first_percentiles(rule))
-    then = decide_steps(opened, rule, found, lambda _: None)
+    then = answered(deciding_steps(opened, rule, found))
     zero, one = (0.0,) * len(volume), (1.0,) * len(volume)
     return Intensity(zero, one, "float64", then=then).apply(volume)
 
@@ -124,7 +124,7 @@ def test_chunks_change_no_bit(tmp_path: Path) -> None:
         array[...] = VOLUME.astype(np.float32) / 7
         opened = open_volume(tmp_path / f"{name}.zarr", axes="czyx")
         raw = statistics(opened, percentiles=first_percentiles(rule))
-        found.append(decide_steps(opened, rule, raw, lambda _: None))
+        found.append(answered(deciding_steps(opened, rule, raw)))
     assert found[0] == found[1] == found[2]
 
 

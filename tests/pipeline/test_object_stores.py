@@ -103,3 +103,30 @@ def test_killed_and_resumed_on_a_bad_network(
         scores = stitchsafe.evaluate(out, job / "straight.zarr").to_json()
         assert scores["adapted_rand_error"] == 0
     assert content_of(fetch(out, tmp_path / "fetched")) == straight
+
+
+def test_a_second_run_takes_over_and_the_older_one_stops(
+    tmp_path: Path, job: Path, straight: Content, bucket: Bucket
+) -> None:
+    """Two real runs on one result: the older one ends with code 3, and the result is whole."""
+    out = f"{bucket.url}/out.zarr"
+    words = predict_words(job, out)
+    with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as older:
+        while not any(m == "PUT" and "ledger/predict" in p for m, p in list(bucket.faults.seen)):
+            assert older.poll() is None, older.communicate()
+            time.sleep(0.005)
+        older.send_signal(signal.SIGSTOP)
+        stitchsafe.predict(job / "volume.zarr", job / "tiny", out, **OPTIONS)
+        older.send_signal(signal.SIGCONT)
+        _, stderr = older.communicate(timeout=200)
+    assert older.returncode == 3, stderr
+    assert b"another run has taken over" in stderr.splitlines()[-1]
+    found = content_of(fetch(out, tmp_path / "fetched"))
+    scratch = {name for name in found if name.startswith(".stitchsafe/provisional/")}
+    assert len(scratch) <= 1  # what the older one was at when it stopped
+    assert {name: found[name] for name in found if name not in scratch} == straight
+    # And replaced: nothing of the first one stays.
+    options = {**OPTIONS, "save": "labels", "image": "none", "overwrite": True}
+    stitchsafe.predict(job / "volume.zarr", job / "tiny", out, **options)
+    assert not any(key.startswith(("fields", "instances")) for key in Place.of(out).listing())
+    assert stitchsafe.verify(out, cells=1).ok

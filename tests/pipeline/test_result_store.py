@@ -201,8 +201,9 @@ def test_the_record_names_what_made_it(result) -> None:
     assert record["source"].endswith("volume.npy")
     assert record["model"].endswith("tiny")
     assert record["form"] == {
-        "image": "copy", "ngff": ngff, "save": ["fields", "labels", "table"],
+        "chunk_shape": None, "image": "copy", "ngff": ngff,
+        "save": ["fields", "labels", "table"],
     }  # fmt: skip
-    (run,) = json.loads((made.out / ".stitchsafe" / "provenance.json").read_text())
+    (run,) = json.loads((made.out / ".stitchsafe" / "provenance.json").read_text())["runs"]
     assert run["stitchsafe"] == stitchsafe.__version__
     assert stitchsafe.verify(made.out, cells=2).ok  # by what is recorded alone

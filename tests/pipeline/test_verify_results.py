@@ -10,11 +10,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from safetensors.torch import load_file, save_file
-from stores import smooth_volume, tiny_model, tree
+from stores import edit_json, smooth_volume, tiny_model, tree
 
 import stitchsafe
 from stitchsafe.cli import main
-from stitchsafe.errors import IntegrityError, ModelError, StoreError
+from stitchsafe.errors import ModelError, StoreError
 
 
 @pytest.fixture(scope="module")
@@ -121,10 +121,12 @@ def rewrite_samples(store: Path, index: str, change) -> None:
     change(arrays)
     np.savez(path, **arrays)
     (entry,) = (store / ".stitchsafe/ledger/predict").glob(f"{index}.json")
-    content = json.loads(entry.read_text())
-    (cell,) = content["cells"]
-    cell["record"]["checksums"]["samples"] = f"{zlib.crc32(path.read_bytes()):08x}"
-    entry.write_text(json.dumps(content))
+    enter(entry, "samples", f"{zlib.crc32(path.read_bytes()):08x}")
+
+
+def enter(entry: Path, name: str, checksum: str) -> None:
+    """Enter another checksum for the one cell of an entry."""
+    edit_json(entry, lambda all_: all_["cells"][0]["record"]["checksums"].update({name: checksum}))
 
 
 def test_voxels_that_were_predicted_off_the_lattice(here: Path) -> None:
@@ -164,9 +166,7 @@ def test_labels_that_do_not_come_out_again(here: Path) -> None:
     labels[10, 20:25] = labels.max() + 1
     array.write(cell, labels)
     entry = here / "out.zarr/.stitchsafe/ledger/labels/0_0.json"
-    content = json.loads(entry.read_text())
-    content["cells"][0]["record"]["checksums"]["labels"] = checksum(labels)
-    entry.write_text(json.dumps(content))
+    enter(entry, "labels", checksum(labels))
     found = stitchsafe.verify(here / "out.zarr")
     assert found.label_mismatches == 5
     assert not found.ok
@@ -189,14 +189,21 @@ def test_a_volume_that_has_changed(sound: Path, here: Path) -> None:
     volume[60, 100] ^= 1
     np.save(here / "volume.npy", volume)
     found = stitchsafe.verify(here / "out.zarr", volume=here / "volume.npy", cells=1)
-    assert [place.partition(":")[0] for place in found.corrupt] == [f"{here}/volume.npy at 48"]
+    # Named where the statistics were taken, and where the cell was predicted.
+    places = [place.partition(": ")[0] for place in found.corrupt]
+    assert places == [f"{here}/volume.npy at {at}" for at in ("0:90,0:140", "48:90,96:140")]
+    assert not found.repairable
+    assert "--overwrite" in found.describe()
 
 
 def test_a_recipe_that_was_edited(here: Path) -> None:
     path = here / "out.zarr" / ".stitchsafe" / "recipe.json"
     path.write_text(path.read_text().replace('"border": "reflect"', '"border": "edge"'))
-    with pytest.raises(IntegrityError, match=r"recipe\.json is damaged"):
-        stitchsafe.verify(here / "out.zarr")
+    found = stitchsafe.verify(here / "out.zarr")
+    assert not found.ok
+    assert not found.repairable
+    (place,) = found.corrupt
+    assert "recipe.json is damaged" in place
 
 
 def test_a_run_that_was_not_finished(here: Path) -> None:

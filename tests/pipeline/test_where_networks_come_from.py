@@ -12,6 +12,7 @@ import pytest
 from heard import Heard
 from model_files import package, small_package
 from safetensors.torch import save_file
+from stores import edit_json
 
 import stitchsafe
 from stitchsafe.errors import IntegrityError, ModelError, StoreError, VoxelSizeError
@@ -63,9 +64,8 @@ def test_other_weights_are_another_recipe(here: Path) -> None:
 def test_a_result_that_names_code_runs_none(here: Path) -> None:
     stitchsafe.predict("image.npy", FACTORY, "out.zarr", **options())
     path = here / "out.zarr" / ".stitchsafe" / "recipe.json"
-    stored = json.loads(path.read_text())
     harm = {"model": "os:mkdir", "arguments": {"path": repr(str(here / "ran"))}, "weights": None}
-    path.write_text(json.dumps({**stored, **harm}))
+    edit_json(path, lambda stored: stored.update(harm))
     with pytest.raises(ModelError, match="names the code os:mkdir"):
         stitchsafe.verify("out.zarr")
     assert not (here / "ran").exists()
@@ -73,7 +73,7 @@ def test_a_result_that_names_code_runs_none(here: Path) -> None:
         stitchsafe.verify("out.zarr", trust_model=True)
     assert (here / "ran").exists()  # so the trap works
     harm = {"arguments": {"path": "__import__('os').mkdir('ran2')"}}
-    path.write_text(json.dumps({**stored, **harm}))
+    edit_json(path, lambda stored: stored.update(harm))
     with pytest.raises(stitchsafe.StitchsafeError):
         stitchsafe.verify("out.zarr", trust_model=True)
     assert not (here / "ran2").exists()
@@ -113,15 +113,25 @@ def test_weights_without_a_model_are_refused(here: Path) -> None:
         stitchsafe.verify("out.zarr", weights="w.safetensors")
 
 
-def test_what_is_left_out_or_made_up_is_said(here: Path) -> None:
+def test_what_is_left_out_is_refused_unless_accepted_and_what_is_made_up_is_said(
+    here: Path,
+) -> None:
     content = package()
     content["outputs"][0]["postprocessing"].append({"id": "scale_range"})
     folder = small_package(here / "package", **content)
     heard = Heard()
-    stitchsafe.plan("image.npy", folder, save="fields", trust_model=True, events=heard)
+    given: dict[str, Any] = {"save": "fields", "trust_model": True}
+    with pytest.raises(ModelError, match=r"without the description's scale_range.*--skip-postproc"):
+        stitchsafe.predict("image.npy", folder, "out.zarr", **given)
+    assert not Path("out.zarr").exists()
+    given |= {"skip_postprocessing": True, "events": heard}
+    made = stitchsafe.predict("image.npy", folder, "out.zarr", **given)
     assert any("without the description's scale_range" in line for line in heard.lines)
-    warnings = stitchsafe.check(folder, trust_model=True).warnings
-    assert any("without the description's scale_range" in line for line in warnings)
+    assert stitchsafe.verify(made.out, trust_model=True).ok
+    verdict = stitchsafe.check(folder, trust_model=True)
+    (left,) = verdict.to_json()["skipped_postprocessing"]
+    assert left["steps"] == ["scale_range"]
+    assert "without the description's scale_range" in " ".join(verdict.describe().split())
     heard = Heard()
     stitchsafe.plan("image.npy", FACTORY, arguments=ARGUMENTS, save="fields", events=heard)
     assert any("no --weights given" in line for line in heard.lines)

@@ -140,3 +140,40 @@ def test_elsewhere_the_values_are_the_same(readable, elsewhere):
         assert source.missing_chunks(whole) == ZarrSource(read_node(path)).missing_chunks(whole)
         by_fallback += not source.by_tensorstore
     assert by_fallback > 0
+
+
+def test_shards_behind_a_server_that_knows_no_ranges_are_refused(tmp_path):
+    """Its whole answer must not be taken for the part that was asked for."""
+    data = np.random.default_rng(0).integers(0, 2**16, (256, 256), dtype="u2")
+    for name, shards in (("plain", None), ("sharded", (256, 256))):
+        array = zarr.create_array(
+            tmp_path / f"{name}.zarr", shape=data.shape, chunks=(64, 64), shards=shards, dtype="u2"
+        )
+        array[...] = data
+    with zipfile.ZipFile(tmp_path / "plain.zip", "w") as archive:
+        for file in (path for path in (tmp_path / "plain.zarr").rglob("*") if path.is_file()):
+            archive.write(file, file.relative_to(tmp_path / "plain.zarr"))
+    with web_server(tmp_path, ranges=False) as url:
+        volume = open_volume(f"{url}/plain.zarr")
+        np.testing.assert_array_equal(volume.read(Roi.whole(data.shape))[0], data)
+        for name in ("sharded.zarr", "plain.zip"):
+            with pytest.raises(VolumeError, match=r"hands out whole files only.*byte ranges"):
+                open_volume(f"{url}/{name}").read(Roi((3, 3), (64, 64)))
+    with web_server(tmp_path) as url:
+        volume = open_volume(f"{url}/sharded.zarr")
+        np.testing.assert_array_equal(volume.read(Roi((3, 3), (64, 99)))[0], data[3:67, 3:102])
+
+
+def test_groups_on_a_web_server_are_found_by_consolidated_metadata(tmp_path):
+    for name in ("plain", "consolidated"):
+        group = zarr.create_group(tmp_path / f"{name}.zarr")
+        group.create_array("only", shape=(8, 8), chunks=(4, 4), dtype="u1")[...] = 7
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        zarr.consolidate_metadata(tmp_path / "consolidated.zarr")
+    with web_server(tmp_path) as url:
+        assert open_volume(f"{url}/consolidated.zarr").shape == (8, 8)
+        assert open_volume(f"{url}/plain.zarr/only").shape == (8, 8)
+        with pytest.raises(VolumeError, match=r"cannot be listed.*give the path") as caught:
+            open_volume(f"{url}/plain.zarr")
+    assert "\n" not in str(caught.value)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import socket
 import subprocess
 import sys
 import threading
@@ -114,6 +115,22 @@ def test_faults_that_do_not_pass_are_one_line_after_bounded_attempts(bucket, fau
     assert "PlaceError" in last
     assert "cannot be reached, after several attempts" in last
     assert ("answers 503" in last) == (fault == "busy")
+
+
+def test_a_server_that_never_answers_is_given_up():
+    script = (
+        "import sys; from stitchsafe.volumes import Place, _tensorstore; "
+        "_tensorstore._STALLED_SECONDS = '1'; Place.of(sys.argv[1]).read_bytes()"
+    )
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen()  # connections are accepted by the system, and never by us
+        done = subprocess.run(
+            [sys.executable, "-c", script, f"http://127.0.0.1:{silent.getsockname()[1]}/key"],
+            capture_output=True, text=True, check=False, timeout=100,
+            env={**os.environ, "STITCHSAFE_RETRIES": "1"},
+        )  # fmt: skip
+    assert "cannot be reached, after several attempts" in done.stderr.splitlines()[-1]
 
 
 def test_what_a_store_forbids_or_lacks_is_said(bucket, monkeypatch):

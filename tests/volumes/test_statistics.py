@@ -142,8 +142,8 @@ def test_pieces_are_bounded_and_cover_chunks():
         def __init__(self, shape, chunk_shape):
             self.shape, self.chunk_shape = shape, chunk_shape
 
-    huge = inside._piece_shape(Shape((4000, 4000, 4000), (4000, 4000, 4000)))
+    huge = inside._shape_within(Shape((4000, 4000, 4000), (4000, 4000, 4000)), inside._PIECE_VOXELS)
     assert math.prod(huge) <= inside._PIECE_VOXELS
-    tiny = inside._piece_shape(Shape((4000, 4000, 4000), (2, 16, 16)))
+    tiny = inside._shape_within(Shape((4000, 4000, 4000), (2, 16, 16)), inside._PIECE_VOXELS)
     assert all(piece % chunk == 0 for piece, chunk in zip(tiny, (2, 16, 16), strict=True))
     assert inside._PIECE_VOXELS / 16 < math.prod(tiny) <= inside._PIECE_VOXELS

@@ -132,7 +132,8 @@ def fill(stores, levels):
 
 @pytest.mark.parametrize(("ngff", "shards"), [("0.4", None), ("0.5", None), ("0.5", (16, 32, 32))])
 def test_a_whole_result_opens_everywhere(tmp_path, ngff, shards):
-    root = create_group(tmp_path / "out.zarr", ngff=ngff)
+    root = tmp_path / "out.zarr"
+    create_group(root, ngff=ngff)
     levels = pyramid_levels(LABELS.shape, voxel_size=SIZE, minimum=8)
     chunks = (8, 16, 16)
     (image,) = create_image(
@@ -195,7 +196,8 @@ def test_an_image_is_linked_rather_than_copied(tmp_path, ngff):
         levels,
     )  # fmt: skip
     volume = open_volume(source, level=1)
-    root = create_group(tmp_path / "out.zarr", ngff=ngff)
+    root = tmp_path / "out.zarr"
+    create_group(root, ngff=ngff)
     assert link_image(volume, root, ngff=ngff)
     assert link_image(volume, root, ngff=ngff)  # once more does no harm
     assert yaozarrs.validate_zarr_store(str(root)) is not None
