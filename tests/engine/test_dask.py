@@ -37,7 +37,7 @@ class Said(list):
 
 
 def run(client, toy, block_shape=(2, 3), patience=20.0, said=None):
-    with Dask(client, toy, say=said or Said(), patience=patience) as executor:
+    with Dask(client, toy, say=Said() if said is None else said, patience=patience) as executor:
         return run_blocks(
             "map",
             cells=CELLS,
