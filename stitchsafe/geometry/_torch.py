@@ -320,7 +320,7 @@ class _Recorder(TorchDispatchMode):  # type: ignore[misc, no-untyped-call, unuse
                 flow, name, arguments, values, results, layer, given, self._constants_admitted
             )
             made = self._made(func, call, written)
-        flops, workspace = cost(name, arguments, results[0])
+        flops, workspace, unfolded = cost(name, arguments, results[0])
         transient = sum(t.numel() * t.element_size() for t in results[1:]) if "pool" in name else 0
         if len(flow.nodes) > first:
             flow.nodes[-1] = replace(
@@ -331,6 +331,7 @@ class _Recorder(TorchDispatchMode):  # type: ignore[misc, no-untyped-call, unuse
                 ),
                 flops=flops,
                 workspace=workspace,
+                unfolded=unfolded,
                 extra_bytes=transient,
             )
         for tensor, value in zip(results, made, strict=False):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -26,10 +26,16 @@ from stitchsafe.geometry import (
     trace_onnx,
 )
 from stitchsafe.networks._config import ModelConfig
+from stitchsafe.networks._cuda import Accelerator
 from stitchsafe.networks._onnx_file import OnnxFile, read_onnx
 from stitchsafe.networks._onnx_layout import OnnxTensor, inputs_of, outputs_of
 from stitchsafe.networks._onnx_positive import positive_graph
-from stitchsafe.networks._onnx_session import OPTIONS, OnnxSession, runtime_build
+from stitchsafe.networks._onnx_session import (
+    OPTIONS,
+    OnnxSession,
+    onnx_accelerators,
+    runtime_build,
+)
 from stitchsafe.networks._protocol import Output, Runtime
 
 __all__ = ["ONNX_SUFFIXES", "OnnxNetwork", "load_onnx"]
@@ -199,6 +205,15 @@ class OnnxNetwork:
             return "float32"
         return "float64"
 
+    @property
+    def precisions(self) -> tuple[str, ...]:
+        """The graph's own type alone."""
+        return (self.precision,)
+
+    @property
+    def accelerators(self) -> tuple[Accelerator, ...]:
+        return onnx_accelerators()
+
     @cached_property
     def parameter_bytes(self) -> int:
         """Bytes of the stored weights, without those that operators hold as constants."""
@@ -279,6 +294,11 @@ class OnnxNetwork:
                 zip(*passes, strict=True), self._activations, strict=True
             )
         )
+
+    def stream(
+        self, batches: Iterable[NDArray[np.floating]]
+    ) -> Iterator[tuple[NDArray[np.floating], ...]]:
+        return map(self.run, batches)
 
     def positive(self, seed: int = 0) -> OnnxNetwork | None:
         """The same network with generic positive weights; None where they lie in other files."""

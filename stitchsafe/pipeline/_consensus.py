@@ -47,7 +47,7 @@ def decide(volume: Volume, recipe: Recipe, events: Events) -> Consensus:
     rule, floating = recipe.normalization, volume.dtype.kind == "f"
     nan_to_zero = recipe.nan == "zero"
     if rule.kind == "none" and not floating:
-        return Consensus(_unscaled(volume.channels, recipe.precision, nan_to_zero), None)
+        return Consensus(_unscaled(volume.channels, recipe.kept, nan_to_zero), None)
     asked: tuple[float, ...] = rule.percentiles if rule.kind == "percentile" else ()
     if rule.kind == "steps":
         asked = first_percentiles(rule)
@@ -64,19 +64,17 @@ def decide(volume: Volume, recipe: Recipe, events: Events) -> Consensus:
                 "--nan zero"
             )
     if rule.kind == "none":
-        intensity = _unscaled(volume.channels, recipe.precision, nan_to_zero)
+        intensity = _unscaled(volume.channels, recipe.kept, nan_to_zero)
     elif rule.kind == "percentile":
         low, high = (found.percentile(q) for q in rule.percentiles)
-        intensity = Intensity.between(low, high, dtype=recipe.precision, nan_to_zero=nan_to_zero)
+        intensity = Intensity.between(low, high, dtype=recipe.kept, nan_to_zero=nan_to_zero)
     elif rule.kind == "steps":
         then = decide_steps(volume, rule, found, listener)
         zero, one = (0.0,) * volume.channels, (1.0,) * volume.channels
-        intensity = Intensity(zero, one, recipe.precision, nan_to_zero, then)
+        intensity = Intensity(zero, one, recipe.kept, nan_to_zero, then)
     else:
         above = [mean + std for mean, std in zip(found.mean, found.std, strict=True)]
-        intensity = Intensity.between(
-            found.mean, above, dtype=recipe.precision, nan_to_zero=nan_to_zero
-        )
+        intensity = Intensity.between(found.mean, above, dtype=recipe.kept, nan_to_zero=nan_to_zero)
     return Consensus(intensity, found.to_json())
 
 
@@ -89,7 +87,7 @@ def load_consensus(store: ResultStore, recipe: Recipe) -> Consensus | None:
         intensity = Intensity(
             tuple(content["offset"]),
             tuple(content["gain"]),
-            recipe.precision,
+            recipe.kept,
             recipe.nan == "zero",
             tuple(
                 tuple(Pointwise.from_json(step) for step in steps)
@@ -103,8 +101,8 @@ def load_consensus(store: ResultStore, recipe: Recipe) -> Consensus | None:
         ) from error
 
 
-def _unscaled(channels: int, precision: str, nan_to_zero: bool) -> Intensity:
-    return Intensity((0.0,) * channels, (1.0,) * channels, precision, nan_to_zero)
+def _unscaled(channels: int, dtype: str, nan_to_zero: bool) -> Intensity:
+    return Intensity((0.0,) * channels, (1.0,) * channels, dtype, nan_to_zero)
 
 
 class _Listener:

@@ -108,7 +108,7 @@ def make_field_arrays(store: ResultStore, recipe: Recipe, volume: Volume, ngff: 
                 axes=volume.axes,
                 shape=field.shape(recipe.extent),
                 channels=field.channels,
-                dtype=recipe.precision,
+                dtype=recipe.kept,
                 chunks=field.shape(recipe.cell_shape),
                 voxel_size=volume.voxel_size,
                 density=field.scale,

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import errno
+import gc
+import itertools
 import json
 import platform
 import resource
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -29,9 +31,10 @@ from stitchsafe.engine import (
     return_freed_memory,
     save_json,
 )
-from stitchsafe.errors import InputError, InterruptedRunError
+from stitchsafe.errors import InputError, InterruptedRunError, MemoryShortageError, PlanError
 from stitchsafe.geometry import Break
 from stitchsafe.pipeline._consensus import Consensus, decide, load_consensus
+from stitchsafe.pipeline._devices import places_for
 from stitchsafe.pipeline._inputs import (
     Inputs,
     ModelLike,
@@ -152,9 +155,10 @@ def predict(
     inputs = match_inputs(volume, model, settings, events)
     if out is None and inputs.volume.path is None:
         with tempfile.TemporaryDirectory(prefix="stitchsafe-") as folder:
-            job = _prepare(inputs, Path(folder) / "result.zarr", settings, events)
-            return _in_memory(_carry_out(job, settings, events), job.store, settings)
-    return _carry_out(_prepare(inputs, out, settings, events), settings, events)
+            path = Path(folder) / "result.zarr"
+            made = _within_memory(inputs, path, settings, events)
+            return _in_memory(made, ResultStore(path), settings)
+    return _within_memory(inputs, out, settings, events)
 
 
 def rehearse(
@@ -197,7 +201,80 @@ class _Job:
     resumes: bool
 
 
-def _prepare(inputs: Inputs, out: str | Path | None, settings: Settings, events: Events) -> _Job:
+def _within_memory(
+    inputs: Inputs, out: str | Path | None, settings: Settings, events: Events
+) -> Prediction:
+    """Predict; with smaller tiles where memory runs out before anything is finished.
+
+    Raises
+    ------
+    MemoryShortageError
+        If something is finished, so that the tiles are decided; it says what would do.
+    PlanError
+        If the tiles are those that the user asked for.
+    """
+    below: tuple[int, ...] | None = None
+    while True:
+        job = _prepare(inputs, out, settings, events, below)
+        try:
+            return _carry_out(job, settings, events)
+        except MemoryShortageError as error:
+            below = job.plan.recipe.tile_shape
+            if job.store.ledger.finished("predict"):
+                raise _with_flags(error, job, settings) from error
+            job.store.clear()
+            what = f"memory ran out with tiles of {_comma(below)}, before anything was finished"
+            if settings.tile_shape is not None:
+                smaller = _next_tile(job, settings)
+                raise PlanError(
+                    f"{what} ({error.__cause__ or error}); "
+                    f"give {f'--tile-shape {_comma(smaller)}' if smaller else 'more memory'}"
+                ) from error
+        # Beyond the handler, whose error holds all that lived when memory ran out.
+        gc.collect()
+        events.say(f"{what}: smaller ones are tried")
+
+
+def _with_flags(error: MemoryShortageError, job: _Job, settings: Settings) -> MemoryShortageError:
+    """The same with the options by which the run would go on."""
+    plan, cell = job.plan, job.plan.recipe.cell_shape
+    flags = []
+    if plan.schedule.block_shape != cell:
+        flags.append(f"--block-shape {_comma(cell)}")
+    if settings.workers > 1:
+        flags.append(f"--workers {settings.workers // 2}")
+    if flags:
+        remedy = f"run the same command with {' and '.join(flags)}: it goes on from there"
+    else:
+        smaller = _next_tile(job, settings)
+        remedy = "free some memory, and run the same command again: it goes on from there"
+        if smaller:
+            remedy += f"; or start again with --tile-shape {_comma(smaller)} --overwrite"
+    what = " ".join(str(error).partition("; ")[0].split())
+    return MemoryShortageError(f"{what}; what is finished stays: {remedy}")
+
+
+def _next_tile(job: _Job, settings: Settings) -> tuple[int, ...] | None:
+    """The largest tile below the one that memory ran out at, if there is any."""
+    try:
+        free = replace(settings, tile_shape=None, block_shape=None)
+        plan = draft_plan(job.inputs, free, Silent(), below=job.plan.recipe.tile_shape)
+    except PlanError:
+        return None
+    return plan.recipe.tile_shape
+
+
+def _comma(shape: Sequence[int]) -> str:
+    return ",".join(map(str, shape))
+
+
+def _prepare(
+    inputs: Inputs,
+    out: str | Path | None,
+    settings: Settings,
+    events: Events,
+    below: Sequence[int] | None = None,
+) -> _Job:
     volume = inputs.volume
     if out is None:
         out = default_output(volume)
@@ -205,12 +282,13 @@ def _prepare(inputs: Inputs, out: str | Path | None, settings: Settings, events:
     store = ResultStore(Path(out))
     refuse_output_within_input(store.path, volume)
     store.refuse_foreign()
-    if settings.workers > 1:
-        Job.of(store, inputs, settings)  # refuses what other processes cannot open
     resumes = store.exists and not settings.overwrite
     if not resumes:
         store.refuse_to_replace_others()
-    plan = draft_plan(inputs, settings, events, store.recipe() if resumes else None)
+    stored = store.recipe() if resumes else None
+    plan = draft_plan(inputs, settings, events, stored, below=below)
+    if plan.memory.workers > 1:
+        Job.of(store, inputs, settings)  # refuses what other processes cannot open
     if resumes:
         store.refuse_other_work(plan.recipe, volume.identity, settings.form())
         refuse_changed_volume(store, plan.recipe, volume)
@@ -230,7 +308,8 @@ def _carry_out(job: _Job, settings: Settings, events: Events) -> Prediction:
         if not job.resumes:
             _begin(store, plan, inputs, consensus, settings)
         save_json(store.private / "schedule.json", plan.schedule.to_json())
-        workshop = Workshop(store, plan.recipe, inputs.network, volume)
+        place = places_for(plan.recipe, inputs.network, settings.device)[0]
+        workshop = Workshop(store, plan.recipe, inputs.network, volume, place)
         try:
             with _executor(job, workshop, settings) as executor:
                 progress = run_stages(workshop, plan, executor, inputs, settings, ledger, events)
@@ -250,14 +329,15 @@ def _carry_out(job: _Job, settings: Settings, events: Events) -> Prediction:
 @contextmanager
 def _executor(job: _Job, workshop: Workshop, settings: Settings) -> Iterator[Executor]:
     """What does the blocks: this process, or as many others as are asked for."""
-    if settings.workers == 1:
+    recipe, workers = job.plan.recipe, job.plan.memory.workers
+    if workers == 1:
         yield Inline(workshop)
         return
-    opener, threads = Job.of(job.store, job.inputs, settings), job.plan.recipe.threads
+    places = itertools.cycle(places_for(recipe, job.inputs.network, settings.device))
     with Processes(
-        [opener] * settings.workers,
-        cores=cores_for(settings.workers, threads),
-        threads=threads,
+        [Job.of(job.store, job.inputs, settings, next(places)) for _ in range(workers)],
+        cores=cores_for(workers, recipe.threads),
+        threads=recipe.threads,
     ) as executor:
         yield executor
 

@@ -27,6 +27,7 @@ from stitchsafe.geometry import (
     OutputGeometry,
 )
 from stitchsafe.networks import Network, Output
+from stitchsafe.precision import PRECISIONS
 from stitchsafe.tiling import format_bytes
 
 __all__ = ["by_trial"]
@@ -78,7 +79,9 @@ class _Trial:
         """Shapes of the outputs, channels first; None if the network does not take the input."""
         if shape not in self._known:
             self._known[shape] = None
-            batch = np.zeros((1, self.network.channels, *shape), self.network.precision)
+            batch = np.zeros(
+                (1, self.network.channels, *shape), PRECISIONS[self.network.precision].kept
+            )
             try:
                 found = tuple(result.shape[1:] for result in self.network.run(batch))
             except Exception as error:  # whatever a stranger's module raises
@@ -241,7 +244,7 @@ def _measured_memory(trial: _Trial, base: _Shape, events: Events) -> float | Non
             return None
     except PlanError:
         pass
-    batch = np.zeros((1, network.channels, *base), network.precision)
+    batch = np.zeros((1, network.channels, *base), PRECISIONS[network.precision].kept)
     with _resident() as peak:
         results = network.run(batch)
     least = batch.nbytes + sum(result.nbytes for result in results)

@@ -29,23 +29,21 @@ from stitchsafe.engine import (
     file_checksum,
 )
 from stitchsafe.errors import IntegrityError, ModelError, StoreError
-from stitchsafe.networks import Network, load_network
+from stitchsafe.networks import load_network
 from stitchsafe.pipeline._consensus import load_consensus
+from stitchsafe.pipeline._devices import is_this_machine, places_for
 from stitchsafe.pipeline._inputs import ModelLike, VolumeLike
-from stitchsafe.pipeline._machine import processor_name
 from stitchsafe.pipeline._origin import Origin
 from stitchsafe.pipeline._reopen import reopen
 from stitchsafe.pipeline._samples import Samples, measure_seams, recorded, spread
 from stitchsafe.pipeline._stages import Written, written_by
 from stitchsafe.pipeline._store import ResultStore
 from stitchsafe.pipeline._workshop import final_labels_of
+from stitchsafe.precision import Precision
 from stitchsafe.tiling import Recipe, grid_of
 from stitchsafe.volumes import ArrayStore, Volume
 
 __all__ = ["Verification", "verify"]
-
-_TOLERANCE = {"float64": 1e-12, "float32": 1e-5}
-"""Relative to the largest recorded value, between recipes (see the promise)."""
 
 
 @dataclass(frozen=True)
@@ -183,9 +181,10 @@ def verify(
     if consensus is None:
         raise IntegrityError(f"{store.consensus_file} is gone; start again with --overwrite")
     grid = grid_of(recipe, network.geometry)
-    maker = FieldMaker(recipe, grid, network, source, consensus.intensity)
+    place = places_for(recipe, network)[0]
+    maker = FieldMaker(recipe, grid, network, source, consensus.intensity, device=place)
     chosen = spread(store, cells)
-    same_machine = _is_this_machine(recipe, network)
+    same_machine = is_this_machine(recipe, network)
     if not same_machine:
         events.say(
             f"the result was made with {recipe.build} on {recipe.processor}, unlike here: "
@@ -206,11 +205,11 @@ def verify(
         again = maker.fields(cell, maker.read(cell))
         for samples in found:
             voxels += len(samples.positions)
-            bits += _mismatches(samples, cell, again, same_machine, recipe.precision)
+            bits += _mismatches(samples, cell, again, same_machine, recipe.arithmetic)
         labels += _label_mismatches(store, recipe, cell, again)
         events.advance()
     seams = measure_seams(store, maker, chosen)
-    tolerance = _TOLERANCE[recipe.precision] * max(seams.max_abs_value, 1e-30)
+    tolerance = recipe.arithmetic.tolerance * max(seams.max_abs_value, 1e-30)
     return Verification(
         voxels,
         bits,
@@ -224,7 +223,7 @@ def verify(
 
 
 def _mismatches(
-    samples: Samples, cell: Roi, again: Fields, same_machine: bool, precision: str
+    samples: Samples, cell: Roi, again: Fields, same_machine: bool, arithmetic: Precision
 ) -> int:
     """How many recorded places of a cell do not come out again under the recipe."""
     wrong = np.zeros(len(samples.positions), bool)
@@ -232,15 +231,10 @@ def _mismatches(
         inside = (samples.positions - np.asarray(field.elements(cell).offset)).T
         found, expected = again[field.name][(slice(None), *inside)], samples.values[field.name]
         size = float(np.nanmax(np.abs(expected), initial=0.0))
-        allowed = 0.0 if same_machine else _TOLERANCE[precision] * size
+        allowed = 0.0 if same_machine else arithmetic.tolerance * size
         agree = (np.abs(found - expected) <= allowed) | (np.isnan(found) & np.isnan(expected))
         wrong |= ~agree.all(axis=0)
     return int(wrong.sum())
-
-
-def _is_this_machine(recipe: Recipe, network: Network) -> bool:
-    """Whether the bits of the recipe can be expected of this machine."""
-    return recipe.build == network.build and recipe.processor == processor_name()
 
 
 def _check_arrays(

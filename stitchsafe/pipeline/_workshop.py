@@ -57,15 +57,18 @@ class Job:
         What loads the network.
     trust
         Whether code that the model brings along may run.
+    device
+        Which one this worker's passes run on.
     """
 
     out: Path
     origin: Origin
     trust: bool
+    device: str = "cpu"
 
     @classmethod
-    def of(cls, store: ResultStore, inputs: Inputs, settings: Settings) -> Job:
-        """The job of a run.
+    def of(cls, store: ResultStore, inputs: Inputs, settings: Settings, device: str = "cpu") -> Job:
+        """The job of a run, for a worker with a device.
 
         Raises
         ------
@@ -80,12 +83,12 @@ class Job:
                 )
         # A factory runs since the user names it.
         trust = settings.trust_model or is_factory(str(inputs.origin.model))
-        return cls(store.path.absolute(), inputs.origin, trust)
+        return cls(store.path.absolute(), inputs.origin, trust, device)
 
     def __call__(self) -> Workshop:
         store = ResultStore(self.out)
         opened = reopen(store, self.origin.load(trust=self.trust))
-        return Workshop(store, store.recipe(), opened.network, opened.volume)
+        return Workshop(store, store.recipe(), opened.network, opened.volume, self.device)
 
 
 @dataclass(frozen=True)
@@ -96,6 +99,7 @@ class Workshop:
     recipe: Recipe
     network: Network
     volume: Volume
+    device: str = "cpu"
 
     @property
     def ledger(self) -> Ledger:
@@ -110,7 +114,9 @@ class Workshop:
                 f"{self.store.consensus_file} is gone; start again with --overwrite"
             )
         grid = grid_of(self.recipe, self.network.geometry)
-        return FieldMaker(self.recipe, grid, self.network, self.volume, consensus.intensity)
+        return FieldMaker(
+            self.recipe, grid, self.network, self.volume, consensus.intensity, device=self.device
+        )
 
     @cached_property
     def pyramid(self) -> LabelPyramid:
@@ -125,7 +131,10 @@ class Workshop:
         return self.recipe.cells
 
     def stage(self, name: str) -> Stage:
-        return Stage(name, self.cells(name), self._work(name))
+        # While a device computes the next cell, this process may write the last one. On a processor
+        # it is the same cores that would do both.
+        behind = name == "predict" and self.device != "cpu"
+        return Stage(name, self.cells(name), self._work(name), writes_behind=behind)
 
     def _work(self, name: str) -> Work:
         if name == "image":
