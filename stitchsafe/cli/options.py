@@ -14,7 +14,14 @@ from typing import Annotated, Any, Literal, get_type_hints
 
 import typer
 
-from stitchsafe.cli.parsing import parse_arguments, parse_bytes, parse_roi, parse_shape
+from stitchsafe.cli.parsing import (
+    parse_arguments,
+    parse_bytes,
+    parse_counts,
+    parse_layouts,
+    parse_roi,
+    parse_shape,
+)
 
 __all__ = [
     "MODEL_HELP",
@@ -85,12 +92,34 @@ class ModelOptions:
             rich_help_panel="Model",
         ),
     ] = None
+    input_channels: Annotated[
+        str | None,
+        _option(
+            "Channels of each input of package.module:factory, in order, where it does not tell.",
+            "1,2",
+            "Model",
+        ),
+    ] = None
+    model_axes: Annotated[
+        str | None,
+        _option(
+            "Axes of an ONNX model's tensors, where they are guessed wrongly; of single inputs and "
+            "outputs as in image=byxc,scores=bcyx.",
+            "bczyx",
+            "Model",
+        ),
+    ] = None
     trust_model: Annotated[
         bool, _flag("--trust-model", "Run code that the model brings along.", "Model")
     ] = False
 
     def keywords(self) -> dict[str, Any]:
-        values = _given(self, arg=parse_arguments)
+        values = _given(
+            self,
+            arg=parse_arguments,
+            input_channels=lambda text: parse_counts(text, "--input-channels"),
+            model_axes=lambda text: parse_layouts(text, "--model-axes"),
+        )
         if "arg" in values:
             values["arguments"] = values.pop("arg")
         return values

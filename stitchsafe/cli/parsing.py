@@ -14,6 +14,8 @@ __all__ = [
     "parse_arguments",
     "parse_bytes",
     "parse_choices",
+    "parse_counts",
+    "parse_layouts",
     "parse_numbers",
     "parse_roi",
     "parse_shape",
@@ -54,6 +56,33 @@ def parse_shape(text: str, option: str) -> tuple[int, ...]:
             "such as 64,128,128 (z,y,x) or 512,512 (y,x)"
         )
     return tuple(int(part) for part in parts)
+
+
+def parse_counts(text: str, option: str) -> tuple[int, ...]:
+    """Positive whole numbers, one for each of several things: ``1,2``."""
+    parts = text.split(",")
+    if not all(re.fullmatch(r"\s*0*[1-9]\d*\s*", part) for part in parts):
+        raise InputError(
+            f"{option} {text!r} is not a list of positive whole numbers; write them with commas, "
+            "such as 1,2"
+        )
+    return tuple(int(part) for part in parts)
+
+
+def parse_layouts(text: str, option: str) -> str | dict[str, str]:
+    """Letters of axes for all tensors (``bczyx``), or by name (``image=byxc,scores=bcyx``)."""
+    if "=" not in text:
+        return text.strip()
+    found: dict[str, str] = {}
+    for part in text.split(","):
+        name, equals, layout = (each.strip() for each in part.rpartition("="))
+        if not equals or not name or not layout or name in found:
+            raise InputError(
+                f"{option} {text!r} has {part.strip()!r}, which is not name=axes, or comes twice; "
+                "write each tensor once, as in image=byxc,scores=bcyx"
+            )
+        found[name] = layout
+    return found
 
 
 def parse_numbers(text: str, option: str, example: str) -> tuple[float, ...]:

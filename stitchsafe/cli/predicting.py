@@ -96,15 +96,16 @@ def _summary(values: Mapping[str, Any]) -> str:
     breaks = [f"{b['layer']} ({b['op']}): {b['reason']}" for b in values["breaks"]]
     seams = values["seams"]
     measured = (
-        f"from other tiles, {seams['elements']} recorded elements differ by up to "
-        f"{seams['max_abs_diff']:.2g} (largest value {seams['max_abs_value']:.2g})"
+        f"from other tiles, {seams['elements']:,} elements at {seams['seams']:,} seams differ by "
+        f"up to {seams['max_abs_diff']:.2g} (largest value {seams['max_abs_value']:.2g})"
     )
+    unmeasured = "no seams to measure: every tile reads the whole, or no other tiles can be laid"
     return "\n".join(
         [
             *lines,
             "NOT exact: this network cannot be stitched exactly",
             *(f"  {each}" for each in breaks),
-            f"  {measured if seams['elements'] else 'every tile reads the whole: no seams'}",
+            f"  {measured if seams['elements'] else unmeasured}",
         ]
     )
 

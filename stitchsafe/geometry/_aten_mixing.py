@@ -119,7 +119,16 @@ def _matrix(call: Call) -> Value:
     added = call.value("self") if call.name in ("addmm", "baddbmm") else None
     if left is None and right is None:
         raise Breaking("it adds to a product of constants", "use plain addition")
-    made = call.flow.matmul(left, right, call.shape)
+    attention = isinstance(call.layer, torch.nn.MultiheadAttention)
+    try:
+        made = call.flow.matmul(left, right, call.shape, attention=attention)
+    except Breaking as error:
+        if not attention or "attention" in error.reason:
+            raise
+        raise Breaking(
+            "attention whose heads share a dimension with places is not analysed",
+            "call it with need_weights=False, or use attention over channels or convolutions",
+        ) from error
     for name, value in zip(names, (left, right), strict=True):
         if value is None:
             made = _by_batch(call, made, call.arguments[name])
@@ -140,8 +149,9 @@ def _attention(call: Call) -> Value:
     tokens = call.arguments["key"].shape[-2]
     if key is not None:
         key = flow.permute(key, [*range(key.rank - 2), key.rank - 1, key.rank - 2])
-    scores = flow.matmul(query, key, (*call.shape[:-1], tokens)) if query or key else None
-    made = flow.matmul(scores, value, call.shape)
+    shape = (*call.shape[:-1], tokens)
+    scores = flow.matmul(query, key, shape, attention=True) if query or key else None
+    made = flow.matmul(scores, value, call.shape, attention=True)
     for name, of in (("query", query), ("key", key), ("value", value), ("attn_bias", None)):
         constant = call.arguments.get(name)
         if of is None and isinstance(constant, torch.Tensor) and id(constant) not in call.values:

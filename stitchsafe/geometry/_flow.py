@@ -11,18 +11,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from stitchsafe.geometry._axis import Taps
-from stitchsafe.geometry._graph import AxisStep, Graph, Kind, Node, Port
+from stitchsafe.geometry._graph import AxisStep, Kind, Port
 from stitchsafe.geometry._layout import (
     AXES,
     Breaking,
     Factor,
-    Layout,
     Value,
     channels_of,
     merged,
     size_of,
 )
-from stitchsafe.geometry._types import Break
+from stitchsafe.geometry._record import Record
 
 __all__ = ["Flow"]
 
@@ -30,47 +29,8 @@ _LONGEST_PERIOD = 4096
 _SPREAD = "combine tensors of one size"
 
 
-class Flow:
-    """A graph as it grows.
-
-    Parameters
-    ----------
-    space
-        Shape of the input over space.
-    """
-
-    def __init__(self, space: Sequence[int]) -> None:
-        self.space = tuple(space)
-        self.nodes: list[Node] = []
-        self.breaks: list[Break] = []
-        self.op, self.layer = "input", "input"
-
-    @property
-    def ndim(self) -> int:
-        return len(self.space)
-
-    def at(self, op: str, layer: str) -> None:
-        """Say which operator of which layer the next nodes are of."""
-        self.op, self.layer = op, layer
-
-    def refuse(self, reason: str, fix: str) -> Break:
-        """Note that the present operator breaks locality, or was not analysed."""
-        found = Break(self.layer, self.op, reason, fix)
-        self.breaks.append(found)
-        return found
-
-    def graph(
-        self, inputs: Sequence[Port], outputs: Sequence[Port], parameters_bytes: int
-    ) -> Graph:
-        """The finished graph."""
-        return Graph(
-            nodes=tuple(self.nodes),
-            space=self.space,
-            inputs=tuple(inputs),
-            outputs=tuple(outputs),
-            parameters_bytes=parameters_bytes,
-            breaks=tuple(dict.fromkeys(self.breaks)),
-        )
+class Flow(Record):
+    """A graph as it grows, by what operators do to values."""
 
     # ends
 
@@ -82,10 +42,10 @@ class Flow:
         for letter in layout:
             if letter in letters:
                 axis = letters.index(letter)
-                factors.append((Factor(self.space[axis], self._named(axis)),))
+                factors.append((Factor(self.space[axis], self.named(axis)),))
             else:
                 factors.append(channels_of(channels) if letter == "c" else ())
-        value = self._add("input", (), tuple(factors))
+        value = self.add("input", (), tuple(factors))
         return value, Port(value.index, name, channels, layout)
 
     def output(self, value: Value, name: str) -> Port | None:
@@ -129,61 +89,15 @@ class Flow:
                 value = self.mix(value, [place], "", "", drop=True)
                 layout = list(value.layout)
                 layout[place] = channels_of(size)
-                value = self._add("view", (value,), tuple(layout))
+                value = self.add("view", (value,), tuple(layout))
         return value
-
-    def _named(self, axis: int) -> int:
-        """Position of an axis in z, y, x."""
-        return axis + 3 - self.ndim
-
-    # nodes
-
-    def _add(
-        self,
-        kind: Kind,
-        inputs: Sequence[Value],
-        layout: Layout,
-        steps: Mapping[int, AxisStep] | None = None,
-    ) -> Value:
-        value = Value(len(self.nodes), layout)
-        axes: tuple[AxisStep, ...] = ()
-        if steps:
-            read = inputs[0]
-            axes = tuple(
-                steps.get(axis) or AxisStep(Taps.window(1), read.extent(axis))
-                for axis in map(self._named, range(self.ndim))
-            )
-        self.nodes.append(
-            Node(
-                kind, self.op, self.layer, tuple(v.index for v in inputs), value.shape,
-                value.signature, axes,
-            )
-        )  # fmt: skip
-        return value
-
-    def broken(
-        self, inputs: Sequence[Value], shape: Sequence[int], found: Break | None = None
-    ) -> Value:
-        """A tensor of which nothing is known."""
-        value = self._add("broken", inputs, tuple(channels_of(size) for size in shape))
-        self.nodes[value.index] = replace(self.nodes[value.index], broken=found)
-        return value
-
-    def is_broken(self, value: Value) -> bool:
-        return self.nodes[value.index].kind == "broken"
-
-    def keep(self, value: Value, found: Break | None = None) -> Value:
-        """The same once more, of the present operator."""
-        again = self._add("pointwise", (value,), value.layout)
-        self.nodes[again.index] = replace(self.nodes[again.index], broken=found)
-        return again
 
     # layout
 
     def view(self, value: Value, shape: Sequence[int]) -> Value:
         """The same elements in row-major order under another shape."""
         if tuple(shape) == value.shape:
-            return self._add("view", (value,), value.layout)
+            return self.add("view", (value,), value.layout)
         waiting = [f for dimension in value.layout for f in dimension]
         layout: list[tuple[Factor, ...]] = []
         split: list[Factor] = []
@@ -209,7 +123,7 @@ class Flow:
             layout.append(merged(taken))
         if waiting:
             layout[-1] = merged([*layout[-1], *waiting])
-        value = self._add("view", (value,), tuple(layout))
+        value = self.add("view", (value,), tuple(layout))
         for part in split:
             if part.axis is not None:
                 value = self.periodic(value, part)
@@ -220,7 +134,7 @@ class Flow:
         left = [d for d in range(value.rank) if d not in order]
         if any(value.layout[d] for d in left):
             raise Breaking("it drops a dimension that is not 1 long", "index along channels only")
-        return self._add(
+        return self.add(
             "view", (value,), tuple(() if d is None else value.layout[d] for d in order)
         )
 
@@ -246,7 +160,7 @@ class Flow:
 
         step = AxisStep(Taps.repeat(size), value.extent(axis) * size)
         layout = tuple(widened(at, dimension) for at, dimension in enumerate(value.layout))
-        return self._add("resize", (value,), layout, {axis: step})
+        return self.add("resize", (value,), layout, {axis: step})
 
     def _aligned(self, values: Sequence[Value], rank: int) -> list[list[tuple[Factor, ...]]]:
         """Dimensions of several values side by side, short ones filled up at the front."""
@@ -275,7 +189,7 @@ class Flow:
                 d if size_of(d) == size else self._spread(d, size)
                 for d, size in zip(found, shape, strict=True)
             )
-        return self._add(kind, values, found)
+        return self.add(kind, values, found)
 
     def _spread(self, dimension: tuple[Factor, ...], size: int) -> tuple[Factor, ...]:
         if any(f.axis is not None for f in dimension):
@@ -292,7 +206,7 @@ class Flow:
             if fine:
                 held = [self._spread_over(v, rank, column, fine) for v in held]
         if len(held) > 1 and self._differ(held, rank):
-            if len({v.extent(f.axis) for v in held for f in v.space(range(v.rank)) if f.axis}) > 1:
+            if any(len({v.extent(axis) for v in held}) > 1 for axis in range(len(AXES))):
                 raise Breaking("a part of space is spread over the whole of it", _SPREAD)
             raise Breaking(
                 "it combines tensors that lie over space in different ways ("
@@ -325,7 +239,7 @@ class Flow:
         """A value that has one element where others have several of some axes, repeated."""
         place = column - (rank - value.rank)
         if place < 0:
-            value = self._add("view", (value,), ((),) * -place + value.layout)
+            value = self.add("view", (value,), ((),) * -place + value.layout)
             place = 0
         if value.layout[place]:
             return value
@@ -349,7 +263,7 @@ class Flow:
             ]
             layout[place] = tuple(f for f in parts if f in present)
             step = AxisStep(taps, value.extent(axis) * size)
-            value = self._add("resize", (value,), tuple(layout), {axis: step})
+            value = self.add("resize", (value,), tuple(layout), {axis: step})
         return value
 
     def mix(
@@ -376,7 +290,7 @@ class Flow:
         while parts := value.space(dimensions):
             value = self._mixed(value, parts[0], dimensions, drop)
         layout = tuple(() if d in dimensions else f for d, f in enumerate(value.layout))
-        return value if layout == value.layout else self._add("pointwise", (value,), layout)
+        return value if layout == value.layout else self.add("pointwise", (value,), layout)
 
     def _mixed(self, value: Value, part: Factor, dimensions: Sequence[int], drop: bool) -> Value:
         axis, size, stride = part.axis, part.size, part.stride
@@ -403,7 +317,7 @@ class Flow:
                 for at, dimension in enumerate(layout)
             )
         step = AxisStep(Taps(stride * size, rows), extent // size if drop else extent)
-        return self._add("pool", (value,), layout, {axis: step})
+        return self.add("pool", (value,), layout, {axis: step})
 
     def by_place(self, value: Value, dimensions: Sequence[int]) -> Value:
         """The same after a constant that varies along some dimensions.
@@ -429,7 +343,7 @@ class Flow:
         length = part.stride * part.size
         taps = Taps(length, tuple((j,) for j in range(length)))
         step = AxisStep(taps, value.extent(part.axis))
-        return self._add("pointwise", (value,), value.layout, {part.axis: step})
+        return self.add("pointwise", (value,), value.layout, {part.axis: step})
 
     def local(
         self,
@@ -475,9 +389,10 @@ class Flow:
                 )
             elif not value.space([dimension]):
                 layout[dimension] = channels_of(shape[dimension])
+                kind = "view" if kind == "pad" else kind  # more than a matter of the border
         for dimension in mixes:
             layout[dimension] = channels_of(shape[dimension])
-        return self._add(kind, (value,), tuple(layout), axes)
+        return self.add(kind, (value,), tuple(layout), axes)
 
     def concat(self, values: Sequence[Value], dimension: int, shape: Sequence[int]) -> Value:
         """Several values behind each other along channels."""
@@ -492,15 +407,25 @@ class Flow:
         held = self._matched(blank, len(shape))
         layout = self._covering(held, shape)
         layout[dimension] = channels_of(shape[dimension])
-        return self._add("concat", held, tuple(layout))
+        return self.add("concat", held, tuple(layout))
 
-    def matmul(self, left: Value | None, right: Value | None, shape: Sequence[int]) -> Value:
+    def matmul(
+        self,
+        left: Value | None,
+        right: Value | None,
+        shape: Sequence[int],
+        *,
+        attention: bool = False,
+    ) -> Value:
         """A matrix product over the last dimension of `left` and the last but one of `right`.
 
-        One of them may be a constant (None).
+        One of them may be a constant (None). `attention` says what the product is of.
         """
         what = "a matrix product or attention over space mixes the whole input"
         fix = "use a convolution with kernel 1 along channels"
+        if attention:
+            what = "attention over space mixes the whole input: each place looks at all others"
+            fix = "use attention within windows of fixed size or over channels, or convolutions"
         rank = len(shape)
         held = []
         rows: tuple[Factor, ...] = ()
@@ -521,4 +446,4 @@ class Flow:
         if rows:
             layout[-2] = rows
         layout[-1] = columns or channels_of(shape[-1])
-        return self._add("pointwise", held, tuple(layout))
+        return self.add("pointwise", held, tuple(layout))

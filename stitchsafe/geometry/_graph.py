@@ -4,19 +4,24 @@ A :class:`Node` is one operator: what it reads (`inputs`, indices of nodes), its
 output's shape, its cost and the life of its storage. :meth:`Graph.facts` folds the one-axis maps
 through the nodes; a node that carries a :class:`~stitchsafe.geometry._types.Break` yields no map
 unless it keeps the shape, and nothing is said of what comes after it.
+
+Only nodes that an output depends on are asked for maps, periods and constants. The others run, and
+take memory and time, but nothing that they do can be seen.
 """
 
 from __future__ import annotations
 
 import hashlib
 import math
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal
 
 from stitchsafe.geometry._axis import AxisMap, LatticeMismatch, Taps, join
 from stitchsafe.geometry._types import Break
 
-__all__ = ["AxisStep", "Graph", "Kind", "Node", "Port"]
+__all__ = ["AxisStep", "Graph", "Kind", "Node", "Port", "reached"]
 
 Kind = Literal[
     "input", "conv", "transposed conv", "pool", "resize", "pad", "crop", "concat", "pointwise",
@@ -26,12 +31,17 @@ Kind = Literal[
 
 @dataclass(frozen=True, slots=True)
 class AxisStep:
-    """One axis of a node: its taps and what it does to the row's ends."""
+    """One axis of a node: its taps and what it does to the row's ends.
+
+    `ends` are elements that it puts before and after. A pass whose padding follows its size has
+    other values at its border than a pass of another size, however far the lattice map agrees.
+    """
 
     taps: Taps
     size: int
     lossy: bool = False
     depth: int = 0
+    ends: tuple[int, int] = (0, 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +51,7 @@ class Node:
     `layout` says how the tensor lies over space, without what follows from the input's size.
     `stored` and `workspace` are elements: of its own storage, and of what its kernel takes besides,
     `unfolded` what it takes where the kernel unfolds its input into columns.
+    `behind` are nodes that broke, and whose results it reads as if they were constants.
     """
 
     kind: Kind
@@ -59,6 +70,7 @@ class Node:
     workspace: int = 0
     unfolded: int = 0
     dies: int | None = None
+    behind: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +81,18 @@ class Port:
     name: str
     channels: int
     layout: str
+
+
+def reached(nodes: Sequence[Node], ends: Iterable[int]) -> frozenset[int]:
+    """Indices of the nodes that some of them depend on, themselves among them."""
+    found: set[int] = set()
+    waiting = list(ends)
+    while waiting:
+        index = waiting.pop()
+        if index not in found:
+            found.add(index)
+            waiting += [*nodes[index].inputs, *nodes[index].behind]
+    return frozenset(found)
 
 
 @dataclass(frozen=True)
@@ -87,6 +111,8 @@ class Graph:
         Bytes of parameters and buffers.
     breaks
         All that breaks locality or was not analysed.
+    roots
+        Nodes that count like outputs: what they do may be seen in another way.
     """
 
     nodes: tuple[Node, ...]
@@ -95,9 +121,15 @@ class Graph:
     outputs: tuple[Port, ...]
     parameters_bytes: int
     breaks: tuple[Break, ...]
+    roots: tuple[int, ...] = ()
+
+    @cached_property
+    def live(self) -> frozenset[int]:
+        """Nodes whose results can be seen."""
+        return reached(self.nodes, [*(port.node for port in self.outputs), *self.roots])
 
     def maps(self) -> list[tuple[AxisMap, ...] | None]:
-        """Per node, one map per axis; None behind an operator that has none.
+        """Per node, one map per axis; None behind an operator that has none, or that is not live.
 
         Raises
         ------
@@ -105,8 +137,8 @@ class Graph:
             If tensors on different lattices meet.
         """
         held: list[tuple[AxisMap, ...] | None] = []
-        for node in self.nodes:
-            held.append(self._fold(node, held))
+        for index, node in enumerate(self.nodes):
+            held.append(self._fold(node, held) if index in self.live else None)
         return held
 
     def _fold(
@@ -183,27 +215,39 @@ class Graph:
         Crops are left out, as torch makes mere aliases of those that cut nothing off; where they
         cut is the lattice map's to say.
         """
+        return self._program(ends=True)
+
+    @property
+    def operators(self) -> str:
+        """The same without what is padded, which may be made to follow the size."""
+        return self._program(ends=False)
+
+    def _program(self, *, ends: bool) -> str:
         place: list[int] = []
         text: list[str] = []
-        for n in self.nodes:
-            if (n.kind == "crop" or n.op == "aten.alias.default") and len(n.inputs) == 1:
+        for index, n in enumerate(self.nodes):
+            if index not in self.live:
+                place.append(-1)
+                continue
+            aside = n.kind == "crop" or (n.kind == "pad" and not ends)
+            if (aside or n.op == "aten.alias.default") and len(n.inputs) == 1:
                 place.append(place[n.inputs[0]])
                 continue
             place.append(len(text))
             inputs = tuple(place[i] for i in n.inputs)
-            taps = "" if n.kind == "pad" else repr([s.taps for s in n.steps])
+            taps = repr([(s.taps, s.ends) for s in n.steps])
             text.append(repr((n.kind, n.op, n.layer, inputs, n.layout, n.constants)) + taps)
         return hashlib.sha256("\n".join(text).encode()).hexdigest()
 
     @property
     def periods(self) -> tuple[int, ...]:
-        """Per axis, the least common period of all nodes; joins may fail, this does not."""
+        """Per axis, the least common period of what is live; joins may fail, this does not."""
         ndim = len(self.space)
         held: list[tuple[AxisMap, ...] | None] = []
         period = [1] * ndim
-        for node in self.nodes:
+        for index, node in enumerate(self.nodes):
             try:
-                maps = self._fold(node, held)
+                maps = self._fold(node, held) if index in self.live else None
             except LatticeMismatch:
                 maps = None
             held.append(maps)

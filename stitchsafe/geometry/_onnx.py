@@ -232,7 +232,12 @@ def trace_onnx(program: OnnxProgram, space: Sequence[int]) -> Graph:
     SizeRefusal
         If the network does not take inputs of this size.
     """
-    return _Walk(program, space).graph()
+    walk = _Walk(program, space)
+    try:
+        return walk.graph()
+    except SizeRefusal as refusal:
+        refusal.periods = walk.flow.periods
+        raise
 
 
 class _Walk:
@@ -275,7 +280,9 @@ class _Walk:
         for declared in self.program.model.graph.output:
             each = self.held.get(declared.name)
             if isinstance(each, Value):
-                if not self.flow.is_broken(each):
+                if self.flow.is_broken(each):
+                    self.flow.roots.append(each.index)
+                else:
                     ports.append(self.flow.output(each, declared.name))
             elif not self.flow.breaks:
                 self.flow.at("output", declared.name)
@@ -383,6 +390,9 @@ class _Walk:
         except Breaking as error:
             self._broken(node, derived, types, error)
             return
+        except SizeRefusal as error:
+            error.layer, error.op = flow.layer, flow.op
+            raise
         flops = cost(call)
         if len(flow.nodes) > first:
             constants = " ".join([_numbers(node, given), *call.notes])

@@ -19,7 +19,14 @@ from stitchsafe.geometry._axis import Taps, drops_remainder
 from stitchsafe.geometry._graph import AxisStep, Kind
 from stitchsafe.geometry._layout import Breaking, Value
 from stitchsafe.geometry._onnx_call import Call, Known
-from stitchsafe.geometry._windows import SizeRefusal, linear_taps, padding, strided, transposed
+from stitchsafe.geometry._windows import (
+    Drift,
+    SizeRefusal,
+    linear_taps,
+    padding,
+    strided,
+    transposed,
+)
 
 if TYPE_CHECKING:
     from onnx import NodeProto, TypeProto
@@ -213,7 +220,7 @@ def _factor(size: int, out: int, scale: float | None) -> Fraction:
         return asked
     factor = Fraction(out, size)
     if 1 not in (factor.numerator, factor.denominator):
-        raise SizeRefusal(f"a resize from {size} to {out} elements has no whole factor")
+        raise Drift(size, out)
     return factor
 
 

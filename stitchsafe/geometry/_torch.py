@@ -36,8 +36,8 @@ from stitchsafe.geometry._axis import Taps
 from stitchsafe.geometry._flow import Flow
 from stitchsafe.geometry._graph import AxisStep, Graph, Port
 from stitchsafe.geometry._layout import AXES, Breaking, Value
-from stitchsafe.geometry._torch_constants import UNIFORM, Constants
-from stitchsafe.geometry._torch_module import prepared, quiet
+from stitchsafe.geometry._torch_constants import UNIFORM, Constants, operator_name, settings
+from stitchsafe.geometry._torch_module import fresh, prepared, quiet
 from stitchsafe.geometry._types import Break, NetworkGeometry
 from stitchsafe.geometry._windows import SizeRefusal
 
@@ -73,20 +73,42 @@ def trace(
         If the network does not run at this size.
     """
     logging.getLogger("torch._subclasses.fake_tensor").addFilter(quiet)
+    module = fresh(module)
     first = next((p for p in module.parameters() if p.is_floating_point()), None)
-    device = "cpu" if first is None else first.device
+    device = torch.device("cpu") if first is None else first.device
     dtype = dtype or (torch.float32 if first is None else first.dtype)
     recorder = _Recorder(module, shape)
     counts = (channels,) if isinstance(channels, int) else tuple(channels)
+    try:
+        inputs, outputs = _recorded(recorder, module, counts, dtype, device)
+        stored = [*module.parameters(), *module.buffers()]
+        held = sum(t.numel() * t.element_size() for t in stored)
+        return recorder.flow.graph(inputs, outputs, held)
+    except SizeRefusal as refusal:
+        refusal.periods = recorder.flow.periods
+        raise
+
+
+def _recorded(
+    recorder: _Recorder,
+    module: nn.Module,
+    counts: Sequence[int],
+    dtype: torch.dtype,
+    device: torch.device,
+) -> tuple[list[Port], tuple[Port, ...]]:
+    """Inputs and outputs of a module that ran under the recorder."""
     # Outside of inference mode, in which torch does not take operators apart.
     plain, fake = torch.inference_mode(False), FakeTensorMode(allow_non_fake_inputs=True)
     with prepared(module, recorder), plain, torch.no_grad(), fake:
-        given = [torch.empty((1, count, *shape), dtype=dtype, device=device) for count in counts]
+        shapes = [(1, count, *recorder.flow.space) for count in counts]
+        given = [torch.empty(shape, dtype=dtype, device=device) for shape in shapes]
         inputs = [recorder.input(tensor, place) for place, tensor in enumerate(given)]
         returned: Any = None
+        finished = False
         try:
             with recorder:
                 returned = module(*given)
+            finished = True
         except (DataDependentOutputException, DynamicOutputShapeException) as error:
             recorder.flow.op = str(getattr(error, "func", "data"))
             recorder.refuse(
@@ -96,7 +118,7 @@ def trace(
         except SizeRefusal as error:
             error.layer, error.op = recorder.flow.layer, recorder.flow.op
             raise
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             if "unallocated storage" in str(error):  # a constant's values, asked for by Python code
                 recorder.flow.layer, recorder.flow.op = recorder.failing or "network", "forward"
                 recorder.flow.refuse(
@@ -104,20 +126,28 @@ def trace(
                     "decide by sizes or settings, not by the values of tensors",
                 )
             elif not recorder.flow.breaks:
+                recorder.flow.unfinished()
                 refusal = SizeRefusal(" ".join(f"{type(error).__name__}: {error}".split()))
                 refusal.layer, refusal.op = recorder.failing or "", "forward"
                 raise refusal from error
-        outputs = recorder.returned(returned)
-    stored = [*module.parameters(), *module.buffers()]
-    return recorder.flow.graph(inputs, outputs, sum(t.numel() * t.element_size() for t in stored))
+        if not finished:
+            recorder.flow.unfinished()
+        return inputs, recorder.returned(returned)
 
 
 def analyse_module(
-    module: nn.Module, *, ndim: int, channels: int | Sequence[int]
+    module: nn.Module,
+    *,
+    ndim: int,
+    channels: int | Sequence[int],
+    fixed: Sequence[int | None] | None = None,
 ) -> NetworkGeometry:
     """The geometry of a module; see :func:`trace` and :func:`analyse`."""
     return analyse(
-        lambda shape: trace(module, shape, channels), ndim=ndim, name=type(module).__name__
+        lambda shape: trace(module, shape, channels),
+        ndim=ndim,
+        name=type(module).__name__,
+        fixed=fixed,
     )
 
 
@@ -128,6 +158,7 @@ class _Recorder(TorchDispatchMode):  # type: ignore[misc, no-untyped-call, unuse
         super().__init__()  # type: ignore[no-untyped-call]
         self.flow, self.constants = Flow(space), Constants(module)
         self._values: Any = WeakIdKeyDictionary()
+        self._places: Any = WeakIdKeyDictionary()
         self._stale: Any = WeakIdKeyDictionary()
         self._aliases: dict[int, list[weakref.ref[torch.Tensor]]] = {}
         self._storages: dict[int, int] = {}
@@ -139,9 +170,8 @@ class _Recorder(TorchDispatchMode):  # type: ignore[misc, no-untyped-call, unuse
 
     # modules
 
-    @property
-    def breaks(self) -> list[Break]:
-        return self.flow.breaks
+    def note(self, found: Break) -> None:
+        self.flow.note(found)
 
     def entering(self, name: str) -> Callable[[nn.Module, Any], None]:
         def hook(module: nn.Module, args: Any) -> None:
@@ -190,8 +220,10 @@ class _Recorder(TorchDispatchMode):  # type: ignore[misc, no-untyped-call, unuse
             value = self.flow.local("opaque", together, steps, shape, mixes=[1])
         except Breaking as error:
             value = self.flow.broken(read, shape, self.refuse(error.reason, error.fix))
+        given = [t for t in tree_leaves(args) if isinstance(t, torch.Tensor)]
         self.flow.nodes[value.index] = replace(
             self.flow.nodes[value.index],
+            behind=self.constants.behind(given),
             flops=self._leaf_flops,
             consensus=str(declared.get("consensus") or ""),
             constants=repr(declared),
@@ -223,6 +255,7 @@ class _Recorder(TorchDispatchMode):  # type: ignore[misc, no-untyped-call, unuse
             self._aliases[storage] = []
         owner = self._storages[storage]
         self._values[tensor] = value
+        self._places[tensor] = storage
         self._aliases[storage].append(weakref.ref(tensor))
         living = self._owners.setdefault(owner, [])
         living.append(index)
@@ -246,11 +279,16 @@ class _Recorder(TorchDispatchMode):  # type: ignore[misc, no-untyped-call, unuse
             for path, t in tree_flatten_with_path(output)[0]
             if isinstance(t, torch.Tensor)
         ]
+        self._require_own_data([t for _, t in named])
         if any(t in self._stale for _, t in named):
             self.flow.op = "output"
             self.refuse("an output was written through another view of it", _WRITES_ANYWHERE)
         found = [(name, self._values[t]) for name, t in named if t in self._values]
-        if (len(found) < len(named) or not found) and not self.flow.breaks:
+        self.flow.roots += [value.index for _, value in found if self.flow.is_broken(value)]
+        missing = [t for _, t in named if t not in self._values]
+        self.flow.roots += self.constants.behind(missing)
+        constant = any(not self.constants.is_placeless(t) for t in missing)
+        if constant or (not found and not self.flow.breaks):
             self.flow.op = "output"
             self.refuse("an output does not depend on the input", "return tensors made from it")
         ports = [
@@ -266,21 +304,29 @@ class _Recorder(TorchDispatchMode):  # type: ignore[misc, no-untyped-call, unuse
         results = [t for t in tree_leaves(output) if isinstance(t, torch.Tensor)]
         given = [t for t in tree_leaves((args, kwargs)) if isinstance(t, torch.Tensor)]
         derived = [t for t in given if t in self._values]
-        name = func._schema.name.split("::")[-1]
+        name = operator_name(func)
         self.flow.at(str(func), self.layer)
         if self._leaf is not None:
             if results:
                 self._leaf_flops += cost(name, _named(func, args, kwargs), results[0])[0]
             return output
+        self._require_own_data(derived)
+        written = _written(func, args, kwargs)
+        constants = [t for t in given if t not in self._values]
         if not results:
             if derived and name == "_local_scalar_dense":
                 self.refuse("a value of the data is read: not analysed", "keep values in tensors")
+            elif written:
+                self.refuse("it writes into tensors: not analysed", _WRITES_ANYWHERE)
+            elif name == "_local_scalar_dense":
+                self.flow.roots += self.constants.behind(constants)
             return output
-        written = _written(func, args, kwargs)
-        constants = [t for t in given if t not in self._values]
-        if any(map(self.constants.is_stored, written)) and "batch_norm" not in name:
+        if self._seen_elsewhere(written):
+            self.flow.roots += self.constants.behind(constants)
+        if any(map(self.constants.outlives, written)) and "batch_norm" not in name:
             self.refuse(
-                "it changes a parameter or buffer, so that a result may depend on what ran before",
+                "it changes a parameter, a buffer or another tensor that outlives the pass, so "
+                "that a result may depend on what ran before",
                 "keep what a pass leaves behind out of the module",
             )
         if torch.Tag.nondeterministic_seeded in func.tags and not derived:
@@ -290,7 +336,7 @@ class _Recorder(TorchDispatchMode):  # type: ignore[misc, no-untyped-call, unuse
             )
             self.constants.forget(results)
         elif not derived and any(map(self.constants.is_placeless, given)):
-            self.constants.forget(results)
+            self.constants.forget(results, self.constants.behind(given))
         elif not derived or name in UNIFORM:
             self.constants.note(func, args, kwargs, constants, results, written)
         else:
@@ -310,7 +356,7 @@ class _Recorder(TorchDispatchMode):  # type: ignore[misc, no-untyped-call, unuse
     ) -> None:
         flow, arguments = self.flow, _named(func, args, kwargs)
         values = {id(t): self._values[t] for t in derived}
-        first = len(flow.nodes)
+        first, behind = len(flow.nodes), self.constants.behind(given)
         if any(flow.is_broken(value) for value in values.values()):
             # Nothing is said of what comes after a break.
             made = [flow.broken(list(values.values()), t.shape) for t in results]
@@ -320,13 +366,15 @@ class _Recorder(TorchDispatchMode):  # type: ignore[misc, no-untyped-call, unuse
                 flow, name, arguments, values, results, layer, given, self._constants_admitted
             )
             made = self._made(func, call, written)
+            if len(flow.nodes) == first and not func.is_view:  # somewhere its settings must stand
+                made = [flow.pointwise([value], value.shape) for value in made]
         flops, workspace, unfolded = cost(name, arguments, results[0])
         transient = sum(t.numel() * t.element_size() for t in results[1:]) if "pool" in name else 0
         if len(flow.nodes) > first:
             flow.nodes[-1] = replace(
                 flow.nodes[-1],
                 constants=" ".join(
-                    [flow.nodes[-1].constants, self._numbers(name, args, kwargs)]
+                    [flow.nodes[-1].constants, self._settings(name, args, kwargs)]
                     + [self.constants.recipe(t) for t in given if t not in self._values]
                 ),
                 flops=flops,
@@ -334,13 +382,50 @@ class _Recorder(TorchDispatchMode):  # type: ignore[misc, no-untyped-call, unuse
                 unfolded=unfolded,
                 extra_bytes=transient,
             )
+        else:
+            flow.roots += behind
+        for index in range(first, len(flow.nodes)):
+            if behind:
+                flow.nodes[index] = replace(flow.nodes[index], behind=behind)
+        elsewhere = self._seen_elsewhere(written)
         for tensor, value in zip(results, made, strict=False):
             self.bind(tensor, value)
+            if elsewhere:
+                flow.roots.append(value.index)
+        if any(flow.nodes[index].broken for index in range(first, len(flow.nodes))):
+            # Further results have no place; what comes after may be analysed further.
+            rest = [t for t in results if t not in self._values]
+            self.constants.forget(rest, tuple(range(first, len(flow.nodes))))
+
+    def _require_own_data(self, tensors: Sequence[torch.Tensor]) -> None:
+        """Refuse tensors that were given the data of others, past all operators."""
+        for tensor in tensors:
+            place = self._places.get(tensor)
+            if place is not None and place != tensor.untyped_storage()._cdata:
+                self.refuse(
+                    "the data of a tensor were replaced, which is not analysed",
+                    "use the tensor that holds them",
+                )
+                self._places[tensor] = tensor.untyped_storage()._cdata
+
+    def _seen_elsewhere(self, written: Sequence[torch.Tensor]) -> bool:
+        """Whether what is written may be seen through another tensor than the one that is named."""
+        for target in written:
+            storage = target.untyped_storage()
+            if target not in self._values or storage._cdata not in self._aliases:
+                return True
+            if storage.nbytes() != target.numel() * target.element_size():
+                return True
+            seen = [each() for each in self._aliases[storage._cdata]]
+            if any(other is not None and other is not target for other in seen):
+                return True
+        return False
 
     def _made(self, func: Any, call: Call, written: list[torch.Tensor]) -> list[Value]:
         """What an operator makes of its values; what breaks locality is noted."""
         flow = self.flow
         try:
+            self.constants.require_known([t for t in call.given if t not in self._values])
             if any(t in self._stale for t in call.given):
                 raise Breaking(
                     "it reads a tensor that was written through another view of it, which is not "
@@ -350,13 +435,18 @@ class _Recorder(TorchDispatchMode):  # type: ignore[misc, no-untyped-call, unuse
             handler = self._handler(func, call)
             found = handler(call)
             self._check_write(call, written)
+        except SizeRefusal as error:
+            flow.layer = self.layer
+            values = list(call.values.values())
+            return [flow.unfit(values, t.shape, error) for t in call.results]
         except Breaking as error:
-            noted = self.refuse(error.reason, error.fix)
+            flow.layer = self.layer
+            noted = (flow.refuse if written else flow.breaking)(error.reason, error.fix)
             if error.keeps is not None and error.keeps.shape == call.shape:
                 return [flow.keep(error.keeps, noted)]
             if call.name in REDUCTIONS:
                 # What is left has no place in space: what comes after may be analysed further.
-                self.constants.forget(call.results)
+                flow.broken(list(call.values.values()), call.shape, noted)
                 return []
             return [flow.broken(list(call.values.values()), t.shape, noted) for t in call.results]
         if isinstance(found, list):
@@ -369,7 +459,7 @@ class _Recorder(TorchDispatchMode):  # type: ignore[misc, no-untyped-call, unuse
         return [found] * len(alike)
 
     def _handler(self, func: Any, call: Call) -> Callable[[Call], Value | list[Value]]:
-        known = torch.Tag.pointwise in func.tags
+        known = torch.Tag.pointwise in func.tags and func.namespace == "aten"
         random = (
             torch.Tag.nondeterministic_seeded in func.tags
             and call.arguments.get("dropout_p", 1.0) > 0
@@ -384,12 +474,12 @@ class _Recorder(TorchDispatchMode):  # type: ignore[misc, no-untyped-call, unuse
             )  # fmt: skip
         return handler
 
-    def _numbers(self, name: str, args: Any, kwargs: Any) -> str:
-        """The numbers that an operator is called with, but for those that follow the size."""
+    def _settings(self, name: str, args: Any, kwargs: Any) -> str:
+        """What an operator is told, but for whole numbers that follow the size."""
+        told = settings(args[2:] if name == "constant_pad_nd" else (args, kwargs))
         if name in SIZED:
-            return ""
-        given = args[2:] if name == "constant_pad_nd" else (args, kwargs)
-        return repr([v for v in tree_leaves(given) if isinstance(v, int | float)])
+            told = [each for each in told if isinstance(each, bool) or not isinstance(each, int)]
+        return repr(told)
 
     def _constants_admitted(self, value: Value, given: Sequence[torch.Tensor]) -> Value:
         constants = [tensor for tensor in given if tensor not in self._values]

@@ -21,7 +21,7 @@ from torch.utils.weak import WeakIdKeyDictionary
 from stitchsafe.geometry._flow import Flow
 from stitchsafe.geometry._layout import Breaking, Value
 
-__all__ = ["UNIFORM", "Constants"]
+__all__ = ["UNIFORM", "Constants", "operator_name", "settings"]
 
 UNIFORM = {
     "zeros", "ones", "full", "empty", "scalar_tensor", "zeros_like", "ones_like", "full_like",
@@ -40,6 +40,10 @@ _KEEPS_UNIFORM = {
 }  # fmt: skip
 
 
+_ALIASES = {"detach", "alias", "_reshape_alias"}
+"""Operators that give the same data in another tensor, beside those that are views."""
+
+
 class Constants:
     """The constants of one trace.
 
@@ -50,28 +54,41 @@ class Constants:
     """
 
     def __init__(self, module: nn.Module) -> None:
-        self._stored = {
-            id(tensor): name
-            for name, tensor in (*module.named_parameters(), *module.named_buffers())
-        }
+        held = [*module.named_parameters(), *module.named_buffers()]
+        self._stored = {id(tensor): name for name, tensor in held}
         self._uniform: Any = WeakIdKeyDictionary()
+        self._sized: Any = WeakIdKeyDictionary()
         self._doubtful: Any = WeakIdKeyDictionary()
         self._placeless: Any = WeakIdKeyDictionary()
+        self._lasting: Any = WeakIdKeyDictionary()
         self._recipes: Any = WeakIdKeyDictionary()
         self._writes: dict[int, str] = {}
 
-    def is_stored(self, tensor: torch.Tensor) -> bool:
-        """Whether a tensor is a parameter or buffer of the module."""
-        return id(tensor) in self._stored
+    def outlives(self, tensor: torch.Tensor) -> bool:
+        """Whether a tensor was there before the pass: parameters, buffers, and whatever is kept."""
+        return not isinstance(tensor, FakeTensor) or tensor in self._lasting
 
     def is_placeless(self, tensor: torch.Tensor) -> bool:
         """Whether a tensor comes after a break, and is taken for a constant."""
         return tensor in self._placeless
 
-    def forget(self, results: Sequence[torch.Tensor]) -> None:
-        """Take tensors behind a break for constants, so that what follows is analysed further."""
+    def forget(self, results: Sequence[torch.Tensor], behind: Sequence[int] = ()) -> None:
+        """Take tensors behind a break for constants, so that what follows is analysed further.
+
+        Parameters
+        ----------
+        results
+            The tensors.
+        behind
+            The nodes that broke.
+        """
         for tensor in results:
-            self._placeless[tensor] = True
+            self._placeless[tensor] = (*self._placeless.get(tensor, ()), *behind)
+
+    def behind(self, given: Sequence[torch.Tensor]) -> tuple[int, ...]:
+        """The nodes that broke, whose results some of these tensors are made of."""
+        found = [self._placeless.get(tensor, ()) for tensor in given]
+        return tuple(sorted({index for each in found for index in each}))
 
     def recipe(self, tensor: torch.Tensor) -> str:
         """Digest of what a constant is made of."""
@@ -100,33 +117,43 @@ class Constants:
         written
             Those that it changed.
         """
-        name = func._schema.name.split("::")[-1]
+        name = operator_name(func)
         filled = name in UNIFORM
         kept = torch.Tag.pointwise in func.tags or name in _KEEPS_UNIFORM
-        uniform = filled or (kept and bool(given) and all(t in self._uniform for t in given))
+        uniform = filled or (kept and bool(given) and all(map(self._is_uniform, given)))
+        sized = filled or name == "expand" or any(t in self._sized for t in given)
         follows_size = name == "expand" or (uniform and name in _KEEPS_UNIFORM)
         told = () if follows_size else (args[_SHAPED.get(name, 0) :], kwargs)
-        numbers = [v for v in tree_leaves(told) if isinstance(v, int | float | str)]
-        digest = _digest(name, numbers, [self.recipe(t) for t in given])
+        # Of what is written, the place counts: it may be a part of a larger tensor.
+        places = [(t.storage_offset(), t.shape, t.stride()) for t in written]
+        digest = _digest(name, settings(told), [self.recipe(t) for t in given], places)
         for place, tensor in enumerate(results):
             self._recipes[tensor] = f"{digest}.{place}"
             if uniform:
                 self._uniform[tensor] = True
-            elif any(t in self._doubtful for t in given) or (
-                not kept and any(t in self._uniform for t in given)
-            ):
-                # What is summed or folded out of a constant of the input's size may follow it.
+            # What is summed or folded out of a constant of the input's size may follow it.
+            folded = sized and not (kept or filled)
+            if folded or any(t in self._doubtful for t in given):
                 self._doubtful[tensor] = True
+            elif sized:
+                self._sized[tensor] = True
+        if name in _ALIASES or func.is_view:
+            for tensor in results if any(map(self.outlives, given)) else ():
+                self._lasting[tensor] = True
         for tensor in written:
             self._writes[tensor.untyped_storage()._cdata] = f" then {digest}"
 
-    def admitted(self, value: Value, given: Sequence[torch.Tensor], flow: Flow) -> Value:
-        """A value that constants were combined into, told apart by place where they differ.
+    def _is_uniform(self, tensor: torch.Tensor) -> bool:
+        """Whether it holds one number everywhere, and nothing was written into it since."""
+        return tensor in self._uniform and tensor.untyped_storage()._cdata not in self._writes
+
+    def require_known(self, given: Sequence[torch.Tensor]) -> None:
+        """Refuse constants of which it cannot be said that they do not follow the input's size.
 
         Raises
         ------
         Breaking
-            If a constant varies over the whole of space, or may follow the size of the input.
+            If there is one.
         """
         for tensor in given:
             if tensor in self._placeless:
@@ -137,8 +164,23 @@ class Constants:
                     "from tile to tile",
                     "use constants that do not follow the size of the input",
                 )
-            written = tensor.untyped_storage()._cdata in self._writes
-            if tensor in self._uniform and not written:
+            if isinstance(tensor, FakeTensor) and tensor not in self._recipes:
+                raise Breaking(
+                    "it reads a tensor that was made where it could not be followed, as in another "
+                    "thread: not analysed",
+                    "make it with plain operators within the forward pass",
+                )
+
+    def admitted(self, value: Value, given: Sequence[torch.Tensor], flow: Flow) -> Value:
+        """A value that constants were combined into, told apart by place where they differ.
+
+        Raises
+        ------
+        Breaking
+            If a constant varies over the whole of space.
+        """
+        for tensor in given:
+            if tensor in self._placeless or self._is_uniform(tensor):
                 continue
             varying = [
                 value.rank - back
@@ -147,6 +189,24 @@ class Constants:
             ]
             value = flow.by_place(value, varying)
         return value
+
+
+def operator_name(func: Any) -> str:
+    """An ATen operator's name without overload; of others, with their namespace.
+
+    An operator of another library that is called like one of ATen's need not do what that does.
+    """
+    name: str = func._schema.name
+    return name.removeprefix("aten::")
+
+
+def settings(arguments: Any) -> list[object]:
+    """All that an operator is told beside tensors."""
+    return [v for v in tree_leaves(arguments) if v is not None and not _is_tensor(v)]
+
+
+def _is_tensor(value: object) -> bool:
+    return isinstance(value, torch.Tensor)
 
 
 def _content(tensor: torch.Tensor) -> str:

@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, Protocol
 
+import torch
 from torch import nn
 
 from stitchsafe.geometry._types import Break
 
-__all__ = ["Watcher", "prepared", "quiet"]
+__all__ = ["Watcher", "fresh", "prepared", "quiet"]
 
 
 class Watcher(Protocol):
     """Told which module runs, and of what is wrong with one."""
 
-    @property
-    def breaks(self) -> list[Break]: ...
+    def note(self, found: Break) -> None:
+        """Take up what is wrong with a module."""
 
     def entering(self, name: str) -> Callable[[nn.Module, Any], None]:
         """A hook for before a module runs."""
@@ -27,16 +29,29 @@ class Watcher(Protocol):
         """A hook for after it has run."""
 
 
+def fresh(module: nn.Module) -> nn.Module:
+    """A copy that shares the tensors, and nothing that a pass may leave behind for the next."""
+    held = [*module.parameters(), *module.buffers()]
+    return copy.deepcopy(module, {id(tensor): tensor for tensor in held})
+
+
 @contextmanager
 def prepared(module: nn.Module, recorder: Watcher) -> Iterator[None]:
-    """The module in eval mode with hooks on, and all of it put back afterwards."""
+    """The module in eval mode with hooks on, and all of it put back afterwards.
+
+    Attention runs by its single operators: what torch fuses of a whole layer tells nothing of it.
+    """
+    fused = torch.backends.mha.get_fastpath_enabled()
     modes = [(each, each.training) for each in module.modules()]
     held = [
         (each, {k: dict(v) if type(v) is dict else v for k, v in each.__dict__.items()})
         for each, _ in modes
     ]
+    tensors = [*module.parameters(), *module.buffers()]
+    data = [(tensor, tensor.data, tensor.untyped_storage()._cdata) for tensor in tensors]
     hooks = []
     try:
+        torch.backends.mha.set_fastpath_enabled(False)
         module.eval()
         for path, each in module.named_modules():
             name = path or type(each).__name__
@@ -44,11 +59,22 @@ def prepared(module: nn.Module, recorder: Watcher) -> Iterator[None]:
             hooks.append(each.register_forward_hook(recorder.leaving(), always_call=True))
         yield
     finally:
+        torch.backends.mha.set_fastpath_enabled(fused)
         for hook in hooks:
             hook.remove()
+        for tensor, own, place in data:
+            if tensor.untyped_storage()._cdata != place:
+                tensor.data = own
+                recorder.note(
+                    Break(
+                        type(module).__name__, "forward",
+                        "gives a parameter or buffer other data while it runs: not analysed",
+                        "keep parameters as they are, and compute with tensors made from them",
+                    )
+                )  # fmt: skip
         for each, state in held:
             if _changed(each.__dict__, state):
-                recorder.breaks.append(
+                recorder.note(
                     Break(
                         type(each).__name__, "forward",
                         "changes its own attributes while it runs, so that a result may depend on "

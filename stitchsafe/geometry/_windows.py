@@ -13,6 +13,7 @@ from stitchsafe.geometry._graph import AxisStep
 from stitchsafe.geometry._layout import Breaking
 
 __all__ = [
+    "Drift",
     "SizeRefusal",
     "linear_resize",
     "linear_taps",
@@ -29,11 +30,32 @@ window = Taps.window
 class SizeRefusal(Exception):  # noqa: N818
     """The network does not take an input of this size.
 
-    `layer` and `op` say who refuses it, where that is known.
+    `layer` and `op` say who refuses it, where that is known; `periods` per axis, after how many
+    voxels what ran until then repeats.
     """
 
     layer: str = ""
     op: str = ""
+    periods: tuple[int, ...] = ()
+
+
+class Drift(SizeRefusal):
+    """A resize to a given size has no whole factor.
+
+    Parameters
+    ----------
+    size, out
+        Elements that it reads and makes.
+    """
+
+    def __init__(self, size: int, out: int) -> None:
+        super().__init__(f"a resize from {size} to {out} elements has no whole factor")
+        self.size, self.out = size, out
+
+    @property
+    def factor(self) -> Fraction:
+        """Elements of the result for each that is read."""
+        return Fraction(self.out, self.size)
 
 
 def strided(size: int, out: int, kernel: int, stride: int, before: int, dilation: int) -> AxisStep:
@@ -58,7 +80,7 @@ def padding(size: int, out: int, before: int, after: int, depth: int | None) -> 
     if size + before + after != out:
         raise SizeRefusal(f"padding {size} elements by {before} and {after} gave {out}")
     reach = 0 if depth is None else max(before, after) * depth
-    return AxisStep(Taps.window(1, 1, before), out, False, reach)
+    return AxisStep(Taps.window(1, 1, before), out, False, reach, (before, after))
 
 
 def _factor(size: int, out: int, scale: float | None) -> Fraction:
@@ -77,6 +99,8 @@ def _factor(size: int, out: int, scale: float | None) -> Fraction:
             "use a whole factor, such as scale_factor=2",
         )
     factor = Fraction(out, size)
+    if scale is None and 1 not in (factor.numerator, factor.denominator):
+        raise Drift(size, out)
     whole = 1 in (factor.numerator, factor.denominator)
     if not whole or (scale is not None and factor != Fraction(scale).limit_denominator(1000)):
         raise SizeRefusal(f"a resize from {size} to {out} elements has no whole factor")

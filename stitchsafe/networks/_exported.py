@@ -20,7 +20,7 @@ def load_exported(path: Path) -> TorchNetwork:
     Raises
     ------
     ModelError
-        If it is damaged, or was exported for one size of input only.
+        If it is damaged, or takes or gives something other than images.
     """
     try:
         with warnings.catch_warnings():
@@ -44,13 +44,10 @@ def load_exported(path: Path) -> TorchNetwork:
         )
     first: Any = inputs[0]
     space = "zyx"[-(first.ndim - 2) :]
-    if all(isinstance(size, int) for size in first.shape[2:]):
-        raise ModelError(
-            f"{path} was exported for inputs of {' x '.join(map(str, first.shape[2:]))} alone; "
-            "export it again with dynamic_shapes for its axes of space"
-        )
+    # A size that was not exported as dynamic is the only one that the program takes.
+    fixed = [size if isinstance(size, int) else None for size in first.shape[2:]]
     channels = [int(value.shape[1]) for value in inputs if value is not None]
-    return TorchNetwork(module, name=path.stem, ndim=len(space), channels=channels)
+    return TorchNetwork(module, name=path.stem, ndim=len(space), channels=channels, fixed=fixed)
 
 
 def _is_image(value: Any) -> bool:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import hashlib
-import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
@@ -18,7 +17,6 @@ from stitchsafe.errors import ModelError, PlanError
 from stitchsafe.geometry import (
     Graph,
     InputGeometry,
-    LatticeMismatch,
     NetworkGeometry,
     OnnxProgram,
     SizeRefusal,
@@ -28,6 +26,7 @@ from stitchsafe.geometry import (
 from stitchsafe.networks._config import ModelConfig
 from stitchsafe.networks._cuda import Accelerator
 from stitchsafe.networks._onnx_file import OnnxFile, read_onnx
+from stitchsafe.networks._onnx_half import widened
 from stitchsafe.networks._onnx_layout import OnnxTensor, inputs_of, outputs_of
 from stitchsafe.networks._onnx_positive import positive_graph
 from stitchsafe.networks._onnx_session import (
@@ -37,6 +36,13 @@ from stitchsafe.networks._onnx_session import (
     runtime_build,
 )
 from stitchsafe.networks._protocol import Output, Runtime
+from stitchsafe.networks._shared import (
+    channels_first,
+    declared_outputs,
+    plain_name,
+    refusing_sizes,
+)
+from stitchsafe.precision import PRECISIONS
 
 __all__ = ["ONNX_SUFFIXES", "OnnxNetwork", "load_onnx"]
 
@@ -164,10 +170,10 @@ class OnnxNetwork:
     @cached_property
     def outputs(self) -> tuple[Output, ...]:
         if self.config is not None:
-            return tuple(Output(each.name, each.channels) for each in self.config.outputs)
+            return declared_outputs(self.config)
         count = len(self._results)
         return tuple(
-            Output(_plain(each.name, place, count), each.channels or 1)
+            Output(plain_name(each.name, place, count), each.channels or 1)
             for place, each in enumerate(self._results)
         )
 
@@ -207,8 +213,8 @@ class OnnxNetwork:
 
     @property
     def precisions(self) -> tuple[str, ...]:
-        """The graph's own type alone."""
-        return (self.precision,)
+        """The graph's own type; and float32 for one of half a type."""
+        return (self.precision, *(["float32"] if self.precision == "float16" else []))
 
     @property
     def accelerators(self) -> tuple[Accelerator, ...]:
@@ -216,11 +222,13 @@ class OnnxNetwork:
 
     @cached_property
     def parameter_bytes(self) -> int:
-        """Bytes of the stored weights, without those that operators hold as constants."""
+        """Bytes of the weights as they run, without those that operators hold as constants."""
         from onnx.helper import tensor_dtype_to_np_dtype
 
+        least = 4 if self.precision == "float16" else 1
         return sum(
-            int(np.prod(t.dims)) * np.dtype(tensor_dtype_to_np_dtype(t.data_type)).itemsize
+            int(np.prod(t.dims))
+            * max(least, np.dtype(tensor_dtype_to_np_dtype(t.data_type)).itemsize)
             for t in self._file.model.graph.initializer
         )
 
@@ -233,12 +241,11 @@ class OnnxNetwork:
 
     @cached_property
     def geometry(self) -> NetworkGeometry:
-        stated = [size for size in self.fixed if size is not None]
         return analyse(
             lambda shape: trace_onnx(self._program, self._admitted(shape)),
             ndim=self.ndim,
             name=self.name,
-            fixed=tuple(stated) if len(stated) == self.ndim else None,
+            fixed=self.fixed,
         )
 
     def _admitted(self, shape: Sequence[int]) -> tuple[int, ...]:
@@ -255,13 +262,8 @@ class OnnxNetwork:
         PlanError
             If the network does not take that size.
         """
-        try:
+        with refusing_sizes(self.name, shape):
             return trace_onnx(self._program, self._admitted(shape))
-        except (SizeRefusal, LatticeMismatch) as error:
-            raise PlanError(
-                f"{self.name} does not take an input of {tuple(shape)} voxels: {error}; give "
-                "another --tile-shape"
-            ) from error
 
     def prepare(self, runtime: Runtime) -> None:
         """Open a session on the device of `runtime`.
@@ -269,17 +271,23 @@ class OnnxNetwork:
         Raises
         ------
         PlanError
-            If another precision is asked for than that of the graph, which is fixed.
+            If another precision is asked for than that of the graph, which is fixed; but a graph of
+            float16 also runs in float32.
         """
-        if runtime.precision != self.precision:
+        half = self.precision == "float16"
+        if runtime.precision not in (self.precision, "float32" if half else self.precision):
+            remedy = "give --precision float32" if half else "leave --precision out"
             raise PlanError(
                 f"{self.name} computes in {self.precision}, as its graph says, and not in "
-                f"{runtime.precision}; leave --precision out"
+                f"{runtime.precision}; {remedy}"
             )
         if runtime == self._runtime and self._session is not None:
             return
+        source = self._file.source
+        if runtime.precision != self.precision:
+            source = widened(self._file.model, self._file.path.parent, self.name)
         self._session = OnnxSession(
-            self._file.source, name=self.name, device=runtime.device, threads=runtime.threads
+            source, name=self.name, device=runtime.device, threads=runtime.threads
         )
         self._runtime = runtime
 
@@ -317,7 +325,10 @@ class OnnxNetwork:
         feeds, begin = {}, 0
         for each in self._inputs:
             count = each.channels or 1
-            feeds[each.name] = _arranged(image[begin : begin + count], each)
+            dtype = each.dtype
+            if self._computes_in != self.precision and dtype == np.float16:
+                dtype = np.dtype(self._computes_in)
+            feeds[each.name] = _arranged(image[begin : begin + count], each, dtype)
             begin += count
         names = [each.name for each in self._results]
         found = self._session.run(feeds, names)
@@ -328,44 +339,41 @@ class OnnxNetwork:
         if not own.layout:
             raise ModelError(
                 f"the output {own.name!r} of {self.name} has {array.ndim} axes and is no image; "
-                "state its axes, or take a network whose outputs are images"
+                f"state its axes with --model-axes, as in {own.name}=bcyx, or take a network whose "
+                "outputs are images"
             )
-        array = array[tuple(0 if letter in "b1" else slice(None) for letter in own.layout)]
-        letters = own.layout.replace("b", "").replace("1", "")
-        if "c" not in letters:
-            array, letters = array[np.newaxis], "c" + letters
-        order = [letters.index(letter) for letter in "czyx" if letter in letters]
-        return np.ascontiguousarray(array.transpose(order), dtype=self.precision)
+        return np.ascontiguousarray(
+            channels_first(array, own.layout, np.transpose)[0],
+            dtype=PRECISIONS[self._computes_in].kept,
+        )
+
+    @property
+    def _computes_in(self) -> str:
+        return self.precision if self._runtime is None else self._runtime.precision
 
 
-def _arranged(image: NDArray[np.floating], own: OnnxTensor) -> NDArray[Any]:
-    """(channels, *space) in the layout and type of an input."""
+def _arranged(image: NDArray[np.floating], own: OnnxTensor, dtype: np.dtype[Any]) -> NDArray[Any]:
+    """(channels, *space) in the layout of an input."""
     letters = "czyx" if own.ndim == 3 else "cyx"
     if "c" not in own.layout:
         image, letters = image[0], letters[1:]
     array = image.transpose([letters.index(c) for c in own.layout if c != "b"])
     if "b" in own.layout:
         array = np.expand_dims(array, own.layout.index("b"))
-    if own.dtype.kind in "iu":
-        limits = np.iinfo(own.dtype)
+    if dtype.kind in "iu":
+        limits = np.iinfo(dtype)
         array = np.rint(array).clip(limits.min, limits.max)
-    return np.ascontiguousarray(array, dtype=own.dtype)
+    return np.ascontiguousarray(array, dtype=dtype)
 
 
 def _activate(array: NDArray[np.floating], activation: str) -> NDArray[np.floating]:
     if activation == "sigmoid":
         small = np.exp(-np.abs(array))
         risen: NDArray[np.floating] = np.where(array >= 0, 1 / (1 + small), small / (1 + small))
+        risen[~np.isfinite(array)] = np.nan  # what overflowed must not pass for a probability of 1
         return risen
     if activation == "softmax":
         powers = np.exp(array - array.max(axis=1, keepdims=True))
         scaled: NDArray[np.floating] = powers / powers.sum(axis=1, keepdims=True)
         return scaled
     return array
-
-
-def _plain(name: str, place: int, count: int) -> str:
-    """A name that a file may have: the graph's own where it is an identifier."""
-    if re.fullmatch(r"[A-Za-z]\w{0,63}", name):
-        return name
-    return "output" if count == 1 else f"output{place}"

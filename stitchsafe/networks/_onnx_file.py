@@ -19,7 +19,7 @@ from stitchsafe.errors import MissingExtraError, ModelError
 if TYPE_CHECKING:
     from onnx import GraphProto, ModelProto, NodeProto, TensorProto
 
-__all__ = ["OnnxFile", "read_onnx"]
+__all__ = ["LARGEST", "OnnxFile", "graphs_of", "nodes_of", "read_onnx", "tensors_of"]
 
 LARGEST = 2**31 - 1
 """Bytes that a protocol buffer may have."""
@@ -145,8 +145,7 @@ def _member(path: Path) -> bytes:
 
 def _check_domains(path: Path, model: ModelProto) -> None:
     own = {(f.domain, f.name) for f in model.functions}
-    graphs = [node for f in model.functions for node in _inner(f.node)]
-    for node in (*_inner(model.graph.node), *graphs):
+    for node in nodes_of(model):
         if (node.domain, node.op_type) in own:
             continue
         if node.domain not in _DOMAINS or node.op_type in _FOREIGN:
@@ -155,6 +154,23 @@ def _check_domains(path: Path, model: ModelProto) -> None:
                 f"{node.name or node.output[0]!r}), which comes from outside onnxruntime; export "
                 "it with standard operators"
             )
+
+
+def nodes_of(model: ModelProto) -> Iterator[NodeProto]:
+    """All nodes, with those inside functions and inside other nodes."""
+    yield from _inner(model.graph.node)
+    for function in model.functions:
+        yield from _inner(function.node)
+
+
+def graphs_of(model: ModelProto) -> Iterator[GraphProto]:
+    """The graph, and those that nodes hold."""
+    yield model.graph
+    for node in nodes_of(model):
+        for attribute in node.attribute:
+            if attribute.HasField("g"):
+                yield attribute.g
+            yield from attribute.graphs
 
 
 def _inner(nodes: object) -> Iterator[NodeProto]:
@@ -170,12 +186,13 @@ def _external(model: ModelProto) -> Iterator[TensorProto]:
     """All tensors whose values lie in another file."""
     from onnx import TensorProto
 
-    for tensor in _tensors(model):
+    for tensor in tensors_of(model):
         if tensor.data_location == TensorProto.EXTERNAL or tensor.external_data:
             yield tensor
 
 
-def _tensors(model: ModelProto) -> Iterator[TensorProto]:
+def tensors_of(model: ModelProto) -> Iterator[TensorProto]:
+    """All tensors that are stored in it, weights and constants."""
     yield from _stored(model.graph)
     for function in model.functions:
         yield from _attached(function.node)

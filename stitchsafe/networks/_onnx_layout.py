@@ -126,7 +126,7 @@ def _check_layout(name: str, tensor: str, layout: str, rank: int) -> None:
     ):
         raise ModelError(
             f"the axes {layout!r} do not fit {tensor!r} of {name}, which has {rank} axes; state "
-            "each once, of b (batch), c (channels), z, y and x, such as bcyx"
+            "each once with --model-axes, of b (batch), c (channels), z, y and x, such as bcyx"
         )
 
 
@@ -162,7 +162,7 @@ def _input(model: ModelProto, name: str, value: ValueInfoProto, layout: str | No
     elif len(sizes) not in _AXES:
         raise ModelError(
             f"the input {value.name!r} of {name} has {len(sizes)} axes, and an image has 4 or 5 "
-            "(batch, channels, space); state them, such as byx"
+            "(batch, channels, space); state them with --model-axes, such as --model-axes byx"
         )
     else:
         layout = _letters(order, len(sizes)) if order else _from_sizes(sizes)
@@ -173,7 +173,8 @@ def _input(model: ModelProto, name: str, value: ValueInfoProto, layout: str | No
     if stated is None:
         raise ModelError(
             f"{name} does not say how many channels its input {value.name!r} of axes {layout} has; "
-            "export it with that size fixed"
+            "export it with that size fixed, or, if its axes are others, state them with "
+            "--model-axes"
         )
     if "b" in layout and sizes[layout.index("b")] not in (None, 1):
         raise ModelError(

@@ -18,8 +18,10 @@ from __future__ import annotations
 import copy
 import difflib
 import weakref
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +62,8 @@ def load_network(
     *,
     weights: str | Path | None = None,
     arguments: Mapping[str, Any] | None = None,
+    input_channels: int | Sequence[int] | None = None,
+    model_axes: str | Mapping[str, str] | None = None,
     trust: bool = False,
 ) -> Network:
     """Load the network that `model` names.
@@ -73,6 +77,12 @@ def load_network(
         File of weights for a factory or a module: safetensors, or a state dict that torch saved.
     arguments
         Keyword arguments for a factory.
+    input_channels
+        Channels of each tensor that a factory's network or a module takes, in order; by default
+        those of its convolutions, where it takes one tensor.
+    model_axes
+        Layout of all inputs of an ONNX file, such as ``"bczyx"``, or of single inputs and outputs
+        by name; by default they are read from the graph.
     trust
         Whether code that `model` brings along or names may run: that of a ``.pt2``, and the
         architecture of a bioimage.io package.
@@ -82,57 +92,82 @@ def load_network(
     ModelError
         If there is no such model, it cannot be loaded, or that would run code without trust.
     """
+    given = _Given(weights, arguments, _counts(input_channels), model_axes, trust)
     if isinstance(model, nn.Module):
-        _refuse_options(type(model).__name__, None, arguments)
+        given.refuse(type(model).__name__, "arguments", "model_axes")
         if weights is not None:
             model = copy.deepcopy(model)
             load_weights(model, Path(weights))
-        return TorchNetwork(model)
+        return TorchNetwork(model, channels=given.input_channels)
     if not isinstance(model, str | Path):
-        _refuse_options(model.name, weights, arguments)
+        given.refuse(model.name)
         return model
     try:
-        return _named(str(model), weights, arguments, trust)
+        return _named(str(model), given)
     except OSError as error:
         raise ModelError(
             f"{model} cannot be read ({error.strerror or error}); check path and permissions"
         ) from error
 
 
-def _named(
-    model: str, weights: str | Path | None, arguments: Mapping[str, Any] | None, trust: bool
-) -> Network:
+@dataclass(frozen=True, slots=True)
+class _Given:
+    """What the user says of a model beside its name; see :func:`load_network`."""
+
+    weights: str | Path | None
+    arguments: Mapping[str, Any] | None
+    input_channels: tuple[int, ...] | None
+    model_axes: str | Mapping[str, str] | None
+    trust: bool
+
+    def refuse(self, model: str, *names: str) -> None:
+        """Refuse some options, by default all of them, for a model that says it itself."""
+        for name in names or ("weights", "arguments", "input_channels", "model_axes"):
+            if not getattr(self, name):
+                continue
+            owner = "--weights, --arg and --input-channels go with package.module:factory"
+            if name == "model_axes":
+                owner = "--model-axes goes with ONNX files"
+            raise ModelError(
+                f"{model} says itself what it is made of, and takes no {name} ({owner}); leave "
+                "them out"
+            )
+
+
+def _counts(channels: int | Sequence[int] | None) -> tuple[int, ...] | None:
+    if channels is None:
+        return None
+    each: tuple[Any, ...] = (channels,) if not isinstance(channels, Iterable) else tuple(channels)
+    if not each or not all(isinstance(count, Integral) and int(count) > 0 for count in each):
+        raise ModelError(
+            f"input_channels cannot be {channels!r}; give a positive whole number for each input, "
+            "such as 1,2"
+        )
+    return tuple(map(int, each))
+
+
+def _named(model: str, given: _Given) -> Network:
     path = Path(model)
     bundled = models_root() / model
     named = path.parent == Path() and (bundled / "config.yaml").is_file()
+    if path.is_file():
+        return _file(path, given)
     if path.exists() or named:
-        _refuse_options(model, weights, arguments)
+        given.refuse(model)
     if path.is_dir():
         described = describes([each.name for each in path.iterdir()])
         if described and not (path / "config.yaml").is_file():
-            return _package(path, trust)
+            return _package(path, given.trust)
         return load_folder(path)
-    if path.is_file():
-        return _file(path, trust)
     if named:
         return load_folder(bundled)
     if is_factory(model):
-        module = build_from(model, arguments)
-        if weights is not None:
-            load_weights(module, Path(weights))
-        return TorchNetwork(module, name=model)
+        given.refuse(model, "model_axes")
+        module = build_from(model, given.arguments)
+        if given.weights is not None:
+            load_weights(module, Path(given.weights))
+        return TorchNetwork(module, name=model, channels=given.input_channels)
     raise _unknown(model)
-
-
-def _refuse_options(
-    model: str, weights: str | Path | None, arguments: Mapping[str, Any] | None
-) -> None:
-    for name, value in (("weights", weights), ("arguments", arguments)):
-        if value:
-            raise ModelError(
-                f"{model} says itself what it is made of, and takes no {name} (--weights and --arg "
-                "go with package.module:factory); leave them out"
-            )
 
 
 def _package(path: Path, trust: bool) -> Network:
@@ -144,16 +179,18 @@ def _package(path: Path, trust: bool) -> Network:
         return network
 
 
-def _file(path: Path, trust: bool) -> Network:
+def _file(path: Path, given: _Given) -> Network:
     if path.suffix.lower() in ONNX_SUFFIXES:
-        return load_onnx(path)
+        given.refuse(str(path), "weights", "arguments", "input_channels")
+        return load_onnx(path, axes=given.model_axes)
+    given.refuse(str(path))
     with path.open("rb") as file:
         start = file.read(4)
     names = zip_names(path) if start[:2] == b"PK" else []
     if describes(names):
-        return _package(path, trust)
+        return _package(path, given.trust)
     if any(name.endswith("/archive_format") or name == "archive_format" for name in names):
-        if not trust:
+        if not given.trust:
             raise ModelError(
                 f"{path} is a program of torch.export, which runs code when it is loaded; add "
                 "--trust-model if you trust who made it, or export it as ONNX"

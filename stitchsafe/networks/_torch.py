@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
-import inspect
 import math
-import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import nullcontext
 from functools import cached_property
@@ -17,32 +15,23 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-from stitchsafe.errors import ModelError, PlanError
-from stitchsafe.geometry import (
-    Graph,
-    LatticeMismatch,
-    NetworkGeometry,
-    SizeRefusal,
-    analyse_module,
-    trace,
-)
+from stitchsafe.geometry import Graph, NetworkGeometry, analyse_module, trace
 from stitchsafe.networks._config import ModelConfig, OutputConfig
 from stitchsafe.networks._cuda import Accelerator, CudaPasses, cuda_devices
 from stitchsafe.networks._kernels import FastConvolutions, Watch, channels_last
 from stitchsafe.networks._pointwise import apply_after
 from stitchsafe.networks._positive import positive_weights
 from stitchsafe.networks._protocol import Output, Runtime
+from stitchsafe.networks._shared import (
+    channels_first,
+    declared_outputs,
+    plain_name,
+    refusing_sizes,
+)
+from stitchsafe.networks._torch_inputs import inputs_of_module
 from stitchsafe.precision import PRECISIONS
 
 __all__ = ["TorchNetwork"]
-
-_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,63}")
-_CONVOLUTIONS = {
-    nn.Conv2d: 2,
-    nn.ConvTranspose2d: 2,
-    nn.Conv3d: 3,
-    nn.ConvTranspose3d: 3,
-}
 
 
 class TorchNetwork:
@@ -55,13 +44,15 @@ class TorchNetwork:
     module
         Takes (n, channels, *spatial), once or several times, and returns tensors.
     config
-        The card of a model folder; without it, axes and channels are read from the first
-        convolution, and outputs are called ``output``, or ``output0``, ``output1``, …, or as in
+        The card of a model folder; without it, axes and channels are read from the convolutions,
+        and outputs are called ``output``, or ``output0``, ``output1``, …, or as in
         the dictionary that the module returns.
     name
         What to call it in plans and messages.
     ndim, channels
         Spatial axes, and channels of each input, where the module's convolutions do not tell.
+    fixed
+        Per spatial axis, the only size that the module takes, or None; by default it may take any.
     """
 
     def __init__(
@@ -72,22 +63,20 @@ class TorchNetwork:
         name: str | None = None,
         ndim: int | None = None,
         channels: int | Sequence[int] | None = None,
+        fixed: Sequence[int | None] | None = None,
     ) -> None:
         self.module = copy.deepcopy(module).eval().requires_grad_(False)
         self.config = config
         self.name = name or (config.name if config else type(module).__name__)
-        self._split: tuple[int, ...]
         if config is not None:
-            self.ndim = len(config.input.axes)
+            ndim = len(config.input.axes)
             split = tuple(tensor.channels for tensor in config.input.tensors)
-            self._split = split or (config.input.channels,)
-        elif ndim is not None and channels is not None:
-            self.ndim = ndim
-            self._split = (channels,) if isinstance(channels, int) else tuple(channels)
-        else:
-            self.ndim, only = _input_of(self.module, self.name)
-            self._split = (only,)
+            channels = split or (config.input.channels,)
+        self.ndim, self._split = inputs_of_module(
+            self.module, self.name, ndim=ndim, channels=channels
+        )
         self.channels = sum(self._split)
+        self._fixed = None if fixed is None else tuple(fixed)
         self._runtime: Runtime | None = None
         self._ready: nn.Module | None = None
         self._cuda: CudaPasses | None = None
@@ -97,6 +86,8 @@ class TorchNetwork:
         """Digest of architecture, operators with their constants, what follows, and weights."""
         digest = hashlib.sha256(str(self.module).encode())
         digest.update(self.geometry.program.encode())
+        if len(self._split) > 1:
+            digest.update(repr(self._split).encode())
         digest.update(repr([o.activation for o in self._declared]).encode())
         for output in self._declared:
             digest.update(
@@ -111,10 +102,10 @@ class TorchNetwork:
     @cached_property
     def outputs(self) -> tuple[Output, ...]:
         if self.config is not None:
-            return tuple(Output(o.name, o.channels) for o in self.config.outputs)
+            return declared_outputs(self.config)
         found = self.geometry.outputs
         return tuple(
-            Output(o.name if _NAME.fullmatch(o.name) else f"output{place}", o.channels)
+            Output(plain_name(o.name, place, len(found)), o.channels)
             for place, o in enumerate(found)
         )
 
@@ -144,7 +135,7 @@ class TorchNetwork:
 
     @cached_property
     def geometry(self) -> NetworkGeometry:
-        return analyse_module(self.module, ndim=self.ndim, channels=self._split)
+        return analyse_module(self.module, ndim=self.ndim, channels=self._split, fixed=self._fixed)
 
     def trace(self, shape: Sequence[int]) -> Graph:
         """The graph at one spatial input size.
@@ -154,13 +145,8 @@ class TorchNetwork:
         PlanError
             If the network does not take that size.
         """
-        try:
+        with refusing_sizes(self.name, shape):
             return trace(self.module, tuple(shape), self._split)
-        except (SizeRefusal, LatticeMismatch) as error:
-            raise PlanError(
-                f"{self.name} does not take an input of {tuple(shape)} voxels: {error}; give "
-                "another --tile-shape"
-            ) from error
 
     def prepare(self, runtime: Runtime) -> None:
         torch.set_num_threads(runtime.threads)
@@ -217,7 +203,8 @@ class TorchNetwork:
         declared = self._declared or (None,) * len(tensors)
         layouts = self._layouts or ("",) * len(tensors)
         fields = [
-            _widened(_channels_first(t, layout)) for t, layout in zip(tensors, layouts, strict=True)
+            _widened(channels_first(t, layout, torch.permute) if layout else t)
+            for t, layout in zip(tensors, layouts, strict=True)
         ]
         if half:
             fields = [watch.marked(field) for field in fields]
@@ -253,17 +240,6 @@ class TorchNetwork:
         yield from self.module.state_dict().items()
 
 
-def _channels_first(tensor: Tensor, layout: str) -> Tensor:
-    """A tensor of any layout as (n, channels, *spatial); as it is where the layout is unknown."""
-    if not layout or (layout[:2] == "bc" and layout[2:] == "zyx"[3 - len(layout[2:]) :]):
-        return tensor
-    front = [place for place, letter in enumerate(layout) if letter in "bc1"]
-    space = sorted(set(range(len(layout))) - set(front), key=lambda place: -ord(layout[place]))
-    moved = tensor.permute(*front, *space)
-    batch = tensor.shape[layout.index("b")] if "b" in layout else 1
-    return moved.reshape(batch, -1, *moved.shape[len(front) :])
-
-
 def _widened(tensor: Tensor) -> Tensor:
     """Half types as float32, which holds them all; in it what follows is computed and kept."""
     return tensor.float() if tensor.is_floating_point() and tensor.itemsize == 2 else tensor
@@ -278,41 +254,3 @@ def _activate(tensor: Tensor, declared: OutputConfig | None) -> Tensor:
     if declared.activation == "softmax":
         return tensor.softmax(dim=1)  # infinity less infinity is no number
     return tensor
-
-
-def _input_of(module: nn.Module, name: str) -> tuple[int, int]:
-    """Spatial axes and channels of a bare module's input, from its convolutions."""
-    needed = [
-        each.name
-        for each in inspect.signature(module.forward).parameters.values()
-        if each.default is each.empty
-        and each.kind in (each.POSITIONAL_ONLY, each.POSITIONAL_OR_KEYWORD)
-    ]
-    if len(needed) > 1:
-        raise ModelError(
-            f"{name} takes {len(needed)} inputs ({', '.join(needed)}), and nothing says how many "
-            "channels each has; give it from Python as stitchsafe.networks.TorchNetwork(module, "
-            "ndim=..., channels=(...)), or export it as ONNX"
-        )
-    found = dict.fromkeys(
-        (ndim, part.in_channels)
-        for part in module.modules()
-        for kind, ndim in _CONVOLUTIONS.items()
-        if isinstance(part, kind) and isinstance(part.in_channels, int) and part.in_channels
-    )
-    if not found:
-        raise ModelError(
-            f"{name} holds no 2-D or 3-D convolution to read its axes and channels from; wrap it "
-            "in stitchsafe.networks.TorchNetwork with a ModelConfig that states them"
-        )
-    # Modules come in the order of their registration, which need not be that of their calls.
-    fitting = (sizes for sizes in found if _takes_channels(module, *sizes))
-    return next(fitting, next(iter(found)))
-
-
-def _takes_channels(module: nn.Module, ndim: int, channels: int) -> bool:
-    try:
-        trace(module, (64,) * ndim, channels)
-    except SizeRefusal as error:
-        return "channels" not in str(error) and "dimensions" not in str(error)
-    return True

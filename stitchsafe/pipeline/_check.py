@@ -23,6 +23,8 @@ def check(
     *,
     weights: str | Path | None = None,
     arguments: Mapping[str, Any] | None = None,
+    input_channels: int | Sequence[int] | None = None,
+    model_axes: str | Mapping[str, str] | None = None,
     trust_model: bool = False,
     probe: bool = False,
     trained_on: Sequence[int] | None = None,
@@ -37,6 +39,10 @@ def check(
         ``package.module:factory``, or a `torch.nn.Module`.
     weights, arguments
         For a factory: a file of weights, and keyword arguments.
+    input_channels
+        For a factory or a module: channels of each of its inputs, in order.
+    model_axes
+        For an ONNX file: layout of its inputs, such as ``bczyx``, or of inputs and outputs by name.
     trust_model
         Whether code that the model brings along may run.
     probe
@@ -61,7 +67,14 @@ def check(
         raise InputError(
             f"trained_on {tuple(trained_on)} is not a shape; give one positive size per axis"
         )
-    network = load_network(model, weights=weights, arguments=arguments, trust=trust_model)
+    network = load_network(
+        model,
+        weights=weights,
+        arguments=arguments,
+        input_channels=input_channels,
+        model_axes=model_axes,
+        trust=trust_model,
+    )
     letters = "zyx"[-network.ndim :]
     if trained_on is not None and len(trained_on) != network.ndim:
         raise InputError(

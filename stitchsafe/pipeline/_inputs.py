@@ -158,6 +158,8 @@ def match_inputs(
         model,
         weights=settings.weights,
         arguments=settings.arguments,
+        input_channels=settings.input_channels,
+        model_axes=settings.model_axes,
         trust=settings.trust_model,
     )
     for note in network.config.notes if network.config else ():
@@ -189,7 +191,13 @@ def match_inputs(
         breaks = _too_small(network, volume.shape, events)
     if count_absent_chunks:
         _refuse_absent_chunks(volume, roi, settings, events)
-    origin = Origin.of(model, settings.weights, settings.arguments)
+    origin = Origin.of(
+        model,
+        settings.weights,
+        settings.arguments,
+        input_channels=settings.input_channels,
+        model_axes=settings.model_axes,
+    )
     return Inputs(volume, network, roi, origin, linkable=volume.axes == axes, breaks=breaks)
 
 
@@ -211,7 +219,7 @@ def _accepted(network: Network, settings: Settings, events: Events) -> Network:
             ) from error
     for each in network.geometry.breaks:
         events.say(f"NOT exact: {each}")
-    return network if network.geometry.axes else by_trial(network, events)
+    return network if network.geometry.axes else by_trial(network, events, settings.precision)
 
 
 def _too_small(network: Network, extent: tuple[int, ...], events: Events) -> tuple[Break, ...]:

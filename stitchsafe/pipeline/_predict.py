@@ -45,7 +45,8 @@ from stitchsafe.pipeline._inputs import (
 )
 from stitchsafe.pipeline._machine import cores_for
 from stitchsafe.pipeline._planning import draft_plan, estimate_seconds
-from stitchsafe.pipeline._samples import Seams, measure_seams, spread
+from stitchsafe.pipeline._samples import Seams
+from stitchsafe.pipeline._seams import measure_at_seams
 from stitchsafe.pipeline._settings import Options, Settings
 from stitchsafe.pipeline._stages import Progress, refuse_changed_volume, run_stages
 from stitchsafe.pipeline._store import ResultStore
@@ -73,7 +74,7 @@ class Prediction:
     peak_memory_bytes
         Largest resident memory of this process so far.
     seams
-        How much recorded elements differ between two tile grids, where stitching is not exact.
+        How much elements at some seams differ between two tile grids, where stitching is not exact.
     breaks
         Why it is not.
     labels, fields
@@ -343,9 +344,9 @@ def _executor(job: _Job, workshop: Workshop, settings: Settings) -> Iterator[Exe
 
 
 def _seams(job: _Job, maker: FieldMaker, events: Events) -> Seams:
-    """What the tiles of an inexact result do to it, as far as recorded elements tell.
+    """What the tiles of an inexact result do to it, as far as some of its seams tell.
 
-    It takes at most one pass for every five of the prediction's own, or two.
+    It takes at most one pass for every five of the prediction's own, or three for each axis.
     """
     store, plan = job.store, job.plan
     whole = plan.grid.whole().input.shape
@@ -354,13 +355,10 @@ def _seams(job: _Job, maker: FieldMaker, events: Events) -> Seams:
         seams = Seams(0, 0.0, 0.0)
     else:
         events.stage("seams", 1, "steps")
-        cells = spread(store, min(8, max(1, plan.tiles // 80)))
-        seams = measure_seams(store, maker, cells, per_cell=min(16, max(2, plan.tiles // 5)))
+        axes = len(plan.recipe.tile_shape)
+        seams = measure_at_seams(maker, per_axis=min(4, max(1, plan.tiles // (15 * axes))))
         events.advance()
-        events.say(
-            f"NOT exact: from other tiles, {seams.elements} recorded elements of the fields differ "
-            f"by up to {seams.max_abs_diff:.2g} (largest value {seams.max_abs_value:.2g})"
-        )
+        events.say(f"NOT exact: {seams.describe()}")
     content = {
         "exact": False,
         "breaks": [asdict(each) for each in job.inputs.breaks],

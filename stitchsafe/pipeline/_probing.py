@@ -112,14 +112,16 @@ def probe_network(network: Network, events: Events) -> ProbeReport:
         )
         skipped = Probe((), skipped=(f"not probed: {reason}",))
         return ProbeReport(skipped, None, network.precision)
-    precision, threads = network.precision, 1
+    # Half precision would hide what is small, and no prediction is made in it.
+    precision = network.precision if network.precision in ("float32", "float64") else "float32"
+    threads = 1
     work = max(_graph(network, shape, Graph.flops) for shape in probe_shapes(geometry))
     if work >= HEAVY:
         threads = usable_cores()
         events.say(f"a pass takes {work / 1e9:.0f}·10⁹ operations: probing in {precision}")
-    elif twin is not None:
+    elif twin is not None and twin.precision == "float64":
         precision = twin.precision
-    itemsize = np.dtype(precision if precision in ("float32", "float64") else "float32").itemsize
+    itemsize = np.dtype(precision).itemsize
     limit = int(SHARE * allotted_memory().memory)
 
     def measure(each: Network, *, positive: bool) -> Probe:

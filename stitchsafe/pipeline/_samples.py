@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from stitchsafe.coordinates import Roi, floor_to
 from stitchsafe.engine import CellIndex, FieldMaker, load_arrays
 from stitchsafe.errors import IntegrityError
+from stitchsafe.geometry import AxisGeometry
 from stitchsafe.pipeline._store import ResultStore
 from stitchsafe.tiling import AxisTiling, Field, Recipe, Tile, TileGrid
 
@@ -53,7 +54,7 @@ class Samples:
 
 @dataclass(frozen=True)
 class Seams:
-    """How much recorded elements differ between two tile grids.
+    """How much elements differ between two tile grids.
 
     Parameters
     ----------
@@ -63,18 +64,31 @@ class Seams:
         The largest difference.
     max_abs_value
         The largest value, to compare it with.
+    seams
+        How many seams they lie at; 0 for recorded elements, which lie anywhere.
     """
 
     elements: int
     max_abs_diff: float
     max_abs_value: float
+    seams: int = 0
 
     def to_json(self) -> dict[str, Any]:
         return {
+            "seams": self.seams,
             "elements": self.elements,
             "max_abs_diff": self.max_abs_diff,
             "max_abs_value": self.max_abs_value,
         }
+
+    def describe(self) -> str:
+        """What was measured, for people."""
+        if not self.elements:
+            return "no seam lies within the region, or no other tiles can be laid to measure it"
+        return (
+            f"from other tiles, {self.elements:,} elements at {self.seams:,} seams differ by up to "
+            f"{self.max_abs_diff:.2g} (largest value {self.max_abs_value:.2g})"
+        )
 
 
 def spread(store: ResultStore, count: int) -> list[CellIndex]:
@@ -108,7 +122,8 @@ def elsewhere(maker: FieldMaker) -> FieldMaker:
     """The same fields by tiles that begin elsewhere on the lattice.
 
     For a network that can be stitched exactly small tiles do, and any will; one that cannot keeps
-    its halo, and gets the next smaller tile, or the next larger one where there is none.
+    its halo, and gets the next smaller tile, or the next larger one where there is none. Of a
+    network that takes one size only, the smallest tile stays, and what it reads slides by a period.
     """
     recipe, geometry = maker.recipe, maker.network.geometry
     if recipe.exact:
@@ -132,6 +147,10 @@ def elsewhere(maker: FieldMaker) -> FieldMaker:
                 shape.append(tile - step if tile > step else tile + step)
                 halo.append((before, after))
                 continue
+            if tile == axis.period:
+                shape.append(tile)
+                halo.append(_slid(axis, (before, after)))
+                continue
             other = max(axis.period, floor_to(tile - 1, axis.period))
             shape.append(other)
             halo.append(AxisTiling.least(axis, extent, other, exact=False).halo)
@@ -140,6 +159,16 @@ def elsewhere(maker: FieldMaker) -> FieldMaker:
         recipe, tile_shape=grid.tile_shape, cell_shape=grid.tile_shape, halo=grid.halo
     )
     return FieldMaker(changed, grid, maker.network, maker.volume, maker.intensity)
+
+
+def _slid(axis: AxisGeometry, halo: tuple[int, int]) -> tuple[int, int]:
+    """The halo with its input a period earlier, or later; as it is where there is no room."""
+    before, after = halo
+    if after - axis.period >= axis.shrinkage - axis.output_offset:
+        return before + axis.period, after - axis.period
+    if before - axis.period >= axis.output_offset:
+        return before - axis.period, after + axis.period
+    return halo
 
 
 def values_at(maker: FieldMaker, groups: Sequence[Samples]) -> list[dict[str, Values]]:

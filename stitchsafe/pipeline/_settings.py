@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from numbers import Integral
 from pathlib import Path
@@ -55,6 +55,8 @@ class Options(TypedDict, total=False):
     overwrite: bool
     weights: str | Path | None
     arguments: Mapping[str, Any] | None
+    input_channels: int | Sequence[int] | None
+    model_axes: str | Mapping[str, str] | None
     trust_model: bool
     accept_inexact: bool
 
@@ -110,6 +112,11 @@ class Settings:
         Replace an earlier result of stitchsafe. Nothing else is ever replaced.
     weights, arguments
         For a model given as ``package.module:factory``: a file of weights, keyword arguments.
+    input_channels
+        For such a model or a module: channels of each of its inputs, in order. Several inputs are
+        consecutive channels of the volume.
+    model_axes
+        For an ONNX file: layout of its inputs, such as ``bczyx``, or of inputs and outputs by name.
     trust_model
         Whether code that the model brings along may run.
     accept_inexact
@@ -146,6 +153,8 @@ class Settings:
     overwrite: bool = False
     weights: str | Path | None = None
     arguments: Mapping[str, Any] | None = None
+    input_channels: tuple[int, ...] | None = None
+    model_axes: str | Mapping[str, str] | None = None
     trust_model: bool = False
     accept_inexact: bool = False
 
@@ -171,6 +180,11 @@ class Settings:
                 raise InputError(f"{name} cannot be {value!r}; give one number per axis")
             if value is not None and not isinstance(value, str):
                 given[name] = tuple(value)  # type: ignore[arg-type]
+        channels = given.get("input_channels")
+        if isinstance(channels, Integral):
+            given["input_channels"] = (int(channels),)
+        elif isinstance(channels, Iterable):
+            given["input_channels"] = tuple(channels)
         roi = given.get("roi")
         if roi is not None and not isinstance(roi, Roi):
             try:

@@ -6,15 +6,14 @@ Nothing found here is a proof, and nothing stitched by it is called exact. Every
 from __future__ import annotations
 
 import math
-import threading
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
+from functools import cached_property
 from typing import Any
 
 import numpy as np
-import psutil
+from numpy.typing import NDArray
 
 from stitchsafe.engine import Events
 from stitchsafe.errors import ModelError, PlanError
@@ -26,8 +25,9 @@ from stitchsafe.geometry import (
     OutputAxis,
     OutputGeometry,
 )
-from stitchsafe.networks import Network, Output
-from stitchsafe.precision import PRECISIONS
+from stitchsafe.networks import Network, Output, Runtime
+from stitchsafe.pipeline._pass_memory import PassMemory, bytes_of_pass
+from stitchsafe.precision import PRECISIONS, precision_named
 from stitchsafe.tiling import format_bytes
 
 __all__ = ["by_trial"]
@@ -37,6 +37,8 @@ _SIZES = {
     3: (32, 64, 128, 96, 48, 16, 80, 112, 160, 192),
 }
 _LONGEST_PERIOD = 64
+_LARGE = 2**18
+"""Voxels from which on a pass tells enough of the memory that larger ones take."""
 
 _Shape = tuple[int, ...]
 
@@ -48,20 +50,29 @@ class _Tried:
     network: Network
     geometry: NetworkGeometry
     outputs: tuple[Output, ...]
-    bytes_per_voxel: float | None
+    trial: _Trial
+    base: _Shape
+    events: Events
+
+    @cached_property
+    def memory(self) -> PassMemory | None:
+        """Of passes, where no graph tells it; measured when a plan first asks."""
+        if _is_traced(self.network, self.base):
+            return None
+        return _measured(self.trial, self.base, self.events)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.network, name)
 
     def trace(self, shape: Sequence[int]) -> Graph:
         """The graph, or where there is none a stand-in that costs what one pass was measured to."""
-        if self.bytes_per_voxel is None:
+        if self.memory is None:
             return self.network.trace(shape)
         space, voxels = tuple(shape), math.prod(shape)
         # Without a graph the arithmetic is unknown; it is at least proportional to the voxels.
         work = Node(
             "opaque", "measured", "", (), (1, 1, *space), flops=voxels,
-            extra_bytes=math.ceil(self.bytes_per_voxel * voxels),
+            extra_bytes=self.memory.of(voxels),
         )  # fmt: skip
         known = self.network.parameter_bytes
         return Graph((work,), space, (), (), known, self.geometry.breaks)
@@ -70,20 +81,20 @@ class _Tried:
 class _Trial:
     """Runs a network on zeros, each shape once."""
 
-    def __init__(self, network: Network) -> None:
+    def __init__(self, network: Network, precision: str) -> None:
         self.network = network
+        # Half types are tried in float32, which takes no less memory.
+        self.precision = (precision_named(precision) or PRECISIONS[network.precision]).kept
         self.reason = ""
+        network.prepare(Runtime(precision=self.precision))
         self._known: dict[_Shape, tuple[_Shape, ...] | None] = {}
 
     def at(self, shape: _Shape) -> tuple[_Shape, ...] | None:
         """Shapes of the outputs, channels first; None if the network does not take the input."""
         if shape not in self._known:
             self._known[shape] = None
-            batch = np.zeros(
-                (1, self.network.channels, *shape), PRECISIONS[self.network.precision].kept
-            )
             try:
-                found = tuple(result.shape[1:] for result in self.network.run(batch))
+                found = tuple(result.shape[1:] for result in self.network.run(self.zeros(shape)))
             except Exception as error:  # whatever a stranger's module raises
                 self.reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
                 return None
@@ -93,8 +104,11 @@ class _Trial:
                 self.reason = f"its outputs have the shapes {found}"
         return self._known[shape]
 
+    def zeros(self, shape: _Shape) -> NDArray[np.floating]:
+        return np.zeros((1, self.network.channels, *shape), self.precision)
 
-def by_trial(network: Network, events: Events) -> Network:
+
+def by_trial(network: Network, events: Events, precision: str = "auto") -> Network:
     """The same network with a geometry that is guessed from running it.
 
     Parameters
@@ -103,13 +117,15 @@ def by_trial(network: Network, events: Events) -> Network:
         One of which no geometry could be derived.
     events
         Told of every guess.
+    precision
+        In which it is going to run; ``auto`` is that of its weights.
 
     Raises
     ------
     ModelError
         If no size runs.
     """
-    trial = _Trial(network)
+    trial = _Trial(network, precision)
     base = next(
         (shape for size in _SIZES[network.ndim] if trial.at(shape := (size,) * network.ndim)), None
     )
@@ -140,7 +156,9 @@ def by_trial(network: Network, events: Events) -> Network:
         network,
         geometry,
         tuple(Output(each.name, each.channels) for each in outputs),
-        _measured_memory(trial, base, events),
+        trial,
+        base,
+        events,
     )
 
 
@@ -236,41 +254,37 @@ def _smallest(trial: _Trial, base: _Shape, axis: int, period: int) -> int:
     return base[axis] - good * period
 
 
-def _measured_memory(trial: _Trial, base: _Shape, events: Events) -> float | None:
-    """Bytes per voxel of one pass, where no trace can tell; None where one can."""
-    network = trial.network
+def _is_traced(network: Network, shape: _Shape) -> bool:
     try:
-        if network.trace(base).outputs:
-            return None
+        return bool(network.trace(shape).outputs)
     except PlanError:
-        pass
-    batch = np.zeros((1, network.channels, *base), PRECISIONS[network.precision].kept)
-    with _resident() as peak:
-        results = network.run(batch)
-    least = batch.nbytes + sum(result.nbytes for result in results)
-    measured = max(peak[0], 2 * least)
-    events.say(
-        f"memory: {network.name} cannot be traced; taken from its parameters and one pass over "
-        f"{' x '.join(map(str, base))} voxels, which took {format_bytes(measured)}"
+        return False
+
+
+def _measured(trial: _Trial, base: _Shape, events: Events) -> PassMemory:
+    """Memory of passes over two sizes, of which the smaller has half the length along each axis.
+
+    The larger one is the base, doubled as often as the network takes it and a pass stays small.
+    """
+    shapes = [base]
+    while math.prod(shapes[-1]) < _LARGE:
+        doubled = tuple(2 * size for size in shapes[-1])
+        if not trial.at(doubled):
+            break
+        shapes.append(doubled)
+    network = trial.network
+    found = PassMemory(
+        tuple(
+            (math.prod(shape), bytes_of_pass(network.run, trial.zeros(shape)))
+            for shape in shapes[-2:]
+        )
     )
-    return measured / math.prod(base)
-
-
-@contextmanager
-def _resident() -> Iterator[list[int]]:
-    """How far resident memory rises while the body runs, watched from beside."""
-    process, rise, done = psutil.Process(), [0], threading.Event()
-    before = process.memory_info().rss
-
-    def watch() -> None:
-        while not done.is_set():
-            rise[0] = max(rise[0], process.memory_info().rss - before)
-            done.wait(0.0005)
-
-    watcher = threading.Thread(target=watch, daemon=True)
-    watcher.start()
-    try:
-        yield rise
-    finally:
-        done.set()
-        watcher.join()
+    passes = " and ".join(
+        f"{' x '.join(map(str, shape))} voxels ({format_bytes(taken)})"
+        for shape, (_, taken) in zip(shapes[-2:], found.passes, strict=True)
+    )
+    events.say(
+        f"memory: {network.name} cannot be traced; taken from its parameters and from passes over "
+        f"{passes}, and larger ones as if it grew no slower than between these"
+    )
+    return found

@@ -10,7 +10,7 @@ Three questions, each answered from the store and the volume alone:
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -129,6 +129,8 @@ def verify(
     model: ModelLike | None = None,
     weights: str | Path | None = None,
     arguments: Mapping[str, Any] | None = None,
+    input_channels: int | Sequence[int] | None = None,
+    model_axes: str | Mapping[str, str] | None = None,
     trust_model: bool = False,
     cells: int = 8,
     events: Events | None = None,
@@ -141,8 +143,10 @@ def verify(
         The store.
     volume, model
         Where they are now, if they have been moved; by default where predict found them.
-    weights, arguments
+    weights, arguments, input_channels
         Of `model`, if it is ``package.module:factory``.
+    model_axes
+        Of `model`, if it is an ONNX file.
     trust_model
         Whether code that the model brings along, or that the result names, may run.
     cells
@@ -167,13 +171,22 @@ def verify(
     store = ResultStore(Path(out))
     stored = store.stored()
     recipe = store.recipe()
-    if model is None and (weights is not None or arguments):
-        raise ModelError("weights and arguments go with a model; give it too, with --model")
-    network = (
-        Origin.from_json(stored).load(trust=trust_model)
-        if model is None
-        else load_network(model, weights=weights, arguments=arguments, trust=trust_model)
-    )
+    if model is None:
+        if weights is not None or arguments or input_channels or model_axes:
+            raise ModelError(
+                "weights, arguments, input channels and axes go with a model; give it too, with "
+                "--model"
+            )
+        network = Origin.from_json(stored).load(trust=trust_model)
+    else:
+        network = load_network(
+            model,
+            weights=weights,
+            arguments=arguments,
+            input_channels=input_channels,
+            model_axes=model_axes,
+            trust=trust_model,
+        )
     opened = reopen(store, network, volume)
     network, source = opened.network, opened.volume
     missing, corrupt = _check_arrays(store, recipe, source, events)

@@ -11,7 +11,8 @@ over the whole volume:
 
 The whole pass reads the *domain*: the volume extended by the border rule to the smallest valid
 input whose output covers it. A network that pads by itself must do so at the domain's ends only; so
-its tiles are clipped there, and each layer pads just where it would in the whole pass.
+its tiles are clipped there, and each layer pads just where it would in the whole pass. Where that
+leaves less than the network takes, they read further inward, up to the domain's other end.
 
 A network that takes one size only (a step of 0) cannot have its tiles clipped; there they slide
 inward instead, by whole periods, so that they begin or end where the domain does. Its whole pass is
@@ -198,13 +199,11 @@ class AxisTiling:
         elif net.padded:
             end = min(end, last)
             begin = max(begin, first)
-            while end - begin < net.input_min and begin > first:
+            # What clipping took off is read on the other side, if the network takes no less.
+            while not net.takes(end - begin) and begin > first:
                 begin = max(first, begin - net.period)
             if not net.takes(end - begin):
-                raise PlanError(
-                    f"the tile at {start} would read {end - begin} voxels, which the network does "
-                    f"not take ({net.input_min} + k * {net.input_step})"
-                )
+                end = first + _next_valid(net, end - first)
         return Span(begin, end, start - begin - net.output_offset)
 
     def whole(self) -> Span:

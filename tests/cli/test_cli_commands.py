@@ -280,14 +280,14 @@ def test_people_read_what_came_out_and_where(api: Calls, run: Run) -> None:
     assert "3 of 12 blocks in 2.0 s, 9 more were done before; 0.50 GB" in shown
     assert "stitched equals whole" in shown
     broken = {"layer": "enc.1", "op": "aten.mean", "reason": "it averages", "fix": "do not"}
-    seams = {"elements": 32, "max_abs_diff": 0.0123, "max_abs_value": 4.56}
+    seams = {"seams": 4, "elements": 3200, "max_abs_diff": 0.0123, "max_abs_value": 4.56}
     inexact = {"exact": False, "breaks": [broken], "seams": seams, "instances": None}
     api.behave = lambda *_, **__: Answer({**PREDICTED, **inexact})
     shown = run(["predict", "volume.zarr"]).out
     assert "fields in out.zarr" in shown
     assert "NOT exact" in shown
     assert "enc.1 (aten.mean): it averages" in shown
-    assert "32 recorded elements differ by up to 0.012 (largest value 4.6)" in shown
+    assert "3,200 elements at 4 seams differ by up to 0.012 (largest value 4.6)" in shown
 
 
 def test_a_dry_run_is_rehearsed(api: Calls, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:

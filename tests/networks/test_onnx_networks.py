@@ -17,6 +17,7 @@ from onnx.external_data_helper import set_external_data
 from onnx_graphs import constant, convolution, exported, model, saved, smoothing, value
 from torch import nn
 
+import stitchsafe
 from stitchsafe.errors import InputError, MissingExtraError, ModelError, PlanError
 from stitchsafe.networks import OnnxNetwork, Runtime, load_network, load_onnx
 from stitchsafe.pipeline import check
@@ -159,11 +160,80 @@ def test_precision_is_the_graphs_own(tmp_path: Path) -> None:
     assert network.precision == "float32"
     with pytest.raises(PlanError, match="not in float64; leave --precision out"):
         network.prepare(Runtime(precision="float64"))
-    half = plain()
-    half.graph.initializer[0].CopyFrom(constant("weight", np.ones((1, 1, 3, 3)), np.float16))
-    half.graph.input[0].type.tensor_type.elem_type = TensorProto.FLOAT16
-    half.graph.output[0].type.tensor_type.elem_type = TensorProto.FLOAT16
-    assert load_onnx(saved(tmp_path, half, "half.onnx")).precision == "float16"
+
+
+def halved(module: nn.Module, path: Path) -> Path:
+    """A module in half precision as ONNX, its weights, its types and a cast in the middle."""
+    content = onnx.load(exported(module, path, (1, 1, 16, 16)))
+    for tensor in content.graph.initializer:
+        values = onnx.numpy_helper.to_array(tensor)
+        if values.dtype == np.float32:
+            tensor.CopyFrom(constant(tensor.name, values, np.float16))
+    for each in (*content.graph.input, *content.graph.output):
+        each.type.tensor_type.elem_type = TensorProto.FLOAT16
+    (last,) = content.graph.output
+    kept = helper.make_tensor_value_info("half", TensorProto.FLOAT16, [None] * 4)
+    for node in content.graph.node:
+        node.output[:] = ["half" if name == last.name else name for name in node.output]
+    content.graph.node.extend(
+        [
+            helper.make_node("Constant", [], ["two"], value=constant("two", 2, np.float16)),
+            helper.make_node("Cast", ["half"], ["wide"], to=TensorProto.DOUBLE),
+            helper.make_node("Cast", ["wide"], ["back"], to=TensorProto.FLOAT16),
+            helper.make_node("Mul", ["back", "two"], [last.name]),
+        ]
+    )
+    content.graph.value_info.extend([kept])
+    path.write_bytes(content.SerializeToString())
+    return path
+
+
+@pytest.mark.parametrize("external", [False, True])
+def test_a_graph_of_float16_runs_in_float32(tmp_path: Path, external: bool) -> None:
+    torch.manual_seed(0)
+    module = nn.Sequential(
+        nn.Conv2d(1, 4, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2), nn.ConvTranspose2d(4, 2, 2, 2)
+    )
+    path = halved(module, tmp_path / "half.onnx")
+    if external:
+        onnx.save(
+            onnx.load(path), path, save_as_external_data=True, location="w.bin", size_threshold=0
+        )
+    network = load_onnx(path)
+    assert network.precision == "float16"
+    count = sum(p.numel() for p in module.parameters())
+    assert network.parameter_bytes == 4 * count
+    image = np.random.default_rng(0).normal(size=(70, 90)).astype(np.float32)
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter.data = parameter.data.half().float()
+        expected = 2 * module(torch.from_numpy(image)[None, None])[0].numpy()
+    options: dict[str, Any] = {"save": "fields", "tile_shape": (16, 20), "max_memory": 10**10}
+    made = stitchsafe.predict(image, network, precision="float32", **options)
+    (field,) = made.fields.values()
+    assert field.dtype == np.float32
+    assert np.abs(field - expected).max() <= 1e-5 * np.abs(expected).max()
+    with pytest.raises(InputError, match="give --precision float32"):
+        stitchsafe.plan(image, network, **options)
+    with pytest.raises(PlanError, match="not in float64; give --precision float32"):
+        stitchsafe.plan(image, network, precision="float64", **options)
+    if not external:
+        found = stitchsafe.check(path, probe=True)
+        assert (found.safe, found.probe.precision, found.probe.equal) == (True, "float32", True)
+    rounded = network  # and what it is by itself stays what it was
+    rounded.prepare(Runtime(precision="float16"))
+    own = rounded.run(image[None, None, :64, :64])[0]
+    assert own.dtype == np.float16
+    assert 1e-5 < np.abs(own[0, :, :40, :40] - expected[:, :40, :40]).max() < 2e-2
+
+
+def test_what_is_too_large_in_float32_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = halved(nn.Conv2d(1, 4, 3), tmp_path / "half.onnx")
+    monkeypatch.setattr("stitchsafe.networks._onnx_half.LARGEST", 100)
+    with pytest.raises(ModelError, match="export it with float32 weights as external data"):
+        load_onnx(path).prepare(Runtime(precision="float32"))
 
 
 def test_the_same_threads_give_the_same_bits(tmp_path: Path) -> None:

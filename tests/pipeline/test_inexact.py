@@ -141,6 +141,31 @@ def test_the_halo_is_the_widest_that_memory_allows(image) -> None:
     assert difference > 1e-3
 
 
+@pytest.mark.parametrize("tile", [(45, 38), (16, 16), (2, 76)])
+def test_few_tiles_are_measured_on_many_elements(image, tile) -> None:
+    module, shape = made_of(InstanceNormUNet), tuple(2 * (size // 2) for size in tile)
+    least = stitchsafe.plan(
+        image, module, accept_inexact=True, tile_shape=shape, max_memory=PLENTY, **OPTIONS
+    ).memory.peak
+    heard = Heard()
+    made = stitchsafe.predict(
+        image, module, accept_inexact=True, tile_shape=shape, max_memory=least - 300_000,
+        events=heard, **OPTIONS,
+    )  # fmt: skip
+    seams = made.seams
+    across = [size > own for size, own in zip(image.shape, shape, strict=True)]
+    assert seams.seams >= sum(across)
+    # Whole faces: as many as a tile is wide, and on both sides.
+    assert seams.elements >= seams.seams * min(shape) * max(shape) // 2
+    assert f"{seams.elements:,} elements at {seams.seams} seams" in heard
+    # What is measured is about what tiles do to this result.
+    with torch.no_grad():
+        padded = torch.from_numpy(np.pad(image, [(0, 0), (0, 1)], "reflect"))
+        whole = module(padded[None, None])[0, :, :, :75].numpy()
+    wrong = np.abs(made.fields["output"] - whole).max()
+    assert wrong / 10 < seams.max_abs_diff < 10 * wrong
+
+
 def test_a_safe_network_stays_exact(image) -> None:
     torch.manual_seed(0)
     module = nn.Sequential(nn.Conv2d(1, 2, 3, padding=1), nn.ReLU(), nn.Conv2d(2, 2, 3))
@@ -166,7 +191,9 @@ def test_the_store_and_verify_say_so(tmp_path: Path, image, kind) -> None:
     assert record["exact"] is False
     assert record["breaks"] == made.to_json()["breaks"] != []
     assert record["seams"] == made.to_json()["seams"]
-    assert (record["seams"]["elements"] > 0) is (kind is OneSize)  # the others' tiles read it all
+    # The others' tiles read it all.
+    for each in ("seams", "elements", "max_abs_diff"):
+        assert (record["seams"][each] > 0) is (kind is OneSize)
     found = stitchsafe.verify(made.out, volume=image, model=network)
     assert found.ok, found.describe()
     assert (found.exact, found.tolerance, found.bit_mismatches) == (False, None, 0)
@@ -182,7 +209,8 @@ def test_what_cannot_be_traced_is_tried(image) -> None:
     made = stitchsafe.predict(
         image, module, accept_inexact=True, max_memory=PLENTY, events=heard, **OPTIONS
     )
-    assert "cannot be traced; taken from its parameters and one pass" in heard
+    assert "taken from its parameters and from passes over 256 x 256 voxels (" in heard
+    assert "and 512 x 512 voxels (" in heard
     assert "along y nothing is known" in heard
     with torch.no_grad():
         padded = torch.from_numpy(np.pad(image, [(0, 2), (0, 1)], "reflect"))
