@@ -94,8 +94,10 @@ class TorchNetwork:
                 "".join(step.model_dump_json() for step in output.postprocessing).encode()
             )
         for key, tensor in sorted(self._state()):
-            array = tensor.detach().cpu().contiguous().numpy()
-            digest.update(f"{key} {array.dtype} {array.shape}".encode())
+            tensor = tensor.detach().cpu().contiguous()
+            digest.update(f"{key} {str(tensor.dtype)[6:]} {tuple(tensor.shape)}".encode())
+            # NumPy has no bfloat16.
+            array = (tensor.view(torch.int16) if tensor.dtype == torch.bfloat16 else tensor).numpy()
             digest.update(array.tobytes())
         return digest.hexdigest()
 
