@@ -190,7 +190,7 @@ def _say_what_is_taken(
     ):
         if asked is None or tuple(asked) == tuple(taken):
             continue
-        fits = all(t == a or a >= e for t, a, e in zip(taken, asked, short, strict=True))
+        fits = all(t == a or a >= e <= t for t, a, e in zip(taken, asked, short, strict=True))
         allowed = drafted.limits[0] if drafted.limits and name == "tile" else ""
         reason = "the volume is no larger" if fits else allowed or "what the memory allows"
         if name == "tile" and not all(axis.geometry.input_step for axis in drafted.grid.axes):
