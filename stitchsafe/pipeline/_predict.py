@@ -72,7 +72,7 @@ class Prediction:
     seconds
         Time of this run, without what earlier runs had done.
     peak_memory_bytes
-        Largest resident memory of this process so far.
+        Largest resident memory of this process so far, and of its workers.
     seams
         How much elements at some seams differ between two tile grids, where stitching is not exact.
     breaks
@@ -323,8 +323,9 @@ def _carry_out(job: _Job, settings: Settings, events: Events) -> Prediction:
             events.say("all blocks were done before; stitchsafe verify checks that they are whole")
         seams = None if inputs.exact else _seams(job, workshop.maker, events)
         seconds = time.monotonic() - began
-        _save_provenance(store, seconds)
-    return Prediction(store.path, plan, progress, seconds, _peak_memory(), seams, inputs.breaks)
+        peak = _peak_memory() + getattr(executor, "peak_memory", 0)
+        _save_provenance(store, seconds, peak)
+    return Prediction(store.path, plan, progress, seconds, peak, seams, inputs.breaks)
 
 
 @contextmanager
@@ -410,7 +411,7 @@ def _disk_errors(store: ResultStore) -> Iterator[None]:
         ) from error
 
 
-def _save_provenance(store: ResultStore, seconds: float) -> None:
+def _save_provenance(store: ResultStore, seconds: float, peak: int) -> None:
     path = store.private / "provenance.json"
     runs = json.loads(path.read_text()) if path.is_file() else []
     runs.append(
@@ -421,7 +422,7 @@ def _save_provenance(store: ResultStore, seconds: float) -> None:
             "command": sys.argv,
             "stitchsafe": stitchsafe.__version__,
             "python": platform.python_version(),
-            "peak_memory_bytes": _peak_memory(),
+            "peak_memory_bytes": peak,
         }
     )
     save_json(path, runs)

@@ -214,7 +214,7 @@ def test_a_graph_of_float16_runs_in_float32(tmp_path: Path, external: bool) -> N
     assert field.dtype == np.float32
     assert np.abs(field - expected).max() <= 1e-5 * np.abs(expected).max()
     assert stitchsafe.plan(image, network, **options).recipe.precision == "float32"
-    with pytest.raises(PlanError, match="in float16 or float32, .* and not in float64"):
+    with pytest.raises(PlanError, match=r"in float16 or float32, .* and not in float64"):
         stitchsafe.plan(image, network, precision="float64", **options)
     if not external:
         found = stitchsafe.check(path, probe=True)

@@ -153,7 +153,9 @@ def test_a_probability_of_something_infinite_is_none(activation: str) -> None:
 def test_what_cannot_be_is_refused(options, kind, message) -> None:
     volume = np.zeros((20, 20), np.float32)
     with pytest.raises(kind, match=message):
-        stitchsafe.plan(volume, UNet(ndim=2, levels=1), save="fields", **{"device": "cpu", **options})
+        stitchsafe.plan(
+            volume, UNet(ndim=2, levels=1), save="fields", **{"device": "cpu", **options}
+        )
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
