@@ -104,9 +104,9 @@ def test_a_run_takes_what_was_predicted(here: Path, words: tuple[str, ...]) -> N
 @pytest.mark.timeout(1800)
 def test_memory_does_not_grow_with_the_volume(tmp_path: Path) -> None:
     """A volume and one 64 times as large, most of whose chunks were never written."""
-    tiny_model(tmp_path / "tiny", ndim=3, window=(96, 96, 96), normalize="none")
+    tiny_model(tmp_path / "tiny", ndim=3, window=(64, 64, 64), normalize="none")
     peaks = []
-    for side in (192, 768):
+    for side in (128, 512):
         volume = ArrayStore.create(
             tmp_path / f"{side}.zarr", shape=(side,) * 3, dtype="uint8", chunks=(64,) * 3
         )
