@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import http.client
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from servers import CREDENTIALS, Bucket, Faults, faulty_proxy, object_store
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
@@ -22,3 +25,28 @@ def shared_data() -> Path:
     if not folder.is_dir():
         pytest.skip(f"the shared data folder {folder} is absent (set STITCHSAFE_DATA)")
     return folder
+
+
+@pytest.fixture(scope="session")
+def s3_server() -> Iterator[str]:
+    """A server that speaks S3."""
+    pytest.importorskip("moto.server", reason="the object store of the tests is not installed")
+    with object_store() as url:
+        yield url
+
+
+@pytest.fixture
+def bucket(
+    s3_server: str, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Bucket]:
+    """An empty bucket, reached through a proxy that can be told to do harm."""
+    name = f"bucket-{os.getpid()}-{abs(hash(request.node.nodeid)) % 10**8}"
+    faults = Faults()
+    with faulty_proxy(s3_server, faults) as url:
+        connection = http.client.HTTPConnection(s3_server.removeprefix("http://"))
+        connection.request("PUT", f"/{name}")
+        assert connection.getresponse().status == 200
+        environment = {**CREDENTIALS, "AWS_ENDPOINT_URL": url}
+        for key, value in environment.items():
+            monkeypatch.setenv(key, value)
+        yield Bucket(f"s3://{name}", s3_server, faults)

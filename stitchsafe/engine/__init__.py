@@ -13,6 +13,7 @@ from stitchsafe.engine._events import Events, Silent
 from stitchsafe.engine._forward import BlockInput, FieldMaker, Fields, Readable
 from stitchsafe.engine._inline import Inline, Outcome
 from stitchsafe.engine._intensity import Intensity
+from stitchsafe.engine._lease import Lease
 from stitchsafe.engine._ledger import CellIndex, CellRecord, Ledger
 from stitchsafe.engine._processes import Opener, Processes
 from stitchsafe.engine._runner import Executor, StageCount, run_blocks, run_once
@@ -39,6 +40,7 @@ __all__ = [
     "Fields",
     "Inline",
     "Intensity",
+    "Lease",
     "Ledger",
     "Opener",
     "Outcome",

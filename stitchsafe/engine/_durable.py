@@ -1,10 +1,9 @@
-"""Small files that are either whole or absent."""
+"""Small files that are either whole or absent, on a disk or on an object store."""
 
 from __future__ import annotations
 
 import io
 import json
-import os
 import zlib
 from pathlib import Path
 from typing import Any
@@ -14,10 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stitchsafe.errors import IntegrityError
+from stitchsafe.volumes import PARTIAL, Place
 
 __all__ = ["SUFFIX", "file_checksum", "load_arrays", "save_arrays", "save_bytes", "save_json"]
 
-SUFFIX = ".partial"
+SUFFIX = PARTIAL
 
 
 def file_checksum(content: bytes) -> str:
@@ -25,7 +25,7 @@ def file_checksum(content: bytes) -> str:
     return f"{zlib.crc32(content):08x}"
 
 
-def save_bytes(path: Path, content: bytes) -> str:
+def save_bytes(path: Path | Place, content: bytes) -> str:
     """Write a file so that a crash leaves the old one, or the new one, whole and on the disk.
 
     Returns
@@ -33,38 +33,23 @@ def save_bytes(path: Path, content: bytes) -> str:
     str
         Its `file_checksum`.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"{path.name}.{os.getpid()}{SUFFIX}")
-    try:
-        with partial.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-    except BaseException:
-        partial.unlink(missing_ok=True)
-        raise
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+    Place.of(path).write_bytes(content)
     return file_checksum(content)
 
 
-def save_json(path: Path, content: Any) -> None:
+def save_json(path: Path | Place, content: Any) -> None:
     """Write JSON with sorted keys, so that equal content is equal bytes."""
     save_bytes(path, (json.dumps(content, sort_keys=True, indent=1) + "\n").encode())
 
 
-def save_arrays(path: Path, arrays: dict[str, NDArray[Any]]) -> str:
+def save_arrays(path: Path | Place, arrays: dict[str, NDArray[Any]]) -> str:
     """Write arrays as an ``.npz``; equal content is equal bytes. Returns the file's checksum."""
     buffer = io.BytesIO()
     np.savez(buffer, **dict(sorted(arrays.items())))  # type: ignore[arg-type]
     return save_bytes(path, buffer.getvalue())
 
 
-def load_arrays(path: Path) -> dict[str, NDArray[Any]]:
+def load_arrays(path: Path | Place) -> dict[str, NDArray[Any]]:
     """The arrays of an ``.npz``.
 
     Raises
@@ -74,9 +59,9 @@ def load_arrays(path: Path) -> dict[str, NDArray[Any]]:
     OSError
         If it is not there.
     """
-    with path.open("rb") as file:
-        try:
-            with np.load(file) as arrays:
-                return {name: arrays[name] for name in arrays.files}
-        except (ValueError, EOFError, BadZipFile, zlib.error) as error:
-            raise IntegrityError(f"{path} is damaged; start again with --overwrite") from error
+    content = Place.of(path).read_bytes()
+    try:
+        with np.load(io.BytesIO(content)) as arrays:
+            return {name: arrays[name] for name in arrays.files}
+    except (ValueError, EOFError, BadZipFile, zlib.error) as error:
+        raise IntegrityError(f"{path} is damaged; start again with --overwrite") from error

@@ -18,6 +18,7 @@ from stitchsafe.errors import (
     StitchsafeError,
     VolumeError,
 )
+from stitchsafe.volumes import PlaceError
 
 __all__ = ["out_of_memory", "raise_interrupted", "set_aside", "stops_the_run"]
 
@@ -31,7 +32,7 @@ def stops_the_run(error: Exception) -> bool:
         return False  # what cannot be read there
     if isinstance(error, InterruptedRunError | InputError):
         return True
-    return _disk_is_full(error) or out_of_memory(error)
+    return isinstance(error, PlaceError) or _disk_is_full(error) or out_of_memory(error)
 
 
 def raise_interrupted(stage: str, what: str, error: Exception) -> NoReturn:

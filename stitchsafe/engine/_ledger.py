@@ -8,17 +8,17 @@ with other blocks.
 
 from __future__ import annotations
 
-import fcntl
 import json
-import os
-import shutil
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from stitchsafe.engine._durable import SUFFIX, save_json
-from stitchsafe.errors import IntegrityError, StoreError
+from stitchsafe.engine._durable import save_json
+from stitchsafe.engine._lease import Lease
+from stitchsafe.engine._sweep import sweep
+from stitchsafe.errors import IntegrityError
+from stitchsafe.volumes import Place
 
 __all__ = ["CellIndex", "CellRecord", "Ledger"]
 
@@ -29,27 +29,27 @@ CellRecord = dict[str, Any]
 class Ledger:
     """Finished work, in ``<store>/.stitchsafe/ledger``.
 
-    Use as a context manager to hold the store's lock, which the operating system releases when the
-    process ends, however it ends.
+    Use as a context manager to hold a lease on the store (see `Lease`).
+
+    Parameters
+    ----------
+    folder
+        Where it lies.
+    name
+        The lease to hold: ``run``, or ``part-i-of-n``.
+    lease
+        One that another process holds for this one, for commits to be checked by.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self._lock: int | None = None
+    def __init__(self, folder: Path | Place, name: str = "run", lease: Lease | None = None) -> None:
+        self.folder = Place.of(folder)
+        self.name = name
+        self.lease = lease
 
     def __enter__(self) -> Ledger:
-        self.folder.mkdir(parents=True, exist_ok=True)
-        handle = os.open(self.folder / "lock", os.O_RDWR | os.O_CREAT, 0o644)
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            os.close(handle)
-            raise StoreError(
-                f"another run is writing {self.folder.parent.parent}; wait for it, or stop it"
-            ) from error
-        self._lock = handle
-        for leftover in self.folder.parent.rglob(f"*{SUFFIX}"):
-            leftover.unlink(missing_ok=True)
+        self.lease = Lease.take(self.folder, self.name)
+        if self.lease.alone and self.lease.local:
+            sweep(self.folder.parent.parent)
         return self
 
     def __exit__(
@@ -58,9 +58,9 @@ class Ledger:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if self._lock is not None:
-            os.close(self._lock)
-            self._lock = None
+        if self.lease is not None:
+            self.lease.release()
+            self.lease = None
 
     def finished(self, stage: str) -> dict[CellIndex, CellRecord]:
         """Records of the finished cells of a stage.
@@ -71,21 +71,31 @@ class Ledger:
             If an entry is damaged.
         """
         records: dict[CellIndex, CellRecord] = {}
-        for path in sorted((self.folder / stage).glob("*.json")):
+        place = self.folder / stage
+        names = [name for name in place.listing() if name.endswith(".json") and "/" not in name]
+        for name, content in place.read_many(names):
             try:
-                entry = json.loads(path.read_text())
+                entry = json.loads(content)
                 records.update({tuple(cell["index"]): cell["record"] for cell in entry["cells"]})
             except (ValueError, KeyError, TypeError) as error:
                 raise IntegrityError(
-                    f"the ledger entry {path} is damaged; delete it, and the next run redoes its "
-                    "cells"
+                    f"the ledger entry {place / name} is damaged; delete it, and the next run "
+                    "redoes its cells"
                 ) from error
         return records
 
     def commit(self, stage: str, records: Mapping[CellIndex, CellRecord]) -> None:
-        """Enter finished cells; their data must be on the disk already."""
+        """Enter finished cells; their data must be on the disk already.
+
+        Raises
+        ------
+        InterruptedRunError
+            If another run has taken over.
+        """
         if not records:
             return
+        if self.lease is not None:
+            self.lease.check()
         first = "_".join(map(str, min(records)))
         cells = [{"index": list(i), "record": r} for i, r in sorted(records.items())]
         save_json(self.folder / stage / f"{first}.json", {"stage": stage, "cells": cells})
@@ -93,4 +103,4 @@ class Ledger:
     def forget(self, stages: Iterable[str]) -> None:
         """Drop the entries of stages that must be done again."""
         for stage in stages:
-            shutil.rmtree(self.folder / stage, ignore_errors=True)
+            (self.folder / stage).remove()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Protocol
 
 import numpy as np
@@ -16,7 +15,7 @@ from stitchsafe.engine._durable import save_arrays
 from stitchsafe.engine._forward import BlockInput, FieldMaker, Fields
 from stitchsafe.engine._ledger import CellIndex, CellRecord
 from stitchsafe.tiling import Field
-from stitchsafe.volumes import ArrayStore
+from stitchsafe.volumes import ArrayStore, Place
 
 __all__ = ["FieldSink", "FieldWork", "SampleSink", "Sink", "checksum", "sample_positions"]
 
@@ -80,7 +79,7 @@ class SampleSink:
 
     def __init__(
         self,
-        place: Callable[[CellIndex], Path],
+        place: Callable[[CellIndex], Place],
         cells: CellGrid,
         layout: Sequence[Field],
         seed: int,

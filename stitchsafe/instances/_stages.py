@@ -10,7 +10,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -24,7 +23,7 @@ from stitchsafe.instances._records import SegmentTable, WindowRecord
 from stitchsafe.instances._relabel import relabel
 from stitchsafe.instances._settings import LabelSettings
 from stitchsafe.instances._windows import segment_window
-from stitchsafe.volumes import ArrayStore
+from stitchsafe.volumes import ArrayStore, Place
 
 __all__ = ["SegmentSink", "final_labels", "load_records", "merge_windows"]
 
@@ -47,7 +46,7 @@ class SegmentSink:
     def __init__(
         self,
         provisional: ArrayStore,
-        place: Callable[[CellIndex], Path],
+        place: Callable[[CellIndex], Place],
         cells: CellGrid,
         settings: LabelSettings,
     ) -> None:
@@ -62,7 +61,7 @@ class SegmentSink:
         return {"provisional": checksum(segments.labels), "evidence": evidence}
 
 
-def load_records(place: Callable[[CellIndex], Path], cells: CellGrid) -> Iterator[WindowRecord]:
+def load_records(place: Callable[[CellIndex], Place], cells: CellGrid) -> Iterator[WindowRecord]:
     """The evidence of all cells, in raster order."""
     for cell in cells.cells():
         yield WindowRecord.from_arrays(load_arrays(place(cells.index(cell))))

@@ -135,7 +135,7 @@ def demo(
     difference, tolerance, seconds = _compare_with_whole(prediction, source, events)
     region = prediction.plan.recipe.roi
     assert prediction.out is not None
-    labels = ArrayStore.open(prediction.out / "labels" / "instances" / "0").read(region)
+    labels = ArrayStore.open(ResultStore.at(prediction.out).labels / "0").read(region)
     raw = open_volume(f"{source}:raw").read(region)[0]
     truth = open_volume(f"{source}:labels").read(region)[0]
     scores = evaluate(labels, truth).to_json()
@@ -150,7 +150,7 @@ def _compare_with_whole(
     """Largest difference of the stored fields from one whole pass; what is allowed; its time."""
     assert prediction.out is not None
     events.stage("whole pass", 1, "passes")
-    store, plan = ResultStore(prediction.out), prediction.plan
+    store, plan = ResultStore.at(prediction.out), prediction.plan
     consensus = load_consensus(store, plan.recipe)
     assert consensus is not None
     maker = FieldMaker(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from stitchsafe.errors import VolumeError
+from stitchsafe.errors import StoreError, VolumeError
 from stitchsafe.metrics import Scores, evaluate_volumes
 from stitchsafe.pipeline._inputs import VolumeLike
 from stitchsafe.pipeline._store import ResultStore
@@ -46,9 +46,16 @@ def evaluate(
     return evaluate_volumes(found, expected, thresholds=thresholds)
 
 
+def _is_result(source: str | Path) -> bool:
+    try:
+        return ResultStore.at(source).exists
+    except StoreError:
+        return False  # what it is, opening it tells
+
+
 def _integers(source: VolumeLike) -> Volume:
-    if isinstance(source, str | Path) and ResultStore(Path(source)).exists:
-        source = ResultStore(Path(source)).labels
+    if isinstance(source, str | Path) and _is_result(source):
+        source = ResultStore.at(source).labels
     volume = source if isinstance(source, Volume) else open_volume(source)
     if volume.dtype.kind not in "iu" or volume.channels != 1:
         raise VolumeError(

@@ -30,7 +30,16 @@ from stitchsafe.pipeline._origin import Origin
 from stitchsafe.pipeline._settings import Settings
 from stitchsafe.pipeline._trial import by_trial
 from stitchsafe.tiling import AxisTiling
-from stitchsafe.volumes import Volume, VoxelSize, open_volume, planar, require_voxel_size
+from stitchsafe.volumes import (
+    Place,
+    PlaceError,
+    Volume,
+    VoxelSize,
+    is_url,
+    open_volume,
+    planar,
+    require_voxel_size,
+)
 
 __all__ = [
     "Inputs",
@@ -302,7 +311,10 @@ def _fits(config: ModelConfig, volume: Volume, roi: Roi) -> bool:
 
 
 def _refuse_absent_chunks(volume: Volume, roi: Roi, settings: Settings, events: Events) -> None:
-    missing = volume.missing_chunks(roi)
+    try:
+        missing = volume.missing_chunks(roi)
+    except PlaceError as error:
+        raise VolumeError(str(error)) from error
     if not missing:
         return
     if settings.refuse_missing_chunks:
@@ -316,7 +328,7 @@ def _refuse_absent_chunks(volume: Volume, roi: Roi, settings: Settings, events: 
     )
 
 
-def default_output(volume: Volume) -> Path:
+def default_output(volume: Volume) -> Path | Place:
     """Where a result goes without ``--out``: beside the volume.
 
     Raises
@@ -326,12 +338,28 @@ def default_output(volume: Volume) -> Path:
     """
     if volume.path is None:
         raise InputError("an array has no place beside it; give out=, a folder for the result")
+    if is_url(volume.path):
+        return _beside_url(Place.of(volume.path))
     file, inner = _file_of(volume.path)
-    root = _zarr_root(file)
+    root = _zarr_root(Place.of(file)).local
+    assert root is not None  # as the file is
     names = [*file.relative_to(root).parts, *filter(None, inner.split("/"))]
     if root != file and names[-1].isdecimal():
         names.pop()  # the level of a pyramid
     stem = root.stem if root.is_file() else root.name.removesuffix(".zarr").removesuffix(".ome")
+    return root.parent / f"{'-'.join([stem, *names])}-stitchsafe.zarr"
+
+
+def _beside_url(place: Place) -> Place:
+    if not place.writable_kind or ".zip" in place.key or "/" not in place.key:
+        raise StoreError(
+            f"nothing can be written beside {place}; say where the result goes with --out"
+        )
+    root = _zarr_root(place)
+    names = [name for name in place.key.removeprefix(root.key).split("/") if name]
+    if names and names[-1].isdecimal():
+        names.pop()  # the level of a pyramid
+    stem = root.name.removesuffix(".zarr").removesuffix(".ome")
     return root.parent / f"{'-'.join([stem, *names])}-stitchsafe.zarr"
 
 
@@ -343,15 +371,17 @@ def _file_of(path: str) -> tuple[Path, str]:
     return Path(file), inner
 
 
-def _zarr_root(path: Path) -> Path:
+def _zarr_root(path: Place) -> Place:
     """The outermost Zarr group that holds a path; the path itself if there is none."""
     root = path
-    while any((root.parent / name).is_file() for name in ("zarr.json", ".zgroup")):
+    while root.parent != root and any(
+        (root.parent / name).is_file() for name in ("zarr.json", ".zgroup")
+    ):
         root = root.parent
     return root
 
 
-def refuse_output_within_input(out: Path, volume: Volume) -> None:
+def refuse_output_within_input(out: Place, volume: Volume) -> None:
     """An output must be neither the input nor a part of it or of its container, nor hold it.
 
     Raises
@@ -361,9 +391,17 @@ def refuse_output_within_input(out: Path, volume: Volume) -> None:
     """
     if volume.path is None:
         return
-    source, target = _zarr_root(_file_of(volume.path)[0].resolve()), out.resolve()
-    related = (source, *source.parents), (target, *target.parents)
-    if target in related[0] or source in related[1]:
+    if is_url(volume.path):
+        source = Place.of(volume.path)
+    else:
+        source = Place.of(_file_of(volume.path)[0].resolve())
+    if source.kind != out.kind:
+        return
+    try:
+        source = _zarr_root(source)
+    except PlaceError as error:
+        raise StoreError(str(error)) from error
+    if source.holds(out) or out.holds(source):
         raise StoreError(
             f"the output {out} and the input {volume.path} are the same or lie within each other; "
             "choose another place with --out"

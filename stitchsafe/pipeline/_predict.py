@@ -31,7 +31,7 @@ from stitchsafe.engine import (
     return_freed_memory,
     save_json,
 )
-from stitchsafe.errors import InputError, InterruptedRunError, MemoryShortageError, PlanError
+from stitchsafe.errors import InputError, InterruptedRunError, MemoryShortageError
 from stitchsafe.geometry import Break
 from stitchsafe.pipeline._consensus import Consensus, decide, load_consensus
 from stitchsafe.pipeline._devices import places_for
@@ -48,11 +48,12 @@ from stitchsafe.pipeline._planning import draft_plan, estimate_seconds
 from stitchsafe.pipeline._samples import Seams
 from stitchsafe.pipeline._seams import measure_at_seams
 from stitchsafe.pipeline._settings import Options, Settings
+from stitchsafe.pipeline._shortage import give_way
 from stitchsafe.pipeline._stages import Progress, refuse_changed_volume, run_stages
 from stitchsafe.pipeline._store import ResultStore
 from stitchsafe.pipeline._workshop import Job, Workshop
 from stitchsafe.tiling import Plan, with_seconds
-from stitchsafe.volumes import ArrayStore
+from stitchsafe.volumes import ArrayStore, Place, PlaceError
 
 __all__ = ["Prediction", "predict", "rehearse"]
 
@@ -64,7 +65,8 @@ class Prediction:
     Parameters
     ----------
     out
-        The store; None for an array, whose result is in `labels` and `fields`.
+        The store, its URL where it lies on no disk; None for an array, whose result is in `labels`
+        and `fields`.
     plan
         What was done.
     progress
@@ -83,7 +85,7 @@ class Prediction:
         gives more or fewer elements than it reads voxels.
     """
 
-    out: Path | None
+    out: Path | str | None
     plan: Plan
     progress: Progress
     seconds: float
@@ -158,7 +160,7 @@ def predict(
         with tempfile.TemporaryDirectory(prefix="stitchsafe-") as folder:
             path = Path(folder) / "result.zarr"
             made = _within_memory(inputs, path, settings, events)
-            return _in_memory(made, ResultStore(path), settings)
+            return _in_memory(made, ResultStore.at(path), settings)
     return _within_memory(inputs, out, settings, events)
 
 
@@ -203,75 +205,25 @@ class _Job:
 
 
 def _within_memory(
-    inputs: Inputs, out: str | Path | None, settings: Settings, events: Events
+    inputs: Inputs, out: str | Path | Place | None, settings: Settings, events: Events
 ) -> Prediction:
-    """Predict; with smaller tiles where memory runs out before anything is finished.
-
-    Raises
-    ------
-    MemoryShortageError
-        If something is finished, so that the tiles are decided; it says what would do.
-    PlanError
-        If the tiles are those that the user asked for.
-    """
+    """Predict; with smaller tiles where memory runs out before anything is finished."""
     below: tuple[int, ...] | None = None
     while True:
         job = _prepare(inputs, out, settings, events, below)
         try:
             return _carry_out(job, settings, events)
         except MemoryShortageError as error:
-            below = job.plan.recipe.tile_shape
-            if job.store.ledger.finished("predict"):
-                raise _with_flags(error, job, settings) from error
-            job.store.clear()
-            what = f"memory ran out with tiles of {_comma(below)}, before anything was finished"
-            if settings.tile_shape is not None:
-                smaller = _next_tile(job, settings)
-                raise PlanError(
-                    f"{what} ({error.__cause__ or error}); "
-                    f"give {f'--tile-shape {_comma(smaller)}' if smaller else 'more memory'}"
-                ) from error
+            what = give_way(error, job.store, job.inputs, job.plan, settings)
         # Beyond the handler, whose error holds all that lived when memory ran out.
         gc.collect()
+        below = job.plan.recipe.tile_shape
         events.say(f"{what}: smaller ones are tried")
-
-
-def _with_flags(error: MemoryShortageError, job: _Job, settings: Settings) -> MemoryShortageError:
-    """The same with the options by which the run would go on."""
-    plan, cell = job.plan, job.plan.recipe.cell_shape
-    flags = []
-    if plan.schedule.block_shape != cell:
-        flags.append(f"--block-shape {_comma(cell)}")
-    if settings.workers > 1:
-        flags.append(f"--workers {settings.workers // 2}")
-    if flags:
-        remedy = f"run the same command with {' and '.join(flags)}: it goes on from there"
-    else:
-        smaller = _next_tile(job, settings)
-        remedy = "free some memory, and run the same command again: it goes on from there"
-        if smaller:
-            remedy += f"; or start again with --tile-shape {_comma(smaller)} --overwrite"
-    what = " ".join(str(error).partition("; ")[0].split())
-    return MemoryShortageError(f"{what}; what is finished stays: {remedy}")
-
-
-def _next_tile(job: _Job, settings: Settings) -> tuple[int, ...] | None:
-    """The largest tile below the one that memory ran out at, if there is any."""
-    try:
-        free = replace(settings, tile_shape=None, block_shape=None)
-        plan = draft_plan(job.inputs, free, Silent(), below=job.plan.recipe.tile_shape)
-    except PlanError:
-        return None
-    return plan.recipe.tile_shape
-
-
-def _comma(shape: Sequence[int]) -> str:
-    return ",".join(map(str, shape))
 
 
 def _prepare(
     inputs: Inputs,
-    out: str | Path | None,
+    out: str | Path | Place | None,
     settings: Settings,
     events: Events,
     below: Sequence[int] | None = None,
@@ -280,7 +232,7 @@ def _prepare(
     if out is None:
         out = default_output(volume)
         events.say(f"output: {out}")
-    store = ResultStore(Path(out))
+    store = ResultStore.at(out)
     refuse_output_within_input(store.path, volume)
     store.refuse_foreign()
     resumes = store.exists and not settings.overwrite
@@ -310,7 +262,7 @@ def _carry_out(job: _Job, settings: Settings, events: Events) -> Prediction:
             _begin(store, plan, inputs, consensus, settings)
         save_json(store.private / "schedule.json", plan.schedule.to_json())
         place = places_for(plan.recipe, inputs.network, settings.device)[0]
-        workshop = Workshop(store, plan.recipe, inputs.network, volume, place)
+        workshop = Workshop(store, plan.recipe, inputs.network, volume, ledger.lease, place)
         try:
             with _executor(job, workshop, settings) as executor:
                 progress = run_stages(workshop, plan, executor, inputs, settings, ledger, events)
@@ -325,7 +277,9 @@ def _carry_out(job: _Job, settings: Settings, events: Events) -> Prediction:
         seconds = time.monotonic() - began
         peak = _peak_memory() + getattr(executor, "peak_memory", 0)
         _save_provenance(store, seconds, peak)
-    return Prediction(store.path, plan, progress, seconds, peak, seams, inputs.breaks)
+    return Prediction(
+        store.path.local or str(store.path), plan, progress, seconds, peak, seams, inputs.breaks
+    )
 
 
 @contextmanager
@@ -337,7 +291,10 @@ def _executor(job: _Job, workshop: Workshop, settings: Settings) -> Iterator[Exe
         return
     places = itertools.cycle(places_for(recipe, job.inputs.network, settings.device))
     with Processes(
-        [Job.of(job.store, job.inputs, settings, next(places)) for _ in range(workers)],
+        [
+            Job.of(job.store, job.inputs, settings, workshop.lease, next(places))
+            for _ in range(workers)
+        ],
         cores=cores_for(workers, recipe.threads),
         threads=recipe.threads,
     ) as executor:
@@ -402,6 +359,8 @@ def _begin(
 def _disk_errors(store: ResultStore) -> Iterator[None]:
     try:
         yield
+    except PlaceError as error:
+        raise InterruptedRunError(f"{error}; then run the same command again to go on") from error
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise

@@ -17,10 +17,8 @@ from __future__ import annotations
 
 import csv
 import io
-import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -54,7 +52,7 @@ from stitchsafe.pipeline._settings import Settings
 from stitchsafe.pipeline._store import ResultStore
 from stitchsafe.pipeline._workshop import Workshop
 from stitchsafe.tiling import Field, Plan, Recipe
-from stitchsafe.volumes import Volume
+from stitchsafe.volumes import Place, Volume
 
 __all__ = ["Progress", "Written", "refuse_changed_volume", "run_stages", "written_by"]
 
@@ -90,8 +88,8 @@ class Written:
 
     stage: str
     cells: CellGrid | None
-    arrays: dict[str, Path] = field(default_factory=dict)
-    files: Mapping[str, Callable[[CellIndex], Path]] = field(default_factory=dict)
+    arrays: dict[str, Place] = field(default_factory=dict)
+    files: Mapping[str, Callable[[CellIndex], Place]] = field(default_factory=dict)
     layout: Mapping[str, Field] = field(default_factory=dict)
 
 
@@ -110,7 +108,7 @@ def run_stages(
     instances = run.labels() if plan.recipe.labels is not None else None
     # Entered first: a run that dies while scratch goes must not look for it again.
     run.once("finish", dict)
-    shutil.rmtree(workshop.store.provisional, ignore_errors=True)
+    workshop.store.provisional.remove()
     return Progress(count.total, count.resumed, instances)
 
 

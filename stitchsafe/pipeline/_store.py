@@ -1,5 +1,7 @@
 """The store that predict writes: one OME-Zarr group, and beside its arrays what made them.
 
+It lies on a disk or on an object store, and everything in it goes through `Place`.
+
 ::
 
     OUT/
@@ -24,8 +26,9 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
-from collections.abc import Sequence
+import uuid
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,6 +36,7 @@ from typing import Any
 from stitchsafe.engine import Ledger, save_json
 from stitchsafe.errors import IntegrityError, StoreError
 from stitchsafe.tiling import Recipe
+from stitchsafe.volumes import Place, PlaceError, PlaceSyntaxError
 
 __all__ = ["ResultStore"]
 
@@ -45,48 +49,62 @@ _ZARR_FILES = ("zarr.json", ".zgroup", ".zattrs", ".zmetadata")
 class ResultStore:
     """Places in a result, and what it was made by."""
 
-    path: Path
+    path: Place
+
+    @classmethod
+    def at(cls, where: str | Path | Place) -> ResultStore:
+        """The result at a path or URL, whether it is there or not.
+
+        Raises
+        ------
+        StoreError
+            If nothing can be there.
+        """
+        try:
+            return cls(Place.of(where))
+        except PlaceSyntaxError as error:
+            raise StoreError(str(error)) from error
 
     @property
-    def private(self) -> Path:
+    def private(self) -> Place:
         return self.path / ".stitchsafe"
 
     @property
-    def recipe_file(self) -> Path:
+    def recipe_file(self) -> Place:
         return self.private / "recipe.json"
 
     @property
-    def consensus_file(self) -> Path:
+    def consensus_file(self) -> Place:
         return self.private / "consensus.json"
 
     @property
-    def provisional(self) -> Path:
+    def provisional(self) -> Place:
         return self.private / "provisional"
 
     @property
-    def merges_file(self) -> Path:
+    def merges_file(self) -> Place:
         return self.private / "merges.npz"
 
     @property
-    def inexact_file(self) -> Path:
+    def inexact_file(self) -> Place:
         return self.private / "inexact.json"
 
     @property
-    def table_file(self) -> Path:
+    def table_file(self) -> Place:
         return self.path / "instances.csv"
 
     @property
-    def labels(self) -> Path:
+    def labels(self) -> Place:
         return self.path / "labels" / "instances"
 
-    def field(self, name: str) -> Path:
+    def field(self, name: str) -> Place:
         return self.path / "fields" / name
 
-    def evidence(self, index: Sequence[int]) -> Path:
+    def evidence(self, index: Sequence[int]) -> Place:
         """Segments and faces of one cell."""
         return self.private / "evidence" / f"{'_'.join(map(str, index))}.npz"
 
-    def samples(self, index: Sequence[int]) -> Path:
+    def samples(self, index: Sequence[int]) -> Place:
         """Recorded voxels of one cell."""
         return self.private / "samples" / f"{'_'.join(map(str, index))}.npz"
 
@@ -97,7 +115,8 @@ class ResultStore:
     @property
     def exists(self) -> bool:
         """Whether a run has begun here."""
-        return self.recipe_file.is_file()
+        with _refused():
+            return self.recipe_file.is_file()
 
     def stored(self) -> dict[str, Any]:
         """What the run here was begun with.
@@ -140,20 +159,49 @@ class ResultStore:
         StoreError
             If it does.
         """
-        if self.path.is_symlink() or (self.path.exists() and not self.path.is_dir()):
+        path = self.path.local
+        if path is None:
+            self._refuse_foreign_keys()
+            return
+        if path.is_symlink() or (path.exists() and not path.is_dir()):
             raise StoreError(f"{self.path} exists and is a file; choose another place with --out")
-        ours = self.private.is_dir()
-        if self.path.is_dir() and not ours and any(self.path.iterdir()):
-            raise StoreError(
-                f"{self.path} exists and was not written by stitchsafe; choose another place with "
-                "--out (it is not replaced, even with --overwrite)"
-            )
-        parent = self.path.absolute().parent
+        if path.is_dir() and not self.private.is_dir() and any(path.iterdir()):
+            raise self._foreign()
+        parent = path.absolute().parent
         if not parent.is_dir():
             raise StoreError(f"the folder {parent} does not exist; create it, or change --out")
-        place = self.path if self.path.is_dir() else parent
+        place = path if path.is_dir() else parent
         if not os.access(place, os.W_OK | os.X_OK):
             raise StoreError(f"the folder {place} cannot be written; choose another with --out")
+
+    def _refuse_foreign_keys(self) -> None:
+        if not self.path.writable_kind:
+            what = "an archive" if self.path.kind == "zip" else "a web server"
+            raise StoreError(
+                f"{self.path} lies in {what}, which can only be read; write to a folder or to "
+                "s3://bucket/key with --out"
+            )
+        if not self.path.key:
+            raise StoreError(
+                f"{self.path} is a whole bucket; name a key in it with --out, as in "
+                f"{self.path}/result.zarr"
+            )
+        with _refused():
+            if self.path.is_file():
+                raise StoreError(
+                    f"{self.path} exists and is an object; choose another place with --out"
+                )
+            if not self.exists and not self.private.is_dir() and self.path.is_dir():
+                raise self._foreign()
+            probe = self.private / f"writable-{uuid.uuid4().hex}"
+            probe.write_bytes(b"")
+            probe.remove()
+
+    def _foreign(self) -> StoreError:
+        return StoreError(
+            f"{self.path} exists and was not written by stitchsafe; choose another place with "
+            "--out (it is not replaced, even with --overwrite)"
+        )
 
     def refuse_to_replace_others(self) -> None:
         """Refuse to clear a place that holds more than stitchsafe's own result.
@@ -163,23 +211,24 @@ class ResultStore:
         StoreError
             Naming what else there is.
         """
-        if not self.path.is_dir():
-            return
-        foreign = [
-            entry.relative_to(self.path)
-            for folder, known in (
-                (self.path, {".stitchsafe", "labels", "fields", self.table_file.name}),
-                (self.path / "labels", {self.labels.name}),
-            )
-            for entry in (folder.iterdir() if folder.is_dir() else ())
-            if not (
-                entry.name in {*known, *_ZARR_FILES}
-                or (folder == self.path and (entry.is_symlink() or entry.name.isdecimal()))
-            )
-        ]
+        path = self.path.local
+        with _refused():
+            foreign = [
+                f"{below}{name}"
+                for folder, below, known in (
+                    (self.path, "", {".stitchsafe", "labels", "fields", self.table_file.name}),
+                    (self.path / "labels", "labels/", {self.labels.name}),
+                )
+                for name in folder.children()
+                if name not in {*known, *_ZARR_FILES}
+                and not (
+                    not below
+                    and (name.isdecimal() or (path is not None and (path / name).is_symlink()))
+                )
+            ]
         if foreign:
             raise StoreError(
-                f"{self.path} also holds {', '.join(map(str, sorted(foreign)[:5]))}, which this "
+                f"{self.path} also holds {', '.join(sorted(foreign)[:5])}, which this "
                 "program did not write and would lose; move it away, or choose another --out"
             )
 
@@ -224,8 +273,17 @@ class ResultStore:
     def clear(self) -> None:
         """Remove an earlier result, or the rest of one that never began."""
         if self.private.is_dir():
-            shutil.rmtree(self.path)
+            self.path.remove()
 
 
-def _damaged(path: Path) -> IntegrityError:
+@contextmanager
+def _refused() -> Iterator[None]:
+    """Turn a place that cannot be used into a refusal; for before any work has begun."""
+    try:
+        yield
+    except PlaceError as error:
+        raise StoreError(str(error)) from error
+
+
+def _damaged(path: Place) -> IntegrityError:
     return IntegrityError(f"{path} is damaged; start again with --overwrite")

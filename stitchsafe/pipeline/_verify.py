@@ -41,7 +41,7 @@ from stitchsafe.pipeline._store import ResultStore
 from stitchsafe.pipeline._workshop import final_labels_of
 from stitchsafe.precision import Precision
 from stitchsafe.tiling import Recipe, grid_of
-from stitchsafe.volumes import ArrayStore, Volume
+from stitchsafe.volumes import ArrayStore, PlaceError, Volume
 
 __all__ = ["Verification", "verify"]
 
@@ -168,7 +168,7 @@ def verify(
         If the record of how it was made is gone or damaged.
     """
     events = events or Silent()
-    store = ResultStore(Path(out))
+    store = ResultStore.at(out)
     stored = store.stored()
     recipe = store.recipe()
     if model is None:
@@ -296,6 +296,8 @@ def _damaged_files(stage: Written, index: CellIndex, record: CellRecord) -> Iter
         try:
             if file_checksum(path.read_bytes()) != expected:
                 yield f"{path}: is not what was written"
+        except PlaceError:
+            raise  # says nothing of what is there
         except OSError as error:
             yield f"{path}: {error.strerror}"
 
@@ -310,6 +312,8 @@ def _damaged_arrays(stage: Written, cell: Roi, record: CellRecord) -> Iterator[s
                 region = stage.layout[name].box(cell)
             if checksum(array.read(region)) != record["checksums"][name]:
                 yield f"{path} at {cell}: holds other values than were written"
+        except PlaceError:
+            raise
         except (IntegrityError, StoreError, ValueError, OSError) as error:
             yield f"{path} at {cell}: {error}"
 
@@ -322,7 +326,8 @@ def _changed_input(volume: Volume, cell: Roi, record: CellRecord) -> Iterator[st
 def _label_mismatches(store: ResultStore, recipe: Recipe, cell: Roi, fields: dict[str, Any]) -> int:
     if recipe.labels is None or not store.merges_file.is_file():
         return 0
-    if not (store.labels / "0").is_dir():
+    finest = store.labels / "0"
+    if not any((finest / name).is_file() for name in ("zarr.json", ".zarray")):
         return 0
     try:
         expected = final_labels_of(store, recipe, cell, fields)

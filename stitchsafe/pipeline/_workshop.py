@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 from numpy.typing import NDArray
@@ -21,6 +20,7 @@ from stitchsafe.engine import (
     FieldMaker,
     FieldSink,
     FieldWork,
+    Lease,
     Ledger,
     SampleSink,
     Sink,
@@ -40,7 +40,7 @@ from stitchsafe.pipeline._reopen import reopen
 from stitchsafe.pipeline._settings import Settings
 from stitchsafe.pipeline._store import ResultStore
 from stitchsafe.tiling import Recipe, grid_of
-from stitchsafe.volumes import ArrayStore, Volume
+from stitchsafe.volumes import ArrayStore, Place, Volume
 
 __all__ = ["Job", "Workshop", "final_labels_of"]
 
@@ -57,17 +57,27 @@ class Job:
         What loads the network.
     trust
         Whether code that the model brings along may run.
+    lease
+        What commits are checked by.
     device
         Which one this worker's passes run on.
     """
 
-    out: Path
+    out: Place
     origin: Origin
     trust: bool
+    lease: Lease | None = None
     device: str = "cpu"
 
     @classmethod
-    def of(cls, store: ResultStore, inputs: Inputs, settings: Settings, device: str = "cpu") -> Job:
+    def of(
+        cls,
+        store: ResultStore,
+        inputs: Inputs,
+        settings: Settings,
+        lease: Lease | None = None,
+        device: str = "cpu",
+    ) -> Job:
         """The job of a run, for a worker with a device.
 
         Raises
@@ -83,12 +93,14 @@ class Job:
                 )
         # A factory runs since the user names it.
         trust = settings.trust_model or is_factory(str(inputs.origin.model))
-        return cls(store.path.absolute(), inputs.origin, trust, device)
+        return cls(store.path.absolute, inputs.origin, trust, lease, device)
 
     def __call__(self) -> Workshop:
         store = ResultStore(self.out)
         opened = reopen(store, self.origin.load(trust=self.trust))
-        return Workshop(store, store.recipe(), opened.network, opened.volume, self.device)
+        return Workshop(
+            store, store.recipe(), opened.network, opened.volume, self.lease, self.device
+        )
 
 
 @dataclass(frozen=True)
@@ -99,11 +111,12 @@ class Workshop:
     recipe: Recipe
     network: Network
     volume: Volume
+    lease: Lease | None = None
     device: str = "cpu"
 
     @property
     def ledger(self) -> Ledger:
-        return self.store.ledger
+        return Ledger(self.store.ledger.folder, lease=self.lease)
 
     @cached_property
     def maker(self) -> FieldMaker:

@@ -13,6 +13,7 @@ from stitchsafe.volumes._ome_write import (
     create_labels,
 )
 from stitchsafe.volumes._open import open_volume
+from stitchsafe.volumes._place import PARTIAL, Place, PlaceError, PlaceSyntaxError, is_url
 from stitchsafe.volumes._pyramid import (
     PyramidLevel,
     downsample_labels,
@@ -29,6 +30,10 @@ __all__ = [
     "IntensityStatistics",
     "Level",
     "Ngff",
+    "PARTIAL",
+    "Place",
+    "PlaceError",
+    "PlaceSyntaxError",
     "PyramidLevel",
     "StatisticsProgress",
     "Volume",
@@ -39,6 +44,7 @@ __all__ = [
     "create_labels",
     "downsample_labels",
     "finer_region",
+    "is_url",
     "link_image",
     "open_volume",
     "planar",

@@ -9,21 +9,22 @@ from typing import Any
 
 from stitchsafe.volumes._ome import container_of, read_multiscale
 from stitchsafe.volumes._ome_write import Ngff, write_attributes
+from stitchsafe.volumes._place import Place
 from stitchsafe.volumes._volume import Volume
 from stitchsafe.volumes._zarr import ZarrNode, read_node
 
 __all__ = ["link_image"]
 
 
-def link_image(volume: Volume, group: Path, *, ngff: Ngff, most: int | None = None) -> bool:
-    """Make `group` show the image that `volume` belongs to, by symbolic links to its levels.
+def link_image(volume: Volume, where: Path | Place, *, ngff: Ngff, most: int | None = None) -> bool:
+    """Make a group show the image that `volume` belongs to, by symbolic links to its levels.
 
     Parameters
     ----------
     volume
         The volume.
-    group
-        A group without an image of its own.
+    where
+        The group, without an image of its own.
     ngff
         Version of the group; links serve only images of the same version.
     most
@@ -33,10 +34,17 @@ def link_image(volume: Volume, group: Path, *, ngff: Ngff, most: int | None = No
     -------
     bool
         Whether it could be linked: it is a local OME-Zarr of that version whose levels lie directly
-        in its group, on a file system that has links.
+        in its group, and so is the result, on a file system that has links.
     """
-    node = None if volume.path is None else _image_group(Path(volume.path))
-    if node is None or node.zarr_format != (3 if ngff == "0.5" else 2):
+    group = Place.of(where).local
+    node = None if volume.path is None else _image_group(volume.path)
+    source = None if node is None else node.path.local
+    if (
+        group is None
+        or node is None
+        or source is None
+        or node.zarr_format != (3 if ngff == "0.5" else 2)
+    ):
         return False
     key = "ome" if ngff == "0.5" else "multiscales"
     if key not in node.attributes:
@@ -53,18 +61,21 @@ def link_image(volume: Volume, group: Path, *, ngff: Ngff, most: int | None = No
         shown = {"ome": shown}
     try:
         for name in image.datasets[:most]:
-            if (node.path / name).is_dir() and not (group / name).is_symlink():
-                (group / name).symlink_to(os.path.relpath(node.path / name, group))
+            if (source / name).is_dir() and not (group / name).is_symlink():
+                (group / name).symlink_to(os.path.relpath(source / name, group))
     except OSError:
         return False
-    write_attributes(group, json.loads(json.dumps(shown)), ngff)
+    write_attributes(Place.of(group), json.loads(json.dumps(shown)), ngff)
     return True
 
 
-def _image_group(path: Path) -> ZarrNode | None:
-    """The group of the image at a path: the path itself, or the group that it is a level of."""
-    node = read_node(path) if path.is_dir() else None
+def _image_group(path: str) -> ZarrNode | None:
+    """The group of the local image at a path: the path, or the group that it is a level of."""
+    local = Place.of(path).local
+    if local is None or not local.is_dir():
+        return None
+    node = read_node(local)
     if node is None or node.kind == "group":
         return node
-    found = container_of(path)
+    found = container_of(Place.of(local))
     return None if found is None else found[0].node

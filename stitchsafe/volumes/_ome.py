@@ -13,10 +13,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from stitchsafe.errors import VolumeError
+from stitchsafe.volumes._place import Place, PlaceError
 from stitchsafe.volumes._voxel_size import VoxelSize, known_unit
 from stitchsafe.volumes._zarr import ZarrNode, read_node
 
@@ -55,7 +55,7 @@ class Found:
     notes: tuple[str, ...] = ()
 
 
-def find_image(path: Path, inner: str | None) -> Found:
+def find_image(path: Place, inner: str | None) -> Found:
     """The image or array at a path of a Zarr hierarchy.
 
     Parameters
@@ -72,14 +72,18 @@ def find_image(path: Path, inner: str | None) -> Found:
     """
     node = read_node(path)
     if node is None:
+        if path.kind == "s3":
+            path.listing("zarr.")  # of no use, but that it tells of a bucket that does not exist
+        what = "is a folder without" if path.kind == "file" else "has no"
+        other = "; of URLs only these are read, so download other formats"
         raise VolumeError(
-            f"{path} is a folder without Zarr metadata, so not a volume; give an OME-Zarr or Zarr "
-            "folder, or a .h5, .tif or .npy file"
+            f"{path} {what} Zarr metadata, so not a volume; give an OME-Zarr or Zarr "
+            f"folder{', or a .h5, .tif or .npy file' if path.kind == 'file' else other}"
         )
     if inner:
         below = read_node(path / inner)
         if below is None:
-            children = ", ".join(node.children) or "nothing"
+            children = ", ".join(_known_children(node)) or "nothing that is known"
             raise VolumeError(f"{path} has no {inner!r} inside; it has {children}")
         node = below
     if node.kind == "array":
@@ -88,8 +92,21 @@ def find_image(path: Path, inner: str | None) -> Found:
     return Found(image, None) if image else _only_child(node)
 
 
+def _known_children(node: ZarrNode) -> dict[str, str]:
+    try:
+        return node.children
+    except PlaceError:
+        return {}
+
+
 def _only_child(node: ZarrNode) -> Found:
-    children = node.children
+    try:
+        children = node.children
+    except PlaceError as error:
+        raise VolumeError(
+            f"the Zarr group {node.path} is not an image, and what it holds is not known here "
+            f"({error}); give the path of an image or an array"
+        ) from error
     images = [n for n in children if n.isdecimal() and children[n] == "group"]
     arrays = [name for name, kind in children.items() if kind == "array"]
     labels = _labels_of(node)
@@ -115,10 +132,8 @@ def _only_child(node: ZarrNode) -> Found:
 
 
 def _labels_of(node: ZarrNode) -> list[str]:
-    if (node.path / "labels").is_dir():
-        below = read_node(node.path / "labels")
-        return [f"labels/{name}" for name in below.children] if below else []
-    return []
+    below = read_node(node.path / "labels")
+    return [f"labels/{name}" for name in below.children] if below else []
 
 
 def read_multiscale(node: ZarrNode) -> Multiscale | None:
@@ -185,12 +200,12 @@ def _product(
     return tuple(a * b for a, b in zip(first, second, strict=True))
 
 
-def container_of(path: Path) -> tuple[Multiscale, int] | None:
+def container_of(path: Place) -> tuple[Multiscale, int] | None:
     """The image that an array is a level of, with the number of the level; None if of none."""
     try:
-        parent = read_node(path.parent)
+        parent = read_node(path.parent) if path.key else None
         image = read_multiscale(parent) if parent is not None else None
-    except VolumeError:
+    except (VolumeError, PlaceError):
         return None  # what cannot be understood above does not keep the array from being read
     if image is None or path.name not in image.datasets:
         return None

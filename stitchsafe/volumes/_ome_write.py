@@ -14,7 +14,6 @@ metadata that name them, and each metadata file appears whole or not at all.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
@@ -24,6 +23,7 @@ import numpy as np
 import numpy.typing as npt
 
 from stitchsafe.errors import InterruptedRunError, StoreError
+from stitchsafe.volumes._place import Place, PlaceError
 from stitchsafe.volumes._pyramid import PyramidLevel
 from stitchsafe.volumes._store import ArrayStore
 from stitchsafe.volumes._tensorstore import first_line, is_disk_full
@@ -41,7 +41,7 @@ __all__ = [
 Ngff = Literal["0.5", "0.4"]
 
 
-def create_group(path: str | Path, *, ngff: Ngff = "0.5") -> Path:
+def create_group(where: str | Path | Place, *, ngff: Ngff = "0.5") -> Place:
     """Make a plain Zarr group, and keep what is there if it is one already.
 
     Raises
@@ -49,16 +49,16 @@ def create_group(path: str | Path, *, ngff: Ngff = "0.5") -> Path:
     StoreError
         The place cannot be written, or holds an array.
     """
-    path = Path(path).absolute()
-    if (path / ".zarray").exists():
+    path = Place.of(where).absolute
+    if (path / ".zarray").is_file():
         raise StoreError(f"{path} is an array, and a group is wanted there; choose another output")
-    if not (path / ("zarr.json" if ngff == "0.5" else ".zgroup")).exists():
+    if not (path / ("zarr.json" if ngff == "0.5" else ".zgroup")).is_file():
         write_attributes(path, {}, ngff)
     return path
 
 
 def create_image(
-    path: str | Path,
+    path: str | Path | Place,
     *,
     axes: str,
     levels: Sequence[PyramidLevel],
@@ -112,7 +112,7 @@ def create_image(
 
 
 def create_labels(
-    root: str | Path,
+    root: str | Path | Place,
     name: str,
     *,
     axes: str,
@@ -154,7 +154,7 @@ def create_labels(
 
 
 def create_field(
-    root: str | Path,
+    root: str | Path | Place,
     name: str,
     *,
     axes: str,
@@ -219,7 +219,7 @@ def _multiscale(
 
 
 def _create(
-    path: str | Path,
+    where: str | Path | Place,
     metadata: dict[str, Any],
     axes: str,
     levels: Sequence[PyramidLevel],
@@ -232,7 +232,7 @@ def _create(
     fill_value: float,
     overwrite: bool,
 ) -> tuple[ArrayStore, ...]:
-    path = Path(path).absolute()
+    path = Place.of(where).absolute
     attributes = _validated(metadata, ngff)
     front = () if channels is None else (channels,)
     one = () if channels is None else (1,)
@@ -271,17 +271,17 @@ def _validated(metadata: dict[str, Any], ngff: Ngff) -> dict[str, Any]:
     return attributes
 
 
-def _read_attributes(path: Path, ngff: Ngff) -> dict[str, Any]:
-    file = path / ("zarr.json" if ngff == "0.5" else ".zattrs")
-    if not file.is_file():
+def _read_attributes(path: Place, ngff: Ngff) -> dict[str, Any]:
+    try:
+        text = (path / ("zarr.json" if ngff == "0.5" else ".zattrs")).read_text()
+    except FileNotFoundError:
         return {}
-    data: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    data: dict[str, Any] = json.loads(text)
     attributes: dict[str, Any] = data.get("attributes", {}) if ngff == "0.5" else data
     return attributes
 
 
-def write_attributes(path: Path, attributes: dict[str, Any], ngff: Ngff) -> None:
-    """Write the attributes of a group, which makes it one."""
+def write_attributes(path: Place, attributes: dict[str, Any], ngff: Ngff) -> None:
     """Make a folder a Zarr group with just these attributes, durably.
 
     Raises
@@ -290,7 +290,6 @@ def write_attributes(path: Path, attributes: dict[str, Any], ngff: Ngff) -> None
         The place cannot be written.
     """
     try:
-        path.mkdir(parents=True, exist_ok=True)
         if ngff == "0.5":
             group = {"zarr_format": 3, "node_type": "group", "attributes": attributes}
             _write_json(path / "zarr.json", group)
@@ -303,24 +302,13 @@ def write_attributes(path: Path, attributes: dict[str, Any], ngff: Ngff) -> None
                 f"no space is left on the disk for {path}; make room, then run the same command "
                 "again to go on"
             ) from error
+        if isinstance(error, PlaceError):
+            raise
         raise StoreError(
             f"{path} cannot be written: {first_line(error)}; choose a place that can be written"
         ) from error
 
 
-def _write_json(path: Path, data: dict[str, Any]) -> None:
+def _write_json(path: Place, data: dict[str, Any]) -> None:
     """Write a file whole or not at all, and durably."""
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.partial")
-    try:
-        with temporary.open("w", encoding="utf-8") as stream:
-            json.dump(data, stream, indent=2)
-            stream.flush()
-            os.fsync(stream.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+    path.write_bytes(json.dumps(data, indent=2).encode())

@@ -3,7 +3,8 @@
 ::
 
     source ── array ───────────────────────────────┐
-       └───── text: folder ── Zarr ── OME image ───┤
+       └───── text: URL, zip ┬ Zarr ── OME image ──┤
+                    folder ──┘                     │
                     file ──── HDF5, TIFF, NumPy ───┴─> Stored ── axes, time, channel ──> Volume
 
 Formats are told apart by their first bytes, not by their names.
@@ -11,7 +12,6 @@ Formats are told apart by their first bytes, not by their names.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,10 +23,12 @@ from stitchsafe.errors import VolumeError
 from stitchsafe.volumes._axes import pick, resolve_axes
 from stitchsafe.volumes._files import Stored, open_file
 from stitchsafe.volumes._ome import Multiscale, container_of, find_image
+from stitchsafe.volumes._place import Place, PlaceError, PlaceSyntaxError, is_url
 from stitchsafe.volumes._sources import MemorySource
 from stitchsafe.volumes._volume import Source, SourceVolume, Volume
 from stitchsafe.volumes._voxel_size import Level, VoxelSize
 from stitchsafe.volumes._zarr import ZarrNode, ZarrSource
+from stitchsafe.volumes._zip import image_in_archive, is_zarr_archive
 
 __all__ = ["open_volume"]
 
@@ -55,8 +57,9 @@ def open_volume(
     Parameters
     ----------
     source
-        A path to OME-Zarr, Zarr, HDF5, TIFF or NumPy, with what is inside a container after a
-        colon (``file.h5:raw``); or an array in memory.
+        A path to OME-Zarr, Zarr (a zip of it, too), HDF5, TIFF or NumPy, with what is inside a
+        container after a colon (``file.h5:raw``); the URL of OME-Zarr or Zarr, ``s3://bucket/key``
+        or ``https://host/path``; or an array in memory.
     axes
         One letter of "tczyx" per axis of the stored array, in its order. By default what the file
         says; where it says nothing yx, zyx, czyx or tczyx, and the volume's `notes` say so.
@@ -82,17 +85,41 @@ def open_volume(
         There is no such file, it is not a volume, or what is asked for is not in it.
     """
     wanted = _Wanted(axes, level, channel, time, voxel_size)
+    if isinstance(source, Place):
+        source = str(source)
     if not isinstance(source, str | Path):
         return _open_array(source, wanted)
     try:
-        path, inner = _locate(str(source), image)
+        return _open_place(str(source), image, wanted)
+    except (PlaceError, PlaceSyntaxError) as error:
+        raise VolumeError(str(error)) from error
     except OSError as error:
         raise VolumeError(f"{source} cannot be read: {error.strerror}; check the path") from error
+
+
+def _open_place(text: str, image: str | None, wanted: _Wanted) -> Volume:
+    if is_url(text):
+        place = Place.of(text)
+        if place.local is None:
+            return _open_url(place, image, wanted)
+        text = str(place.local)
+    path, inner = _locate(text, image)
     if path.is_dir():
-        return _open_zarr(path, inner, wanted)
+        return _open_zarr(Place.of(path), inner, wanted)
+    if is_zarr_archive(path):
+        archive = image_in_archive(Place.of(path), inner)
+        return _open_zarr(archive, None, wanted)
     stored = open_file(path, inner)
     _refuse_level(wanted, stored.name)
     return _finish(stored, wanted)
+
+
+def _open_url(place: Place, inner: str | None, wanted: _Wanted) -> Volume:
+    front, mark, back = place.key.partition(".zip")
+    if not mark or back[:1] not in ("", ":"):
+        return _open_zarr(place, inner.strip("/") if inner else None, wanted)
+    archive = replace(place, key=f"{front}.zip")
+    return _open_zarr(image_in_archive(archive, inner or back[1:] or None), None, wanted)
 
 
 def _open_array(array: Any, wanted: _Wanted) -> Volume:
@@ -111,10 +138,6 @@ def _open_array(array: Any, wanted: _Wanted) -> Volume:
 
 def _locate(text: str, image: str | None) -> tuple[Path, str | None]:
     """The existing file or folder, and what is meant inside it."""
-    if re.match(r"[a-zA-Z][a-zA-Z0-9+.\-]+://", text):
-        raise VolumeError(
-            f"{text} is a URL, which this version does not read; copy the volume to a local disk"
-        )
     path, inner = Path(text).expanduser(), image
     if not path.exists() and ":" in text:
         front, _, back = text.rpartition(":")
@@ -135,7 +158,7 @@ def _refuse_level(wanted: _Wanted, name: str) -> None:
         )
 
 
-def _open_zarr(path: Path, inner: str | None, wanted: _Wanted) -> Volume:
+def _open_zarr(path: Place, inner: str | None, wanted: _Wanted) -> Volume:
     found = find_image(path, inner)
     if found.image is not None:
         return _open_level(found.image, wanted, found.notes)

@@ -1,7 +1,8 @@
-"""One Zarr array on disk that we write: atomic, durable and checksummed.
+"""One Zarr array that we write, on a disk or on an object store: atomic, durable, checksummed.
 
-tensorstore writes each chunk (or shard) to a temporary name, syncs it and renames it, so a killed
-process leaves whole chunks or none. Checksums make a flipped bit raise instead of passing for data:
+On a disk tensorstore writes each chunk (or shard) to a temporary name, syncs it and renames it, and
+an object store shows whole objects only; so a killed process leaves whole chunks or none.
+Checksums make a flipped bit raise instead of passing for data:
 
 * Zarr v3: ``bytes | zstd | crc32c`` per chunk; in a shard so for each inner chunk and the index.
 * Zarr v2: gzip, whose trailer holds a CRC-32 of the data. (v2's zstd can carry a checksum too, but
@@ -13,7 +14,6 @@ Nothing here checks that; blocks own whole shards by construction.
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,6 +25,7 @@ import tensorstore
 
 from stitchsafe.coordinates import Roi
 from stitchsafe.errors import IntegrityError, InterruptedRunError, StoreError
+from stitchsafe.volumes._place import Place, PlaceError, is_unreachable
 from stitchsafe.volumes._tensorstore import context, first_line, is_disk_full, open_existing
 
 __all__ = ["ArrayStore"]
@@ -39,14 +40,14 @@ class ArrayStore:
     Made by :meth:`create` or :meth:`open`. Can be pickled; the copy opens the array again.
     """
 
-    path: Path
+    path: Place
     zarr_format: int
     _handle: Any = field(repr=False)
 
     @classmethod
     def create(
         cls,
-        path: str | Path,
+        path: str | Path | Place,
         *,
         shape: Sequence[int],
         dtype: npt.DTypeLike,
@@ -71,16 +72,13 @@ class ArrayStore:
         StoreError
             Something is there already, the place cannot be written, or the sizes do not fit.
         """
-        path = Path(path).absolute()
-        if (path / "zarr.json").exists() or (path / ".zarray").exists():
+        path = Place.of(path).absolute
+        if (path / "zarr.json").is_file() or (path / ".zarray").is_file():
             if not overwrite:
                 raise StoreError(
                     f"the array {path} exists already; choose another output or use --overwrite"
                 )
-            if path.is_symlink():
-                path.unlink()  # a linked input is not ours to remove
-            else:
-                shutil.rmtree(path)
+            path.remove()  # of a linked input the link: the input is not ours to remove
         describe = _metadata_v3 if zarr_format == 3 else _metadata_v2
         outer = None if shards is None else tuple(shards)
         metadata = describe(path, tuple(shape), np.dtype(dtype), tuple(chunks), outer, fill_value)
@@ -88,7 +86,7 @@ class ArrayStore:
             metadata["dimension_names"] = list(dimension_names)
         spec = {
             "driver": "zarr3" if zarr_format == 3 else "zarr",
-            "kvstore": {"driver": "file", "path": f"{path}/"},
+            "kvstore": path.spec,
             "metadata": metadata,
             "recheck_cached_data": True,
         }
@@ -97,6 +95,8 @@ class ArrayStore:
         except (ValueError, OSError) as error:
             if is_disk_full(error):
                 raise _no_space(path) from error
+            if is_unreachable(error):
+                raise _unreachable(path, error) from error
             raise StoreError(
                 f"the array {path} cannot be created: {first_line(error)}; choose a place that "
                 "can be written with --out"
@@ -104,7 +104,7 @@ class ArrayStore:
         return cls(path, zarr_format, handle)
 
     @classmethod
-    def open(cls, path: str | Path) -> ArrayStore:
+    def open(cls, path: str | Path | Place) -> ArrayStore:
         """Open an array that exists, for reading and writing.
 
         Raises
@@ -112,11 +112,15 @@ class ArrayStore:
         StoreError
             There is no Zarr array, or tensorstore cannot read it.
         """
-        path = Path(path).absolute()
-        zarr_format = 3 if (path / "zarr.json").exists() else 2
+        path = Place.of(path).absolute
         try:
-            handle = open_existing(path, zarr_format=zarr_format, write=True)
+            zarr_format = 3 if (path / "zarr.json").is_file() else 2
+            handle = open_existing(path.spec, zarr_format=zarr_format, write=path.writable_kind)
+        except PlaceError as error:
+            raise StoreError(str(error)) from error
         except (ValueError, OSError) as error:
+            if is_unreachable(error):
+                raise _unreachable(path, error) from error
             raise StoreError(
                 f"{path} is not an array that stitchsafe wrote: {first_line(error)}; check the path"
             ) from error
@@ -161,6 +165,8 @@ class ArrayStore:
                     f"stored bytes in {self.path} are damaged, as their checksum fails "
                     f"({first_line(error)}); run stitchsafe verify, then predict again"
                 ) from error
+            if is_unreachable(error):
+                raise _unreachable(self.path, error) from error
             raise
 
     def write(self, roi: Roi, data: npt.NDArray[Any]) -> None:
@@ -184,6 +190,8 @@ class ArrayStore:
         except (ValueError, OSError) as error:
             if is_disk_full(error):
                 raise _no_space(self.path) from error
+            if is_unreachable(error):
+                raise _unreachable(self.path, error) from error
             raise InterruptedRunError(
                 f"writing to {self.path} failed: {first_line(error)}; mend that, then run the "
                 "same command again to go on"
@@ -194,7 +202,14 @@ class ArrayStore:
             raise ValueError(f"the region {roi} reaches out of {self.path} of shape {self.shape}")
 
 
-def _no_space(path: Path) -> InterruptedRunError:
+def _unreachable(path: Place, error: BaseException) -> InterruptedRunError:
+    return InterruptedRunError(
+        f"{path} can no longer be reached, after several attempts: {first_line(error)}; check the "
+        "network, then run the same command again to go on"
+    )
+
+
+def _no_space(path: Place) -> InterruptedRunError:
     return InterruptedRunError(
         f"no space is left on the disk for {path}; make room, then run the same command again to "
         "go on"
@@ -202,7 +217,7 @@ def _no_space(path: Path) -> InterruptedRunError:
 
 
 def _metadata_v3(
-    path: Path,
+    path: Place,
     shape: tuple[int, ...],
     dtype: np.dtype[Any],
     chunks: tuple[int, ...],
@@ -234,7 +249,7 @@ def _metadata_v3(
 
 
 def _metadata_v2(
-    path: Path,
+    path: Place,
     shape: tuple[int, ...],
     dtype: np.dtype[Any],
     chunks: tuple[int, ...],

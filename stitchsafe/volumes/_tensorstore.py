@@ -4,22 +4,46 @@ from __future__ import annotations
 
 import errno
 import functools
-from pathlib import Path
+import os
 from typing import Any
 
 import tensorstore
 
-__all__ = ["context", "first_line", "is_disk_full", "open_existing"]
+__all__ = ["RETRIES", "context", "first_line", "is_disk_full", "open_existing"]
+
+RETRIES = "STITCHSAFE_RETRIES"
+"""The environment variable that says how often a request to a server is made again."""
+
+_STALLED_SECONDS = "30"
 
 
 @functools.cache
 def context() -> Any:
-    """One context for the process. It caches no chunk, so that memory is what the caller holds."""
-    return tensorstore.Context({"cache_pool": {"total_bytes_limit": 0}})
+    """One context for the process. It caches no chunk, so that memory is what the caller holds.
+
+    A request that a server does not answer, or answers with an error of its own, is made again a
+    bounded number of times, each after a longer pause; one that stalls counts as not answered.
+    """
+    # Read when the first request is made; what the user has set stands.
+    os.environ.setdefault("TENSORSTORE_CURL_LOW_SPEED_TIME_SECONDS", _STALLED_SECONDS)
+    os.environ.setdefault("TENSORSTORE_CURL_LOW_SPEED_LIMIT_BYTES", "1")
+    given = os.environ.get(RETRIES, "")
+    retries = {
+        "max_retries": max(1, int(given)) if given.isdecimal() else 6,
+        "initial_delay": "250ms",
+        "max_delay": "4s",
+    }
+    return tensorstore.Context(
+        {
+            "cache_pool": {"total_bytes_limit": 0},
+            "s3_request_retries": retries,
+            "http_request_retries": retries,
+        }
+    )
 
 
-def open_existing(path: Path, *, zarr_format: int, write: bool = False) -> Any:
-    """Open a local Zarr array.
+def open_existing(kvstore: dict[str, Any], *, zarr_format: int, write: bool = False) -> Any:
+    """Open the Zarr array that a key-value store holds.
 
     Raises
     ------
@@ -28,7 +52,7 @@ def open_existing(path: Path, *, zarr_format: int, write: bool = False) -> Any:
     """
     spec = {
         "driver": "zarr3" if zarr_format == 3 else "zarr",
-        "kvstore": {"driver": "file", "path": f"{path}/"},
+        "kvstore": kvstore,
         "recheck_cached_metadata": "open",
         "recheck_cached_data": True,
     }

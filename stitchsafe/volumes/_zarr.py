@@ -8,9 +8,9 @@ times as fast); zarr-python knows more codecs and data types and takes the rest.
 from __future__ import annotations
 
 import functools
-import itertools
 import json
 import math
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,18 +18,22 @@ from typing import Any
 
 import numpy as np
 
-from stitchsafe.errors import VolumeError
+from stitchsafe.errors import InterruptedRunError, VolumeError
+from stitchsafe.volumes._place import Place, PlaceError, explained, is_unreachable
+from stitchsafe.volumes._presence import count_present
 from stitchsafe.volumes._tensorstore import first_line, open_existing
 from stitchsafe.volumes._volume import Array
 
 __all__ = ["ZarrNode", "ZarrSource", "read_node"]
+
+_DENIED = re.compile("ignored by server|PERMISSION_DENIED|UNAUTHENTICATED")
 
 
 @dataclass(frozen=True)
 class ZarrNode:
     """A group or an array of a Zarr hierarchy: where it lies and what its metadata say."""
 
-    path: Path
+    path: Place
     zarr_format: int
     kind: str
     metadata: Mapping[str, Any]
@@ -37,25 +41,40 @@ class ZarrNode:
 
     @property
     def children(self) -> dict[str, str]:
-        """Names of the groups and arrays directly below, with their kind."""
+        """Names of the groups and arrays directly below, with their kind.
+
+        A web server lists nothing; there they are those of consolidated metadata.
+
+        Raises
+        ------
+        PlaceError
+            There are no consolidated metadata, and the place cannot be listed.
+        """
+        consolidated = self.metadata.get("consolidated_metadata") or {}
+        known = consolidated.get("metadata")
+        if self.path.kind != "file" and isinstance(known, Mapping):
+            return {name: node["node_type"] for name, node in known.items() if "/" not in name}
         found = {}
-        for entry in sorted(self.path.iterdir()):
-            child = read_node(entry) if entry.is_dir() else None
+        for name in self.path.children():
+            child = read_node(self.path / name)
             if child is not None:
-                found[entry.name] = child.kind
+                found[name] = child.kind
         return found
 
 
-def read_node(path: Path) -> ZarrNode | None:
-    """The Zarr node at a folder, or None if the folder is not one.
+def read_node(where: Path | Place) -> ZarrNode | None:
+    """The Zarr node at a place, or None if there is none.
 
     Raises
     ------
     VolumeError
         There are metadata that cannot be read.
+    PlaceError
+        The place cannot be reached.
     """
-    if (path / "zarr.json").is_file():
-        metadata = _read_json(path / "zarr.json")
+    path = Place.of(where)
+    metadata = _read_json(path / "zarr.json")
+    if metadata is not None:
         kind = metadata.get("node_type")
         if metadata.get("zarr_format") != 3 or kind not in ("array", "group"):
             raise VolumeError(
@@ -64,16 +83,19 @@ def read_node(path: Path) -> ZarrNode | None:
             )
         return ZarrNode(path, 3, kind, metadata, metadata.get("attributes") or {})
     for name, kind in ((".zarray", "array"), (".zgroup", "group")):
-        if (path / name).is_file():
-            metadata = _read_json(path / name)
-            extra = path / ".zattrs"
-            return ZarrNode(path, 2, kind, metadata, _read_json(extra) if extra.is_file() else {})
+        metadata = _read_json(path / name)
+        if metadata is not None:
+            return ZarrNode(path, 2, kind, metadata, _read_json(path / ".zattrs") or {})
     return None
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def _read_json(path: Place) -> dict[str, Any] | None:
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
+        data = json.loads(path.read_text())
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except PlaceError:
+        raise
     except (OSError, ValueError) as error:
         raise VolumeError(
             f"the metadata {path} cannot be read: {first_line(error)}; restore that file"
@@ -84,7 +106,7 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 
 class ZarrSource:
-    """A local Zarr array.
+    """A Zarr array, wherever it lies.
 
     Raises
     ------
@@ -107,13 +129,17 @@ class ZarrSource:
     def _opened(self) -> tuple[Any, bool]:
         node = self._node
         try:
-            return open_existing(node.path, zarr_format=node.zarr_format), True
+            return open_existing(node.path.spec, zarr_format=node.zarr_format), True
         except (ValueError, OSError, NotImplementedError) as refusal:
             reason = first_line(refusal)
         import zarr  # only what tensorstore refuses needs it
 
         try:
-            return zarr.open_array(node.path, mode="r"), False
+            if node.path.local is not None:
+                return zarr.open_array(node.path.local, mode="r"), False
+            from stitchsafe.volumes._zarr_store import PlaceStore
+
+            return zarr.open_array(PlaceStore(node.path), mode="r"), False
         except Exception as error:
             raise VolumeError(
                 f"the Zarr array {node.path} cannot be read: {first_line(error)} (tensorstore: "
@@ -143,6 +169,14 @@ class ZarrSource:
                 return np.asarray(self._handle[index].read(order="C").result())
             return np.asarray(self._handle[index])
         except Exception as error:
+            if is_unreachable(error):
+                raise InterruptedRunError(
+                    f"the Zarr array {self._node.path} can no longer be reached, after several "
+                    f"attempts: {first_line(error)}; check the network, then run "
+                    "the same command again"
+                ) from error
+            if self._node.path.local is None and _DENIED.search(str(error)):
+                raise VolumeError(f"the Zarr array {self._node.path} {explained(error)}") from error
             raise VolumeError(
                 f"the Zarr array {self._node.path} cannot be read at "
                 f"{','.join(f'{s.start}:{s.stop}' for s in index)}: {first_line(error)}; restore "
@@ -153,9 +187,7 @@ class ZarrSource:
         grid, key = _stored_grid(self._node)
         ranges = [range(s.start // c, -(-s.stop // c)) for s, c in zip(index, grid, strict=True)]
         total = math.prod(len(r) for r in ranges)
-        names = map(key, itertools.product(*ranges))
-        present = sum((self._node.path / name).is_file() for name in names)
-        return total - present
+        return total - count_present(self._node.path, ranges, key)
 
 
 def _stored_grid(

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import csv
+import os
 import warnings
+import zipfile
 
 import numpy as np
 import pytest
 import zarr
+from servers import Bucket, web_server
 
 from stitchsafe.coordinates import Roi
 from stitchsafe.errors import VolumeError
-from stitchsafe.volumes import open_volume
+from stitchsafe.volumes import Place, open_volume
 from stitchsafe.volumes._zarr import ZarrSource, read_node
 
 
@@ -87,3 +90,53 @@ def test_groups_open_or_are_refused_in_one_line(shared_data):
             refusal = str(error)
         assert refusal is None or "\n" not in refusal
     assert images > 5
+
+
+@pytest.fixture(params=["web server", "archive", "archive on a web server", "object store"])
+def elsewhere(request, shared_data, tmp_path):
+    """A function from a folder of the conformance data to the same folder elsewhere."""
+    root = shared_data
+
+    def archived(folder):
+        name = tmp_path / f"{folder.relative_to(root).as_posix().replace('/', '-')}.zip"
+        with zipfile.ZipFile(name, "w") as archive:
+            for file in (path for path in folder.rglob("*") if path.is_file()):
+                archive.write(file, file.relative_to(folder.parent))
+        return name
+
+    def uploaded(folder, bucket: Bucket):
+        place = Place.of(bucket.url) / folder.relative_to(root).as_posix()
+        for file in (path for path in folder.rglob("*") if path.is_file()):
+            (place / file.relative_to(folder).as_posix()).write_bytes(file.read_bytes())
+        return place
+
+    if request.param == "web server":
+        with web_server(root) as url:
+            yield lambda folder: Place.of(url) / folder.relative_to(root).as_posix()
+    elif request.param == "archive":
+        yield lambda folder: Place.inside(Place.of(archived(folder)), folder.name)
+    elif request.param == "archive on a web server":
+        with web_server(tmp_path) as url:
+            yield lambda folder: Place.inside(
+                Place.of(f"{url}/{archived(folder).name}"), folder.name
+            )
+    else:
+        bucket = request.getfixturevalue("bucket")
+        yield lambda folder: uploaded(folder, bucket)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_elsewhere_the_values_are_the_same(readable, elsewhere):
+    """Every ninth array, both readers among them, from where no file system is."""
+    by_fallback = 0
+    chosen = [each for each in readable[::9] if sum(len(f) for *_, f in os.walk(each[0])) < 200]
+    assert len(chosen) > 15
+    for path, expected, _ in chosen:
+        source = ZarrSource(read_node(elsewhere(path)))
+        values = source.read(tuple(slice(0, size) for size in source.shape))
+        assert values.shape == expected.shape, path
+        assert same(values, expected), path
+        whole = tuple(slice(0, size) for size in source.shape)
+        assert source.missing_chunks(whole) == ZarrSource(read_node(path)).missing_chunks(whole)
+        by_fallback += not source.by_tensorstore
+    assert by_fallback > 0

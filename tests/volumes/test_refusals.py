@@ -29,9 +29,18 @@ def test_nothing_there(tmp_path):
     refused("no file or folder", str(tmp_path), source=tmp_path / "absent" / "x.zarr")
 
 
-@pytest.mark.parametrize("url", ["https://host/x.zarr", "s3://bucket/x.zarr"])
-def test_urls_are_not_read_yet(url):
-    refused("URL", "copy", source=url)
+@pytest.mark.parametrize(
+    ("url", "why"),
+    [
+        ("gs://bucket/x.zarr", "s3://"),
+        ("s3:///x.zarr", "bucket"),
+        ("https:///x.zarr", "host"),
+        ("https://host/x.zarr?token=1", "'?'"),
+        ("file://elsewhere/x.zarr", "three slashes"),
+    ],
+)
+def test_text_that_names_no_place_is_refused(url, why):
+    refused(url, why, source=url)
 
 
 def test_a_folder_without_metadata(tmp_path):

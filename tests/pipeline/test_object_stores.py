@@ -1,0 +1,105 @@
+"""A result on an object store is the one on a disk, byte for byte, whatever the network does."""
+
+from __future__ import annotations
+
+import json
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from reader_files import write_ome_zarr
+from servers import Bucket
+from stores import Content, content_of, smooth_volume, tiny_model
+
+import stitchsafe
+from stitchsafe.volumes import Place
+
+OPTIONS: dict[str, Any] = {
+    "threads": 1, "max_memory": 10**10, "save": ("labels", "fields", "table"), "image": "copy",
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def job(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a volume of 8 cells, a model, and a result on the disk."""
+    here = tmp_path_factory.mktemp("job")
+    tiny_model(here / "tiny")
+    write_ome_zarr(here / "volume.zarr", smooth_volume(32, 32, 32), nanometers=10)
+    stitchsafe.predict(here / "volume.zarr", here / "tiny", here / "straight.zarr", **OPTIONS)
+    return here
+
+
+@pytest.fixture(scope="module")
+def straight(job: Path) -> Content:
+    content = content_of(job / "straight.zarr")
+    del content[".stitchsafe/ledger/lock"]  # elsewhere there are epochs
+    return content
+
+
+def fetch(url: str, folder: Path) -> Path:
+    """All objects below a URL, as files."""
+    place = Place.of(url)
+    for key, data in place.read_many(place.listing()):
+        (folder / key).parent.mkdir(parents=True, exist_ok=True)
+        (folder / key).write_bytes(data)
+    shutil.rmtree(folder / ".stitchsafe" / "ledger" / "epochs", ignore_errors=True)
+    return folder
+
+
+def put(folder: Path, url: str) -> None:
+    for file in sorted(folder.rglob("*")):
+        if file.is_file():
+            (Place.of(url) / file.relative_to(folder).as_posix()).write_bytes(file.read_bytes())
+
+
+def command(job: Path, *words: object) -> list[str]:
+    return [sys.executable, "-m", "stitchsafe", *map(str, words)]
+
+
+def predict_words(job: Path, out: str, *more: object) -> list[str]:
+    return command(
+        job, "predict", job / "volume.zarr", "-m", job / "tiny", "-o", out, "--threads", 1,
+        "--max-memory", "10GB", "--save", "labels,fields,table", "--image", "copy", *more,
+    )  # fmt: skip
+
+
+def any_fault(number: int, method: str, path: str) -> str | None:
+    """One request in ten is harmed."""
+    del method, path
+    return random.Random(number).choice([*("late", "busy", "cut", "lost", "down"), *[None] * 45])
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_killed_and_resumed_on_a_bad_network(
+    tmp_path: Path, job: Path, straight: Content, bucket: Bucket, workers: int
+) -> None:
+    """The real command on a store behind harm of all kinds: killed, resumed, verified."""
+    out = f"{bucket.url}/results/out.zarr"
+    bucket.faults.choose = any_fault
+    words = predict_words(job, out, "--workers", workers)
+    with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        while not sum("ledger/predict" in path for _, path in list(bucket.faults.seen)) >= 3:
+            assert process.poll() is None, process.communicate()
+            time.sleep(0.005)
+        process.kill()
+        process.communicate()
+        assert process.returncode == -signal.SIGKILL
+    done = subprocess.run([*words, "--json"], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    answer = json.loads(done.stdout)
+    assert answer["out"] == out
+    assert set(bucket.faults.done) >= {"late", "busy", "lost", "down"}
+    bucket.faults.choose = lambda *_: None
+    if workers == 1:
+        assert 0 < answer["blocks_resumed"] < answer["blocks_total"]
+        verified = stitchsafe.verify(out)
+        assert verified.ok, verified.describe()
+        scores = stitchsafe.evaluate(out, job / "straight.zarr").to_json()
+        assert scores["adapted_rand_error"] == 0
+    assert content_of(fetch(out, tmp_path / "fetched")) == straight
