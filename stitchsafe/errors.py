@@ -12,7 +12,9 @@
     │   └── StoreError             an output that exists, or cannot be written where it was asked
     ├── MissingExtraError          an optional part is not installed                     exit 2
     ├── IntegrityError             stored bytes are not what was written                 exit 1
+    ├── NonFiniteError             the network gives no number for finite input          exit 3
     └── InterruptedRunError        a run stopped part-way; the same command resumes it   exit 3
+        └── MemoryShortageError    because memory ran out
 
 A message is one sentence in three parts: what is wrong and with which value, why, and what to do.
 """
@@ -23,8 +25,10 @@ __all__ = [
     "InputError",
     "IntegrityError",
     "InterruptedRunError",
+    "MemoryShortageError",
     "MissingExtraError",
     "ModelError",
+    "NonFiniteError",
     "PlanError",
     "StitchsafeError",
     "StoreError",
@@ -91,7 +95,17 @@ class IntegrityError(StitchsafeError):
     exit_code = 1
 
 
+class NonFiniteError(StitchsafeError):
+    """A network's sums leave the range of its number type."""
+
+    exit_code = 3
+
+
 class InterruptedRunError(StitchsafeError):
     """A run stopped part-way. What is committed stays; the same command goes on from there."""
 
     exit_code = 3
+
+
+class MemoryShortageError(InterruptedRunError):
+    """Memory ran out, of this machine or of a device."""

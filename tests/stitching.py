@@ -50,7 +50,7 @@ def field_maker(
         scales=tuple(tuple(map(str, o.scale)) for o in network.geometry.outputs),
     )  # fmt: skip
     channels = data.shape[0]
-    intensity = Intensity((0.0,) * channels, (1.0,) * channels, precision)
+    intensity = Intensity((0.0,) * channels, (1.0,) * channels, recipe.kept)
     return FieldMaker(recipe, grid, network, ArrayVolume(data), intensity)
 
 
@@ -60,7 +60,7 @@ def stitched_fields(
     """All fields over the whole volume, cell by cell as the engine computes them; NaN elsewhere."""
     recipe = maker.recipe
     made = {
-        field.name: np.full((field.channels, *field.shape(recipe.extent)), np.nan, recipe.precision)
+        field.name: np.full((field.channels, *field.shape(recipe.extent)), np.nan, recipe.kept)
         for field in recipe.fields
     }
     for block in recipe.cells.blocks(block_shape or recipe.cell_shape):

@@ -215,12 +215,17 @@ class PredictOptions:
         Literal["none", "zscore", "percentile"] | None,
         _option("Intensity normalisation (the model's own by default).", None, "Running"),
     ] = None
-    device: Annotated[Literal["auto", "cpu"] | None, _option("Where to run.", None, "Running")] = (
-        None
-    )
+    max_device_memory: Annotated[
+        str | None,
+        _option("Memory of each device that is used.", "40GB", "Running"),
+    ] = None
+    device: Annotated[
+        str | None,
+        _option("Where to run: auto, cpu, cuda or cuda:0,1.", "DEVICE", "Running"),
+    ] = None
     precision: Annotated[
-        Literal["auto", "float32", "float64"] | None,
-        _option("Arithmetic of the network.", None, "Running"),
+        str | None,
+        _option("Arithmetic of the network: auto, fp64, fp32, bf16 or fp16.", "TYPE", "Running"),
     ] = None
     threads: Annotated[
         int | None, _option("Threads of one forward pass.", "N", "Running", min=1)
@@ -273,6 +278,7 @@ class PredictOptions:
             block_shape=lambda text: parse_shape(text, "--block-shape"),
             chunk_shape=lambda text: parse_shape(text, "--chunk-shape"),
             max_memory=lambda text: parse_bytes(text, "--max-memory"),
+            max_device_memory=lambda text: parse_bytes(text, "--max-device-memory"),
         )
 
 

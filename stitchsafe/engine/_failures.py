@@ -13,7 +13,13 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from stitchsafe.coordinates import Roi
-from stitchsafe.errors import InputError, InterruptedRunError, StitchsafeError, VolumeError
+from stitchsafe.errors import (
+    InputError,
+    InterruptedRunError,
+    MemoryShortageError,
+    StitchsafeError,
+    VolumeError,
+)
 from stitchsafe.volumes import PlaceError
 
 __all__ = ["out_of_memory", "portable", "raise_interrupted", "set_aside", "stops_the_run"]
@@ -35,13 +41,18 @@ def raise_interrupted(stage: str, what: str, error: Exception) -> NoReturn:
     """Say of an error that it stopped the run, unless it says so, or blames the input, itself."""
     if isinstance(error, InterruptedRunError | InputError) and not isinstance(error, VolumeError):
         raise error
+    kind: type[InterruptedRunError] = InterruptedRunError
     if _disk_is_full(error):
         reason, remedy = "the disk is full", "free some space"
     elif out_of_memory(error):
-        reason, remedy = "memory ran out", "free some, or give a smaller --block-shape,"
+        kind = MemoryShortageError
+        reason, remedy = (
+            f"memory ran out ({said(error)})",
+            "free some, or give less work at a time,",
+        )
     else:
         reason, remedy = said(error), "mend that"
-    raise InterruptedRunError(
+    raise kind(
         f"stage {stage!r} stopped at {what}: {reason}; {remedy} and run the same command again: "
         "it goes on from there"
     ) from error

@@ -7,7 +7,7 @@ is written once, by one pass whose input does not depend on the block.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from stitchsafe.coordinates import Roi
 from stitchsafe.engine._border import border_map
 from stitchsafe.engine._intensity import Intensity
+from stitchsafe.errors import NonFiniteError
 from stitchsafe.networks import Network, Runtime
 from stitchsafe.tiling import BorderRule, Recipe, Tile, TileGrid
 
@@ -101,6 +102,8 @@ class FieldMaker:
         What it reads.
     intensity
         The scale, decided by consensus.
+    device
+        Which one passes run on; by default the recipe's.
     """
 
     def __init__(
@@ -110,12 +113,14 @@ class FieldMaker:
         network: Network,
         volume: Readable,
         intensity: Intensity,
+        *,
+        device: str | None = None,
     ) -> None:
         self.recipe, self.grid, self.network = recipe, grid, network
         self.volume, self.intensity = volume, intensity
         network.prepare(
             Runtime(
-                device=recipe.device,
+                device=device or recipe.device,
                 precision=recipe.precision,
                 layout=recipe.layout,
                 threads=recipe.threads,
@@ -129,23 +134,58 @@ class FieldMaker:
     def fields(self, cell: Roi, source: BlockInput) -> Fields:
         """The fields of one cell (or of any region, tile by tile): the elements that cover it."""
         fields = {
-            field.name: np.empty(field.box(cell).shape, self.recipe.precision)
+            field.name: np.empty(field.box(cell).shape, self.recipe.kept)
             for field in self.recipe.fields
         }
-        for tile in self.grid.tiles(cell):
-            results = self.pass_over(tile, source)
+        tiles = list(self.grid.tiles(cell))
+        passes = self._passes(tiles, source)
+        for tile in tiles:
+            # Not by `for`: what it iterates over must hold no result while the next one is made.
+            results = next(passes)
             wanted = tile.output.intersect(cell)
             for field, crop, result in zip(self.recipe.fields, tile.crops, results, strict=True):
                 elements = field.elements(wanted)
                 part = elements.relative_to(field.elements(tile.output)).shift(crop.offset)
                 target = (slice(None), *elements.relative_to(field.elements(cell)).slices)
                 fields[field.name][target] = result[(slice(None), *part.slices)]
+            del results, result
         return fields
 
     def pass_over(self, tile: Tile, source: BlockInput) -> tuple[NDArray[np.floating], ...]:
-        """One forward pass; each result of shape (channels, *output of the network)."""
-        batch = source.take(tile.input, self.intensity)[np.newaxis]
-        return tuple(result[0] for result in self.network.run(batch))
+        """One forward pass; each result of shape (channels, *output of the network).
+
+        Raises
+        ------
+        NonFiniteError
+            If a finite input gives what is not.
+        """
+        return next(self._passes([tile], source))
+
+    def _passes(
+        self, tiles: Sequence[Tile], source: BlockInput
+    ) -> Iterator[tuple[NDArray[np.floating], ...]]:
+        inputs = (source.take(tile.input, self.intensity)[np.newaxis] for tile in tiles)
+        passes = self.network.stream(inputs)
+        for tile in tiles:
+            results = tuple(result[0] for result in next(passes))
+            if not all(map(_is_finite, results)):
+                self._refuse_overflow(tile, source)
+            yield results
+            del results
+
+    def _refuse_overflow(self, tile: Tile, source: BlockInput) -> None:
+        """Where no number came out, none may have gone in."""
+        if not _is_finite(source.take(tile.input, self.intensity)):
+            return
+        arithmetic = self.recipe.arithmetic
+        wider = {"float16": "bf16 or fp32", "bfloat16": "fp32", "float32": "fp64"}
+        remedy = "the network cannot take this input"
+        if arithmetic.name in wider:
+            remedy = f"start again with --precision {wider[arithmetic.name]} and --overwrite"
+        raise NonFiniteError(
+            f"the network gives values that are not finite for the tile at {tile.output}, whose "
+            f"input is: its sums leave the range of {arithmetic.name}; {remedy}"
+        )
 
     def whole(self) -> Fields:
         """The fields of the whole volume by one pass: the reference, for volumes that fit."""
@@ -156,6 +196,11 @@ class FieldMaker:
             field.name: result[(slice(None), *crop.slices)]
             for field, crop, result in zip(self.recipe.fields, tile.crops, results, strict=True)
         }
+
+
+def _is_finite(array: NDArray[np.floating]) -> bool:
+    """Whether all values are numbers; NaN is neither the largest nor the smallest, but is given."""
+    return array.size == 0 or bool(np.isfinite(array.max()) and np.isfinite(array.min()))
 
 
 def _is_run(positions: NDArray[np.intp]) -> bool:

@@ -13,6 +13,7 @@ that dies costs the block that it was at; the ones that it had waiting go to oth
 from __future__ import annotations
 
 import pickle
+import re
 import signal
 import subprocess
 import sys
@@ -21,6 +22,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, Pipe, wait
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
@@ -59,6 +61,8 @@ class Processes:
         self._openers = [pickle.dumps(opener) for opener in openers]
         self._cores, self._threads = cores, threads
         self._workers: list[_Worker | None] = [None] * len(openers)
+        self.peak_memory = 0
+        """Largest resident memory of the workers, added up when they have ended."""
 
     def __enter__(self) -> Self:
         return self
@@ -70,6 +74,7 @@ class Processes:
         trace: TracebackType | None,
     ) -> None:
         working = [worker for worker in self._workers if worker is not None]
+        self.peak_memory = sum(_peak_memory(worker.process.pid) for worker in working)
         for worker in working:
             worker.dismiss(at_once=error is not None)
         for worker in working:
@@ -192,3 +197,13 @@ class _Worker:
         except subprocess.TimeoutExpired:
             self.process.kill()
             self.process.wait()
+
+
+def _peak_memory(pid: int) -> int:
+    """Largest resident memory of a process so far; 0 where the system does not tell."""
+    try:
+        status = Path(f"/proc/{pid}/status").read_text()
+    except OSError:
+        return 0
+    found = re.search(r"VmHWM:\s+(\d+) kB", status)
+    return int(found[1]) * 1024 if found else 0

@@ -6,7 +6,9 @@ that was interrupted is simply done again, and one that is done twice at once ge
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -82,11 +84,14 @@ class Stage:
         All of them.
     work
         What is done with each.
+    writes_behind
+        Whether a cell is written by another thread, while the next one is computed.
     """
 
     name: str
     cells: CellGrid
     work: Work
+    writes_behind: bool = False
 
 
 class Workshop(Protocol):
@@ -119,11 +124,35 @@ def do_task(task: Task, stage: Stage, ledger: Ledger, source: Any) -> None:
         What the stage's work read for the block.
     """
     records: dict[CellIndex, CellRecord] = {}
+
+    def write(cell: Roi, result: Any) -> None:
+        records[stage.cells.index(cell)] = stage.work.write(cell, result)
+
     try:
-        for cell in task.cells:
-            result = stage.work.compute(cell, source)
-            records[stage.cells.index(cell)] = stage.work.write(cell, result)
-            del result
+        with _behind() if stage.writes_behind else nullcontext(_at_once) as hand_over:
+            for cell in task.cells:
+                hand_over(write, cell, stage.work.compute(cell, source))
     finally:
         with untorn():
             ledger.commit(task.stage, records)
+
+
+def _at_once(do: Callable[..., None], *arguments: Any) -> None:
+    do(*arguments)
+
+
+@contextmanager
+def _behind() -> Iterator[Callable[..., None]]:
+    """Lets another thread do things in order, one at a time and none waiting."""
+    with ThreadPoolExecutor(1, thread_name_prefix="stitchsafe-writer") as writer:
+        last: Future[None] | None = None
+
+        def hand_over(do: Callable[..., None], *arguments: Any) -> None:
+            nonlocal last
+            if last is not None:
+                last.result()
+            last = writer.submit(do, *arguments)
+
+        yield hand_over
+        if last is not None:
+            last.result()

@@ -134,26 +134,18 @@ def without(flow: Flow, value: Value, dimensions: Sequence[int]) -> Value:
     )
 
 
-def cost(name: str, arguments: Mapping[str, Any], output: torch.Tensor) -> tuple[int, int]:
-    """Floating-point operations of a call, and elements of its workspace."""
+def cost(name: str, arguments: Mapping[str, Any], output: torch.Tensor) -> tuple[int, int, int]:
+    """Floating-point operations of a call, elements of its workspace, and of an unfolded input."""
     if name in ("mm", "bmm", "addmm", "baddbmm"):
         left = next(arguments[key] for key in ("mat1", "batch1", "self") if key in arguments)
-        return 2 * output.numel() * left.shape[-1], 0
+        return 2 * output.numel() * left.shape[-1], 0, 0
     if name != "convolution":
-        return 0, 0
+        return 0, 0, 0
     weight = arguments["weight"]
     flops = 2 * math.prod(weight.shape[2:]) * weight.shape[1]
     if arguments["transposed"]:
-        return flops * arguments["input"].numel(), 0
-    return flops * output.numel(), _columns(output, weight.shape[1], tuple(weight.shape[2:]))
-
-
-def _columns(output: torch.Tensor, channels: int, kernel: tuple[int, ...]) -> int:
-    """Elements that torch's own convolution on the CPU unfolds its input into.
-
-    The fast kernels, which unfold nothing, take float32 in two dimensions, and in three with more
-    than two channels (measured, torch 2.13).
-    """
-    if output.dtype == torch.float32 and (len(kernel) == 2 or channels > 2):
-        return 0
-    return channels * math.prod(kernel) * math.prod(output.shape[2:])
+        return flops * arguments["input"].numel(), 0, 0
+    taps = math.prod(weight.shape[2:])
+    columns = weight.shape[1] * taps * math.prod(output.shape[2:])
+    # Fast kernels unfold nothing; but those of one voxel in three dimensions are left to others.
+    return flops * output.numel(), columns if taps == 1 and weight.ndim == 5 else 0, columns

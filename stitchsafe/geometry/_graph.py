@@ -49,7 +49,8 @@ class Node:
     """One operator. `steps` has one per axis, and is empty where every axis is the identity.
 
     `layout` says how the tensor lies over space, without what follows from the input's size.
-    `stored` and `workspace` are elements: of its own storage, and of what its kernel takes besides.
+    `stored` and `workspace` are elements: of its own storage, and of what its kernel takes besides,
+    `unfolded` what it takes where the kernel unfolds its input into columns.
     `behind` are nodes that broke, and whose results it reads as if they were constants.
     """
 
@@ -67,6 +68,7 @@ class Node:
     stored: int = 0
     extra_bytes: int = 0
     workspace: int = 0
+    unfolded: int = 0
     dies: int | None = None
     behind: tuple[int, ...] = ()
 
@@ -174,11 +176,24 @@ class Graph:
         """Floating-point operations of the convolutions in one pass, two per multiply-add."""
         return sum(node.flops for node in self.nodes)
 
-    def activation_bytes(self, itemsize: int) -> int:
+    @property
+    def largest_tensor(self) -> int:
+        """Elements of the largest tensor that there is, an unfolded input aside."""
+        return max((math.prod(node.shape) for node in self.nodes), default=0)
+
+    def activation_bytes(self, itemsize: int, *, unfolds: bool = False) -> int:
         """Largest number of bytes that live tensors hold at one time, the input included.
 
         Lifetimes are those of the traced pass: a tensor that the module's code still holds counts,
         and so does the workspace of a kernel while it runs. Parameters do not.
+
+        Parameters
+        ----------
+        itemsize
+            Bytes of a number.
+        unfolds
+            Whether convolutions unfold their input, as those of torch do on a processor for types
+            that its fast kernels do not take.
         """
         change = [0] * (len(self.nodes) + 1)
         peak = 0
@@ -189,7 +204,8 @@ class Graph:
         live = 0
         for index, node in enumerate(self.nodes):
             live += change[index]
-            peak = max(peak, live + node.extra_bytes + node.workspace * itemsize)
+            own = node.unfolded if unfolds else node.workspace
+            peak = max(peak, live + node.extra_bytes + own * itemsize)
         return peak
 
     @property

@@ -368,7 +368,7 @@ class _Recorder(TorchDispatchMode):  # type: ignore[misc, no-untyped-call, unuse
             made = self._made(func, call, written)
             if len(flow.nodes) == first and not func.is_view:  # somewhere its settings must stand
                 made = [flow.pointwise([value], value.shape) for value in made]
-        flops, workspace = cost(name, arguments, results[0])
+        flops, workspace, unfolded = cost(name, arguments, results[0])
         transient = sum(t.numel() * t.element_size() for t in results[1:]) if "pool" in name else 0
         if len(flow.nodes) > first:
             flow.nodes[-1] = replace(
@@ -379,6 +379,7 @@ class _Recorder(TorchDispatchMode):  # type: ignore[misc, no-untyped-call, unuse
                 ),
                 flops=flops,
                 workspace=workspace,
+                unfolded=unfolded,
                 extra_bytes=transient,
             )
         else:

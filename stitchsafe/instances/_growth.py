@@ -10,6 +10,8 @@ claimed once.
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import binary_dilation
@@ -87,9 +89,8 @@ def _file(
 ) -> None:
     """Put voxels where they wait for their level."""
     order = np.argsort(own, kind="stable")
-    bounds = np.flatnonzero(np.diff(own[order])) + 1
-    for part, levels in zip(
-        np.split(voxels[order], bounds), np.split(own[order], bounds), strict=True
-    ):
-        if len(part):
-            waiting[int(levels[0])].append(part)
+    voxels, own = voxels[order], own[order]
+    bounds = [0, *(np.flatnonzero(np.diff(own)) + 1).tolist(), len(own)]
+    for begin, end in pairwise(bounds):
+        if end > begin:
+            waiting[int(own[begin])].append(voxels[begin:end])

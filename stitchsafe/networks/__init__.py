@@ -12,6 +12,8 @@ from stitchsafe.networks._config import (
     TilingConfig,
     load_config,
 )
+from stitchsafe.networks._cuda import Accelerator
+from stitchsafe.networks._device import Devices, find_devices, is_device
 from stitchsafe.networks._factory import is_factory
 from stitchsafe.networks._folder import build_module, load_folder, save_folder
 from stitchsafe.networks._onnx import OnnxNetwork, load_onnx
@@ -22,8 +24,10 @@ from stitchsafe.networks._steps import ClipPercentiles, Percentiles, Zscore
 from stitchsafe.networks._torch import TorchNetwork
 
 __all__ = [
+    "Accelerator",
     "ClipPercentiles",
     "DeclaredConfig",
+    "Devices",
     "InputConfig",
     "LabelsConfig",
     "ModelConfig",
@@ -42,6 +46,8 @@ __all__ = [
     "Zscore",
     "build_module",
     "bundled_models",
+    "find_devices",
+    "is_device",
     "is_factory",
     "load_config",
     "load_folder",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -24,12 +24,18 @@ from stitchsafe.geometry import (
     trace_onnx,
 )
 from stitchsafe.networks._config import ModelConfig
+from stitchsafe.networks._cuda import Accelerator
 from stitchsafe.networks._onnx_arrays import arranged
 from stitchsafe.networks._onnx_file import OnnxFile, read_onnx
 from stitchsafe.networks._onnx_half import widened
 from stitchsafe.networks._onnx_layout import OnnxTensor, inputs_of, outputs_of
 from stitchsafe.networks._onnx_positive import positive_graph
-from stitchsafe.networks._onnx_session import OPTIONS, OnnxSession, runtime_build
+from stitchsafe.networks._onnx_session import (
+    OPTIONS,
+    OnnxSession,
+    onnx_accelerators,
+    runtime_build,
+)
 from stitchsafe.networks._onnx_tried import tried
 from stitchsafe.networks._protocol import Output, Runtime
 from stitchsafe.networks._shared import (
@@ -38,6 +44,7 @@ from stitchsafe.networks._shared import (
     plain_name,
     refusing_sizes,
 )
+from stitchsafe.precision import PRECISIONS
 
 __all__ = ["ONNX_SUFFIXES", "OnnxNetwork", "load_onnx"]
 
@@ -206,6 +213,15 @@ class OnnxNetwork:
             return "float32"
         return "float64"
 
+    @property
+    def precisions(self) -> tuple[str, ...]:
+        """The graph's own type; and float32 for one of half a type."""
+        return (self.precision, *(["float32"] if self.precision == "float16" else []))
+
+    @property
+    def accelerators(self) -> tuple[Accelerator, ...]:
+        return onnx_accelerators()
+
     @cached_property
     def parameter_bytes(self) -> int:
         """Bytes of the weights as they run, without those that operators hold as constants."""
@@ -302,6 +318,11 @@ class OnnxNetwork:
             )
         )
 
+    def stream(
+        self, batches: Iterable[NDArray[np.floating]]
+    ) -> Iterator[tuple[NDArray[np.floating], ...]]:
+        return map(self.run, batches)
+
     def positive(self, seed: int = 0) -> OnnxNetwork | None:
         """The same network with generic positive weights; None where they lie in other files."""
         if not isinstance(self._file.source, bytes):
@@ -337,7 +358,8 @@ class OnnxNetwork:
                 "outputs are images"
             )
         return np.ascontiguousarray(
-            channels_first(array, own.layout, np.transpose)[0], dtype=self._computes_in
+            channels_first(array, own.layout, np.transpose)[0],
+            dtype=PRECISIONS[self._computes_in].kept,
         )
 
     @property
@@ -349,6 +371,7 @@ def _activate(array: NDArray[np.floating], activation: str) -> NDArray[np.floati
     if activation == "sigmoid":
         small = np.exp(-np.abs(array))
         risen: NDArray[np.floating] = np.where(array >= 0, 1 / (1 + small), small / (1 + small))
+        risen[~np.isfinite(array)] = np.nan  # what overflowed must not pass for a probability of 1
         return risen
     if activation == "softmax":
         powers = np.exp(array - array.max(axis=1, keepdims=True))

@@ -16,8 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stitchsafe.errors import InputError, MissingExtraError, ModelError
+from stitchsafe.networks._cuda import Accelerator, cuda_devices, drivers_devices
 
-__all__ = ["OPTIONS", "OnnxSession", "runtime_build"]
+__all__ = ["OPTIONS", "OnnxSession", "onnx_accelerators", "runtime_build"]
 
 OPTIONS = "all graph optimisations, sequential, deterministic, no TF32"
 """What sessions are opened with, beside threads and device; part of a network's fingerprint."""
@@ -32,6 +33,13 @@ _MEND = (
 def runtime_build() -> str:
     """Name and version of the onnxruntime that is installed."""
     return f"{_distributions()[-1]} {_imported().__version__}"
+
+
+def onnx_accelerators() -> tuple[Accelerator, ...]:
+    """The CUDA devices that the onnxruntime that is installed can run on."""
+    if _CUDA not in _imported().get_available_providers():
+        return ()
+    return cuda_devices() or drivers_devices()
 
 
 def _imported() -> Any:

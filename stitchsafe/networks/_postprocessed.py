@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from stitchsafe.geometry import Graph, NetworkGeometry
 from stitchsafe.networks._config import ModelConfig
+from stitchsafe.networks._cuda import Accelerator
 from stitchsafe.networks._pointwise import apply_after
 from stitchsafe.networks._protocol import Network, Output, Runtime
 
@@ -63,6 +64,14 @@ class Postprocessed:
         return self._network.precision
 
     @property
+    def precisions(self) -> tuple[str, ...]:
+        return self._network.precisions
+
+    @property
+    def accelerators(self) -> tuple[Accelerator, ...]:
+        return self._network.accelerators
+
+    @property
     def parameter_bytes(self) -> int:
         return self._network.parameter_bytes
 
@@ -77,10 +86,15 @@ class Postprocessed:
         self._network.prepare(runtime)
 
     def run(self, batch: NDArray[np.floating]) -> tuple[NDArray[np.floating], ...]:
-        return tuple(
-            apply_after(output.postprocessing, field)
-            for output, field in zip(self.config.outputs, self._network.run(batch), strict=True)
-        )
+        return next(self.stream([batch]))
+
+    def stream(
+        self, batches: Iterable[NDArray[np.floating]]
+    ) -> Iterator[tuple[NDArray[np.floating], ...]]:
+        steps = [output.postprocessing for output in self.config.outputs]
+        for results in self._network.stream(batches):
+            yield tuple(map(apply_after, steps, results))
+            del results
 
     def __getattr__(self, name: str) -> Any:
         """What else the network offers."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from stitchsafe.geometry import Graph, NetworkGeometry
 from stitchsafe.networks._config import ModelConfig
+from stitchsafe.networks._cuda import Accelerator
 
 __all__ = ["Network", "Output", "Runtime"]
 
@@ -25,7 +26,19 @@ class Output:
 
 @dataclass(frozen=True, slots=True)
 class Runtime:
-    """How a forward pass is carried out; all of it may change the last bits."""
+    """How a forward pass is carried out; all of it may change the last bits.
+
+    Parameters
+    ----------
+    device
+        ``cpu``, or a device as ``cuda:1``; which of several that are alike changes nothing.
+    precision
+        Type of the arithmetic.
+    layout
+        ``channels_last``, with the fastest kernels that there are for it, or ``contiguous``.
+    threads
+        Of one pass on a processor.
+    """
 
     device: str = "cpu"
     precision: str = "float32"
@@ -63,6 +76,14 @@ class Network(Protocol):
         """Floating point type of the weights."""
 
     @property
+    def precisions(self) -> tuple[str, ...]:
+        """Types that it can compute in."""
+
+    @property
+    def accelerators(self) -> tuple[Accelerator, ...]:
+        """CUDA devices of this machine that it can run on, in their order."""
+
+    @property
     def build(self) -> str:
         """The library that runs it, with its version."""
 
@@ -80,3 +101,8 @@ class Network(Protocol):
 
     def run(self, batch: NDArray[np.floating]) -> tuple[NDArray[np.floating], ...]:
         """One forward pass, `batch` of shape (n, channels, *spatial); one array per output."""
+
+    def stream(
+        self, batches: Iterable[NDArray[np.floating]]
+    ) -> Iterator[tuple[NDArray[np.floating], ...]]:
+        """The same passes as by `run`, in order; a device may be one or two of them ahead."""

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import copy
 import hashlib
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import nullcontext
 from functools import cached_property
 
 import numpy as np
@@ -15,6 +17,8 @@ from torch.utils._pytree import tree_leaves
 
 from stitchsafe.geometry import Graph, NetworkGeometry, analyse_module, trace
 from stitchsafe.networks._config import ModelConfig, OutputConfig
+from stitchsafe.networks._cuda import Accelerator, CudaPasses, cuda_devices
+from stitchsafe.networks._kernels import FastConvolutions, Watch, channels_last
 from stitchsafe.networks._pointwise import apply_after
 from stitchsafe.networks._positive import positive_weights
 from stitchsafe.networks._protocol import Output, Runtime
@@ -26,6 +30,7 @@ from stitchsafe.networks._shared import (
 )
 from stitchsafe.networks._torch_inputs import inputs_of_module
 from stitchsafe.networks._torch_ready import own_copy, refuse_without_values
+from stitchsafe.precision import PRECISIONS
 
 __all__ = ["TorchNetwork"]
 
@@ -75,6 +80,7 @@ class TorchNetwork:
         self._fixed = None if fixed is None else tuple(fixed)
         self._runtime: Runtime | None = None
         self._ready: nn.Module | None = None
+        self._cuda: CudaPasses | None = None
 
     @cached_property
     def fingerprint(self) -> str:
@@ -90,8 +96,10 @@ class TorchNetwork:
                 "".join(step.model_dump_json() for step in output.postprocessing).encode()
             )
         for key, tensor in sorted(self._state()):
-            array = tensor.detach().cpu().contiguous().numpy()
-            digest.update(f"{key} {array.dtype} {array.shape}".encode())
+            tensor = tensor.detach().cpu().contiguous()
+            digest.update(f"{key} {str(tensor.dtype)[6:]} {tuple(tensor.shape)}".encode())
+            # NumPy has no bfloat16.
+            array = (tensor.view(torch.int16) if tensor.dtype == torch.bfloat16 else tensor).numpy()
             digest.update(array.tobytes())
         return digest.hexdigest()
 
@@ -112,6 +120,14 @@ class TorchNetwork:
             if tensor.is_floating_point():
                 return str(tensor.dtype).removeprefix("torch.")
         return "float32"
+
+    @property
+    def precisions(self) -> tuple[str, ...]:
+        return tuple(PRECISIONS)
+
+    @property
+    def accelerators(self) -> tuple[Accelerator, ...]:
+        return cuda_devices()
 
     @property
     def build(self) -> str:
@@ -147,40 +163,69 @@ class TorchNetwork:
         )
         for parameter in self._ready.parameters():
             if parameter.ndim == self.ndim + 2:
-                parameter.data = parameter.data.contiguous(memory_format=self._memory_format)
+                parameter.data = self._laid_out(parameter.data)
+        self._cuda = None
+        if runtime.device != "cpu":
+            self._cuda = CudaPasses(self._pass, runtime.device, self._taken_in)
+
+    def run(self, batch: NDArray[np.floating]) -> tuple[NDArray[np.floating], ...]:
+        return next(self.stream([batch]))
+
+    def stream(
+        self, batches: Iterable[NDArray[np.floating]]
+    ) -> Iterator[tuple[NDArray[np.floating], ...]]:
+        if self._runtime is None:
+            self.prepare(Runtime(precision=PRECISIONS[self.precision].kept))
+        passes = map(self._here, batches) if self._cuda is None else self._cuda.stream(batches)
+        steps = [own.postprocessing for own in self._declared]
+        for results in passes:
+            yield tuple(map(apply_after, steps, results)) if any(steps) else results
+            del results
 
     @torch.inference_mode()
-    def run(self, batch: NDArray[np.floating]) -> tuple[NDArray[np.floating], ...]:
-        if self._runtime is None:
-            self.prepare(Runtime(precision=self.precision))
+    def _here(self, batch: NDArray[np.floating]) -> tuple[NDArray[np.floating], ...]:
+        """A pass on the processor."""
         assert self._runtime is not None
+        tensor = self._taken_in(torch.from_numpy(batch))
+        with FastConvolutions() if self._runtime.layout == "channels_last" else nullcontext():
+            results = self._pass(tensor)
+        return tuple(result.numpy() for result in results)
+
+    def _taken_in(self, tensor: Tensor) -> Tensor:
+        """A tensor of what was read, in the type and layout that the network runs in."""
+        assert self._runtime is not None
+        return self._laid_out(tensor.to(dtype=getattr(torch, self._runtime.precision)))
+
+    def _pass(self, tensor: Tensor) -> tuple[Tensor, ...]:
+        """The network and its activations: channels first, in a type that fields are kept in."""
         assert self._ready is not None
-        tensor = torch.from_numpy(batch).to(
-            device=self._runtime.device,
-            dtype=getattr(torch, self._runtime.precision),
-            memory_format=self._memory_format,
-        )
-        result = self._ready(*torch.split(tensor, list(self._split), 1))
+        half = tensor.dtype == torch.float16
+        with (watch := Watch()) if half else nullcontext():
+            result = self._ready(*torch.split(tensor, list(self._split), 1))
         tensors = [leaf for leaf in tree_leaves(result) if isinstance(leaf, Tensor)]
         # Of a module that could not be analysed, not even the number of its outputs is known.
         declared = self._declared or (None,) * len(tensors)
         layouts = self._layouts or ("",) * len(tensors)
-        return tuple(
-            _finished(channels_first(t, layout, torch.permute) if layout else t, own)
-            for t, layout, own in zip(tensors, layouts, declared, strict=True)
-        )
+        fields = [
+            _widened(channels_first(t, layout, torch.permute) if layout else t)
+            for t, layout in zip(tensors, layouts, strict=True)
+        ]
+        if half:
+            fields = [watch.marked(field) for field in fields]
+        return tuple(map(_activate, fields, declared))
 
     def positive(self, seed: int = 0) -> TorchNetwork:
         """The same network with generic positive weights, for the probe."""
         twin = copy.copy(self)
         twin.module = positive_weights(self.module, seed)
-        twin._runtime = twin._ready = None
+        twin._runtime = twin._ready = twin._cuda = None
         for name in ("fingerprint", "precision", "parameter_bytes"):
             vars(twin).pop(name, None)
         return twin
 
     @property
     def _declared(self) -> tuple[OutputConfig, ...]:
+        """What is known of its outputs; nothing of a module that could not be analysed."""
         if self.config is not None:
             return self.config.outputs
         return tuple(OutputConfig(name=o.name, channels=o.channels) for o in self.outputs)
@@ -189,27 +234,27 @@ class TorchNetwork:
     def _layouts(self) -> tuple[str, ...]:
         return tuple(output.layout for output in self.geometry.outputs)
 
-    @property
-    def _memory_format(self) -> torch.memory_format:
+    def _laid_out(self, tensor: Tensor) -> Tensor:
+        """A tensor of images in the layout that the network runs in."""
         if self._runtime is None or self._runtime.layout != "channels_last":
-            return torch.contiguous_format
-        return torch.channels_last if self.ndim == 2 else torch.channels_last_3d
+            return tensor.contiguous()
+        return channels_last(tensor)
 
     def _state(self) -> Iterator[tuple[str, Tensor]]:
         yield from self.module.state_dict().items()
 
 
-def _finished(tensor: Tensor, declared: OutputConfig | None) -> NDArray[np.floating]:
-    """An output with all that its configuration says happens to it."""
+def _widened(tensor: Tensor) -> Tensor:
+    """Half types as float32, which holds them all; in it what follows is computed and kept."""
+    return tensor.float() if tensor.is_floating_point() and tensor.itemsize == 2 else tensor
+
+
+def _activate(tensor: Tensor, declared: OutputConfig | None) -> Tensor:
     if declared is None:
-        array: NDArray[np.floating] = tensor.cpu().numpy()
-        return array
-    return apply_after(declared.postprocessing, _activate(tensor, declared).cpu().numpy())
-
-
-def _activate(tensor: Tensor, declared: OutputConfig) -> Tensor:
+        return tensor
+    # What overflowed must not pass for a probability of 1.
     if declared.activation == "sigmoid":
-        return tensor.sigmoid()
+        return tensor.sigmoid().masked_fill_(~tensor.isfinite(), math.nan)
     if declared.activation == "softmax":
-        return tensor.softmax(dim=1)
+        return tensor.softmax(dim=1)  # infinity less infinity is no number
     return tensor

@@ -48,7 +48,7 @@ def deciding(volume: Volume, recipe: Recipe) -> Generator[Pass, Tally, Consensus
     rule, floating = recipe.normalization, volume.dtype.kind == "f"
     nan_to_zero = recipe.nan == "zero"
     if rule.kind == "none" and not floating:
-        return Consensus(_unscaled(volume.channels, recipe.precision, nan_to_zero), None)
+        return Consensus(_unscaled(volume.channels, recipe.kept, nan_to_zero), None)
     asked: tuple[float, ...] = rule.percentiles if rule.kind == "percentile" else ()
     if rule.kind == "steps":
         asked = first_percentiles(rule)
@@ -56,19 +56,17 @@ def deciding(volume: Volume, recipe: Recipe) -> Generator[Pass, Tally, Consensus
     if recipe.nan == "refuse":
         _refuse_unusual(volume, found)
     if rule.kind == "none":
-        intensity = _unscaled(volume.channels, recipe.precision, nan_to_zero)
+        intensity = _unscaled(volume.channels, recipe.kept, nan_to_zero)
     elif rule.kind == "percentile":
         low, high = (found.percentile(q) for q in rule.percentiles)
-        intensity = Intensity.between(low, high, dtype=recipe.precision, nan_to_zero=nan_to_zero)
+        intensity = Intensity.between(low, high, dtype=recipe.kept, nan_to_zero=nan_to_zero)
     elif rule.kind == "steps":
         then = yield from deciding_steps(volume, rule, found)
         zero, one = (0.0,) * volume.channels, (1.0,) * volume.channels
-        intensity = Intensity(zero, one, recipe.precision, nan_to_zero, then)
+        intensity = Intensity(zero, one, recipe.kept, nan_to_zero, then)
     else:
         above = [mean + std for mean, std in zip(found.mean, found.std, strict=True)]
-        intensity = Intensity.between(
-            found.mean, above, dtype=recipe.precision, nan_to_zero=nan_to_zero
-        )
+        intensity = Intensity.between(found.mean, above, dtype=recipe.kept, nan_to_zero=nan_to_zero)
     return Consensus(intensity, found.to_json())
 
 
@@ -103,12 +101,12 @@ def load_consensus(store: ResultStore, recipe: Recipe) -> Consensus:
     intensity = Intensity(
         tuple(content["offset"]),
         tuple(content["gain"]),
-        recipe.precision,
+        recipe.kept,
         recipe.nan == "zero",
         tuple(steps),
     )
     return Consensus(intensity, content["statistics"])
 
 
-def _unscaled(channels: int, precision: str, nan_to_zero: bool) -> Intensity:
-    return Intensity((0.0,) * channels, (1.0,) * channels, precision, nan_to_zero)
+def _unscaled(channels: int, dtype: str, nan_to_zero: bool) -> Intensity:
+    return Intensity((0.0,) * channels, (1.0,) * channels, dtype, nan_to_zero)

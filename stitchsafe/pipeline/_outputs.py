@@ -158,7 +158,7 @@ def make_field_arrays(store: ResultStore, recipe: Recipe, volume: Volume, layout
                 axes=volume.axes,
                 shape=field.shape(recipe.extent),
                 channels=field.channels,
-                dtype=recipe.precision,
+                dtype=recipe.kept,
                 voxel_size=volume.voxel_size,
                 density=field.scale,
                 **layout.arrays(field),

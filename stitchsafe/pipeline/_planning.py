@@ -14,6 +14,13 @@ from stitchsafe.engine import Events, Silent
 from stitchsafe.errors import ModelError, PlanError
 from stitchsafe.instances import LabelSettings
 from stitchsafe.networks import ModelConfig, Network, Runtime
+from stitchsafe.pipeline._devices import (
+    choose_devices,
+    choose_precision,
+    device_budget,
+    places_for,
+    worker_count,
+)
 from stitchsafe.pipeline._inputs import Inputs, ModelLike, VolumeLike, match_inputs
 from stitchsafe.pipeline._machine import allotted_memory, processor_name, usable_cores
 from stitchsafe.pipeline._mask import skipping
@@ -71,7 +78,12 @@ def plan(
 
 
 def draft_plan(
-    inputs: Inputs, settings: Settings, events: Events, stored: Recipe | None = None
+    inputs: Inputs,
+    settings: Settings,
+    events: Events,
+    stored: Recipe | None = None,
+    *,
+    below: Sequence[int] | None = None,
 ) -> Plan:
     """The plan of some inputs.
 
@@ -79,6 +91,8 @@ def draft_plan(
     ----------
     stored
         Recipe of a run that is resumed: what the user leaves open is taken from it.
+    below
+        A tile that memory has run out at: only smaller ones are taken.
     """
     network, volume = inputs.network, inputs.volume
     config = network.config
@@ -86,12 +100,9 @@ def draft_plan(
     window = None if values is None else tuple(_window(config, network))
     if values is not None:
         _refuse_fields(LabelSettings.from_json({**values, "window": window}), network)
-    precision = network.precision if settings.precision == "auto" else settings.precision
-    if precision not in ("float32", "float64"):
-        raise PlanError(
-            f"the weights are {precision}, in which sums differ from tile to tile; give "
-            "--precision float32"
-        )
+    precision = choose_precision(settings, network, stored, events)
+    devices = choose_devices(settings, network, stored, events)
+    workers = worker_count(settings, devices)
     region = inputs.roi
     if settings.border == "crop":
         region = region.intersect(_full_context(inputs))
@@ -100,7 +111,7 @@ def draft_plan(
             f"with --border crop nothing is left of {inputs.roi}: no voxel has the whole context "
             f"{network.geometry.context}; take another border rule"
         )
-    fair = max(1, usable_cores() // settings.workers)
+    fair = max(1, usable_cores() // workers)
     threads = settings.threads or (stored.threads if stored else fair)
 
     def draft(shapes: Shapes, grid: TileGrid) -> Recipe:
@@ -118,12 +129,12 @@ def draft_plan(
             border=settings.border,
             normalization=_normalization(config, settings),
             nan=settings.nan,
-            device="cpu",
+            device=devices.kind,
             precision=precision,
             layout="channels_last",
             threads=threads,
             build=network.build,
-            processor=processor_name(),
+            processor=devices.model or processor_name(),
             seed=settings.seed,
             exact=inputs.exact,
             scales=tuple(tuple(map(str, output.scale)) for output in network.geometry.outputs),
@@ -148,6 +159,9 @@ def draft_plan(
         block_shape=settings.block_shape,
         halo=_stored_halo(settings, stored),
         exact=inputs.exact,
+        workers=workers,
+        max_device_memory=device_budget(settings, devices, workers),
+        below=below,
     )
     if settings.mask is not None:
         found = skipping(settings.mask, volume.shape, drafted.recipe.cells)
@@ -184,8 +198,9 @@ def _say_what_is_taken(
     ):
         if asked is None or tuple(asked) == tuple(taken):
             continue
-        fits = all(t == a or a >= e for t, a, e in zip(taken, asked, short, strict=True))
-        reason = "the volume is no larger" if fits else "what the memory allows"
+        fits = all(t == a or a >= e <= t for t, a, e in zip(taken, asked, short, strict=True))
+        allowed = drafted.limits[0] if drafted.limits and name == "tile" else ""
+        reason = "the volume is no larger" if fits else allowed or "what the memory allows"
         if name == "tile" and not all(axis.geometry.input_step for axis in drafted.grid.axes):
             reason = "what the one input size that the network takes leaves room for"
         events.say(f"{name}: {_shape(asked)} asked for, {_shape(taken)} taken, {reason}")
@@ -293,12 +308,13 @@ def _full_context(inputs: Inputs) -> Roi:
 def estimate_seconds(drafted: Plan, network: Network) -> float:
     """Time of all forward passes, from one pass over a small input on this machine."""
     recipe = drafted.recipe
-    network.prepare(Runtime(recipe.device, recipe.precision, recipe.layout, recipe.threads))
+    place = places_for(recipe, network)[0]
+    network.prepare(Runtime(place, recipe.precision, recipe.layout, recipe.threads))
     shape = tuple(
         axis.input_min + (ceil_to(24, axis.input_step) if axis.input_step else 0)
         for axis in network.geometry.axes
     )
-    sample = np.zeros((1, network.channels, *shape), recipe.precision)
+    sample = np.zeros((1, network.channels, *shape), recipe.kept)
     network.run(sample)
     start = time.perf_counter()
     network.run(sample)

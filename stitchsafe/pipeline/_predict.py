@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import errno
+import gc
+import itertools
 import platform
 import resource
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -31,10 +33,16 @@ from stitchsafe.engine import (
     return_freed_memory,
     save_json,
 )
-from stitchsafe.errors import InputError, IntegrityError, InterruptedRunError
+from stitchsafe.errors import (
+    InputError,
+    IntegrityError,
+    InterruptedRunError,
+    MemoryShortageError,
+)
 from stitchsafe.geometry import Break
 from stitchsafe.pipeline._audit import forget_damaged
 from stitchsafe.pipeline._clusters import Cluster, connected, refuse_unfit_workers
+from stitchsafe.pipeline._devices import places_for
 from stitchsafe.pipeline._inputs import (
     Inputs,
     ModelLike,
@@ -49,6 +57,7 @@ from stitchsafe.pipeline._planning import draft_plan, estimate_seconds
 from stitchsafe.pipeline._samples import Seams
 from stitchsafe.pipeline._seams import measure_at_seams
 from stitchsafe.pipeline._settings import Options, Settings
+from stitchsafe.pipeline._shortage import give_way
 from stitchsafe.pipeline._stages import Progress, refuse_changed_volume, run_stages
 from stitchsafe.pipeline._store import ResultStore
 from stitchsafe.pipeline._workshop import Job, Workshop
@@ -74,7 +83,7 @@ class Prediction:
     seconds
         Time of this run, without what earlier runs had done.
     peak_memory_bytes
-        Largest resident memory of this process so far.
+        Largest resident memory of this process so far, and of its workers.
     seams
         How much elements at some seams differ between two tile grids, where stitching is not exact.
     breaks
@@ -162,9 +171,10 @@ def predict(
     inputs = match_inputs(volume, model, settings, events)
     if out is None and inputs.volume.path is None:
         with tempfile.TemporaryDirectory(prefix="stitchsafe-") as folder:
-            job = _prepare(inputs, Path(folder) / "result.zarr", settings, events)
-            return _in_memory(_carry_out(job, settings, events), job.store, settings)
-    return _carry_out(_prepare(inputs, out, settings, events), settings, events)
+            path = Path(folder) / "result.zarr"
+            made = _within_memory(inputs, path, settings, events)
+            return _in_memory(made, ResultStore.at(path), settings)
+    return _within_memory(inputs, out, settings, events)
 
 
 def rehearse(
@@ -207,8 +217,29 @@ class _Job:
     resumes: bool
 
 
-def _prepare(
+def _within_memory(
     inputs: Inputs, out: str | Path | Place | None, settings: Settings, events: Events
+) -> Prediction:
+    """Predict; with smaller tiles where memory runs out before anything is finished."""
+    below: tuple[int, ...] | None = None
+    while True:
+        job = _prepare(inputs, out, settings, events, below)
+        try:
+            return _carry_out(job, settings, events)
+        except MemoryShortageError as error:
+            what = give_way(error, job.store, job.inputs, job.plan, settings)
+        # Beyond the handler, whose error holds all that lived when memory ran out.
+        gc.collect()
+        below = job.plan.recipe.tile_shape
+        events.say(f"{what}: smaller ones are tried")
+
+
+def _prepare(
+    inputs: Inputs,
+    out: str | Path | Place | None,
+    settings: Settings,
+    events: Events,
+    below: Sequence[int] | None = None,
 ) -> _Job:
     volume = inputs.volume
     if out is None:
@@ -217,8 +248,6 @@ def _prepare(
     store = ResultStore.at(out).resolved
     refuse_output_within_input(store.path, volume)
     store.refuse_foreign()
-    if settings.workers > 1 or settings.dask is not None:
-        Job.of(store, inputs, settings)  # refuses what other processes cannot open
     resumes = store.exists and not settings.overwrite
     if settings.repair and not resumes:
         raise InputError(
@@ -228,8 +257,11 @@ def _prepare(
         )
     if not resumes:
         store.refuse_to_replace_others()
-    plan = draft_plan(inputs, settings, events, store.recipe() if resumes else None)
+    stored = store.recipe() if resumes else None
+    plan = draft_plan(inputs, settings, events, stored, below=below)
     Layout.of(plan.recipe, settings.chunk_shape, settings.ngff)  # refuses chunks that do not fit
+    if plan.memory.workers > 1 or settings.dask is not None:
+        Job.of(store, inputs, settings)  # refuses what other processes cannot open
     if resumes:
         store.refuse_other_work(plan.recipe, volume.identity, settings.form())
         refuse_changed_volume(store, plan.recipe, volume)
@@ -254,7 +286,8 @@ def _carry_out(job: _Job, settings: Settings, events: Events) -> Prediction:
         job = _begun(job, ledger, settings, events)
         plan = job.plan
         save_json(store.schedule_file, plan.schedule.to_json())
-        workshop = Workshop(store, plan.recipe, inputs.network, inputs.volume, ledger.lease)
+        place = places_for(plan.recipe, inputs.network, settings.device)[0]
+        workshop = Workshop(store, plan.recipe, inputs.network, inputs.volume, ledger.lease, place)
         try:
             with _executor(job, workshop, settings, cluster, events) as executor:
                 progress = run_stages(workshop, plan, executor, inputs, settings, ledger, events)
@@ -276,16 +309,11 @@ def _carry_out(job: _Job, settings: Settings, events: Events) -> Prediction:
         if not inputs.exact and progress.missing is None:
             seams = _seams(job, workshop.maker, events)
         seconds = time.monotonic() - began
+        peak = _peak_memory() + getattr(executor, "peak_memory", 0)
         with nullcontext() if settings.part is None else ledger.holding("provenance", events.say):
-            _save_provenance(store, seconds)
+            _save_provenance(store, seconds, peak)
     return Prediction(
-        store.path.local or str(store.path),
-        plan,
-        progress,
-        seconds,
-        _peak_memory(),
-        seams,
-        inputs.breaks,
+        store.path.local or str(store.path), plan, progress, seconds, peak, seams, inputs.breaks
     )
 
 
@@ -316,21 +344,24 @@ def _executor(
     job: _Job, workshop: Workshop, settings: Settings, cluster: Cluster | None, events: Events
 ) -> Iterator[Executor]:
     """What does the blocks: this process, as many others as are asked for, or a cluster."""
+    recipe, workers = job.plan.recipe, job.plan.memory.workers
+    places = itertools.cycle(places_for(recipe, job.inputs.network, settings.device))
     if cluster is not None:
-        opener = Job.of(job.store, job.inputs, settings, workshop.lease)
+        opener = Job.of(job.store, job.inputs, settings, workshop.lease, next(places))
         with Dask(cluster.client, opener, say=events.say, patience=cluster.patience) as on_cluster:
             cluster.wants_more = lambda: on_cluster.wants_more
             yield on_cluster
         return
-    if settings.workers == 1:
+    if workers == 1:
         yield Inline(workshop)
         return
-    opener = Job.of(job.store, job.inputs, settings, workshop.lease)
-    threads = job.plan.recipe.threads
     with Processes(
-        [opener] * settings.workers,
-        cores=cores_for(settings.workers, threads),
-        threads=threads,
+        [
+            Job.of(job.store, job.inputs, settings, workshop.lease, next(places))
+            for _ in range(workers)
+        ],
+        cores=cores_for(workers, recipe.threads),
+        threads=recipe.threads,
     ) as executor:
         yield executor
 
@@ -412,7 +443,7 @@ def _disk_errors(store: ResultStore) -> Iterator[None]:
         ) from error
 
 
-def _save_provenance(store: ResultStore, seconds: float) -> None:
+def _save_provenance(store: ResultStore, seconds: float, peak: int) -> None:
     try:
         runs = load_json(store.provenance_file)["runs"]
     except (OSError, IntegrityError):
@@ -425,7 +456,7 @@ def _save_provenance(store: ResultStore, seconds: float) -> None:
             "command": sys.argv,
             "stitchsafe": stitchsafe.__version__,
             "python": platform.python_version(),
-            "peak_memory_bytes": _peak_memory(),
+            "peak_memory_bytes": peak,
         }
     )
     save_json(store.provenance_file, {"runs": runs})

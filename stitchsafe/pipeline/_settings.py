@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, Any, Literal, TypedDict, get_args
 
 from stitchsafe.coordinates import Roi
 from stitchsafe.errors import InputError
+from stitchsafe.networks import is_device
 from stitchsafe.pipeline._parts import Part
+from stitchsafe.precision import precision_names
 from stitchsafe.tiling import BorderRule
 
 if TYPE_CHECKING:
@@ -38,6 +40,7 @@ class Options(TypedDict, total=False):
     normalize: Literal["none", "zscore", "percentile"] | None
     device: str
     precision: str
+    max_device_memory: int | None
     bandwidth: float | None
     min_size: int | None
     foreground_threshold: float | None
@@ -84,13 +87,20 @@ class Settings:
         Chunks of the output, which make each cell a shard of them; a divisor of the cell. By
         default cells are chunks, unless they are large.
     max_memory
-        Resident memory of the run in bytes; by default the job's or machine's allotment.
+        Resident memory of all processes of the run in bytes; by default the job's or machine's
+        allotment.
     border
         How the volume goes on beyond its border; ``crop`` keeps only what has full context.
     normalize
         Intensity rule; the model's own by default.
-    device, precision
-        ``auto`` takes the processor, and the type of the weights.
+    device
+        ``cpu``, ``cuda``, or some devices as ``cuda:0,1``, of which each has a worker of its own;
+        ``auto`` takes the first CUDA device, or the processor where there is none.
+    precision
+        ``fp64``, ``fp32``, ``bf16`` or ``fp16`` (or their long names); ``auto`` takes the type of
+        the weights, and float32 for those of a half type.
+    max_device_memory
+        Memory of a device that the run may take, in bytes; by default nine tenths of it.
     bandwidth, min_size, foreground_threshold
         Of the instances; the card's by default.
     roi
@@ -152,6 +162,7 @@ class Settings:
     normalize: Literal["none", "zscore", "percentile"] | None = None
     device: str = "auto"
     precision: str = "auto"
+    max_device_memory: int | None = None
     bandwidth: float | None = None
     min_size: int | None = None
     foreground_threshold: float | None = None
@@ -230,13 +241,16 @@ class Settings:
             ("nan", self.nan, ("refuse", "zero", "keep")),
             ("image", self.image, get_args(ImageMode)),
             ("ngff", self.ngff, ("0.5", "0.4")),
-            ("precision", self.precision, ("auto", "float32", "float64")),
-            ("device", self.device, ("auto", "cpu")),
+            ("precision", self.precision, ("auto", *precision_names())),
         )
         for name, value, allowed in choices:
             if value not in allowed:
                 known = ", ".join(str(choice) for choice in allowed if choice is not None)
                 raise InputError(f"{name} cannot be {value!r}; it is one of {known}")
+        if not is_device(self.device):
+            raise InputError(
+                f"device cannot be {self.device!r}; it is one of auto, cpu, cuda, cuda:0,1"
+            )
         if self.repair and self.part is not None:
             raise InputError(
                 "--repair looks at all of a result, and --part does a share of it; repair first, "
@@ -252,6 +266,7 @@ class Settings:
             "threads",
             "workers",
             "max_memory",
+            "max_device_memory",
             "min_size",
             "level",
             "channel",
@@ -264,7 +279,7 @@ class Settings:
         threshold = self.foreground_threshold
         if threshold is not None and not 0 <= threshold <= 1:
             raise InputError(f"foreground_threshold cannot be {threshold}; give 0 to 1")
-        for name in ("bandwidth", "threads", "workers", "max_memory"):
+        for name in ("bandwidth", "threads", "workers", "max_memory", "max_device_memory"):
             value = getattr(self, name)
             if value is not None and not value > 0:
                 raise InputError(f"{name} cannot be {value}; give a positive number")

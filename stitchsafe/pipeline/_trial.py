@@ -28,6 +28,7 @@ from stitchsafe.geometry import (
 )
 from stitchsafe.networks import Network, Output, Runtime
 from stitchsafe.pipeline._pass_memory import PassMemory, bytes_of_pass
+from stitchsafe.precision import PRECISIONS, precision_named
 from stitchsafe.tiling import format_bytes
 
 __all__ = ["by_trial"]
@@ -83,9 +84,8 @@ class _Trial:
 
     def __init__(self, network: Network, precision: str) -> None:
         self.network = network
-        precision = network.precision if precision == "auto" else precision
-        # No prediction is made in half precision.
-        self.precision = "float64" if precision == "float64" else "float32"
+        # Half types are tried in float32, which takes no less memory.
+        self.precision = (precision_named(precision) or PRECISIONS[network.precision]).kept
         self.reason = ""
         network.prepare(Runtime(precision=self.precision))
         self._known: dict[_Shape, tuple[_Shape, ...] | None] = {}

@@ -20,23 +20,21 @@ import numpy as np
 from stitchsafe.coordinates import Roi
 from stitchsafe.engine import Events, FieldMaker, Fields, Silent
 from stitchsafe.errors import IntegrityError, ModelError, StoreError, VolumeError
-from stitchsafe.networks import Network, load_network
+from stitchsafe.networks import load_network
 from stitchsafe.pipeline._audit import audit
 from stitchsafe.pipeline._consensus import load_consensus
+from stitchsafe.pipeline._devices import is_this_machine, places_for
 from stitchsafe.pipeline._inputs import Inputs, ModelLike, VolumeLike
-from stitchsafe.pipeline._machine import processor_name
 from stitchsafe.pipeline._origin import Origin
 from stitchsafe.pipeline._reopen import reopen
 from stitchsafe.pipeline._samples import Samples, measure_seams, recorded, spread
 from stitchsafe.pipeline._store import ResultStore
 from stitchsafe.pipeline._workshop import final_labels_of
+from stitchsafe.precision import Precision
 from stitchsafe.tiling import Recipe, grid_of
 from stitchsafe.volumes import ArrayStore
 
 __all__ = ["Verification", "verify"]
-
-_TOLERANCE = {"float64": 1e-12, "float32": 1e-5}
-"""Relative to the largest recorded value, between recipes (see the promise)."""
 
 
 @dataclass(frozen=True)
@@ -223,9 +221,10 @@ def _predict_again(
         intensity = load_consensus(store, recipe).intensity
     except IntegrityError:
         return shown
-    maker = FieldMaker(recipe, grid_of(recipe, network.geometry), network, opened.volume, intensity)
+    grid, place = grid_of(recipe, network.geometry), places_for(recipe, network)[0]
+    maker = FieldMaker(recipe, grid, network, opened.volume, intensity, device=place)
     chosen = spread(store, cells)
-    same_machine = _is_this_machine(recipe, network)
+    same_machine = is_this_machine(recipe, network)
     if not same_machine:
         events.say(
             f"the result was made with {recipe.build} on {recipe.processor}, unlike here: "
@@ -251,18 +250,18 @@ def _predict_again(
         for samples in found:
             shown.voxels += len(samples.positions)
             shown.bit_mismatches += _mismatches(
-                samples, cell, fields, same_machine, recipe.precision
+                samples, cell, fields, same_machine, recipe.arithmetic
             )
         shown.label_mismatches += _label_mismatches(store, recipe, cell, fields)
         shown.max_abs_diff = max(shown.max_abs_diff, seams.max_abs_diff)
         largest = max(largest, seams.max_abs_value)
         events.advance()
-    shown.tolerance = _TOLERANCE[recipe.precision] * max(largest, 1e-30)
+    shown.tolerance = recipe.arithmetic.tolerance * max(largest, 1e-30)
     return shown
 
 
 def _mismatches(
-    samples: Samples, cell: Roi, again: Fields, same_machine: bool, precision: str
+    samples: Samples, cell: Roi, again: Fields, same_machine: bool, arithmetic: Precision
 ) -> int:
     """How many recorded places of a cell do not come out again under the recipe."""
     wrong = np.zeros(len(samples.positions), bool)
@@ -270,17 +269,12 @@ def _mismatches(
         inside = (samples.positions - np.asarray(field.elements(cell).offset)).T
         found, expected = again[field.name][(slice(None), *inside)], samples.values[field.name]
         size = float(np.nanmax(np.abs(expected), initial=0.0))
-        allowed = 0.0 if same_machine else _TOLERANCE[precision] * size
+        allowed = 0.0 if same_machine else arithmetic.tolerance * size
         with np.errstate(invalid="ignore"):  # infinity less infinity
             agree = (found == expected) | (np.abs(found - expected) <= allowed)
         agree |= np.isnan(found) & np.isnan(expected)
         wrong |= ~agree.all(axis=0)
     return int(wrong.sum())
-
-
-def _is_this_machine(recipe: Recipe, network: Network) -> bool:
-    """Whether the bits of the recipe can be expected of this machine."""
-    return recipe.build == network.build and recipe.processor == processor_name()
 
 
 def _label_mismatches(store: ResultStore, recipe: Recipe, cell: Roi, fields: dict[str, Any]) -> int:

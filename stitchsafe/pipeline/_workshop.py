@@ -36,8 +36,8 @@ from stitchsafe.networks import Network, is_factory
 from stitchsafe.pipeline._checked import CheckedCells, downsampling
 from stitchsafe.pipeline._consensus import load_consensus
 from stitchsafe.pipeline._deciding import PassWork, nth_pass, portions
+from stitchsafe.pipeline._devices import computes_on
 from stitchsafe.pipeline._inputs import Inputs
-from stitchsafe.pipeline._machine import processor_name
 from stitchsafe.pipeline._origin import Origin
 from stitchsafe.pipeline._outputs import LabelPyramid
 from stitchsafe.pipeline._reopen import reopen
@@ -63,12 +63,15 @@ class Job:
         Whether code that the model brings along may run.
     lease
         What commits are checked by.
+    device
+        Which one this worker's passes run on.
     """
 
     out: Place
     origin: Origin
     trust: bool
     lease: Lease | None = None
+    device: str = "cpu"
 
     @classmethod
     def of(
@@ -77,8 +80,9 @@ class Job:
         inputs: Inputs,
         settings: Settings,
         lease: Lease | None = None,
+        device: str = "cpu",
     ) -> Job:
-        """The job of a run.
+        """The job of a run, for a worker with a device.
 
         Raises
         ------
@@ -93,21 +97,21 @@ class Job:
                 )
         # A factory runs since the user names it.
         trust = settings.trust_model or is_factory(str(inputs.origin.model))
-        return cls(store.path.absolute, inputs.origin, trust, lease)
+        return cls(store.path.absolute, inputs.origin, trust, lease, device)
 
     def __call__(self) -> Workshop:
         store = ResultStore(self.out)
         opened, recipe = reopen(store, self.origin.load(trust=self.trust)), store.recipe()
         for what, here, asked in (
             ("library", opened.network.build, recipe.build),
-            ("processor", processor_name(), recipe.processor),
+            ("processor", computes_on(recipe, opened.network), recipe.processor),
         ):
             if here != asked:
                 raise ModelError(
                     f"the {what} of this worker is {here!r}, and the recipe says {asked!r}, whose "
                     "arithmetic may differ in the last bit; take workers that are alike"
                 )
-        return Workshop(store, recipe, opened.network, opened.volume, self.lease)
+        return Workshop(store, recipe, opened.network, opened.volume, self.lease, self.device)
 
 
 @dataclass(frozen=True)
@@ -119,6 +123,7 @@ class Workshop:
     network: Network
     volume: Volume
     lease: Lease | None = None
+    device: str = "cpu"
 
     @property
     def ledger(self) -> Ledger:
@@ -129,7 +134,9 @@ class Workshop:
         """What computes fields; the network is made ready when it is first asked for."""
         consensus = load_consensus(self.store, self.recipe)
         grid = grid_of(self.recipe, self.network.geometry)
-        return FieldMaker(self.recipe, grid, self.network, self.volume, consensus.intensity)
+        return FieldMaker(
+            self.recipe, grid, self.network, self.volume, consensus.intensity, device=self.device
+        )
 
     @cached_property
     def pyramid(self) -> LabelPyramid:
@@ -146,7 +153,10 @@ class Workshop:
         return self.recipe.cells
 
     def stage(self, name: str) -> Stage:
-        return Stage(name, self.cells(name), self._work(name))
+        # While a device computes the next cell, this process may write the last one. On a processor
+        # it is the same cores that would do both.
+        behind = name == "predict" and self.device != "cpu"
+        return Stage(name, self.cells(name), self._work(name), writes_behind=behind)
 
     def _pass(self, stage: str) -> Pass:
         return nth_pass(self.store, self.volume, self.recipe, _number(stage))

@@ -1,9 +1,18 @@
 """Resident memory of a run, as a pure function of its shapes.
 
-Everything that lives at the same time is added up: the interpreter with its libraries, the weights,
-one block of input, one tile's activations (by the liveness of the traced graph), the fields of one
-cell, and what clustering that cell takes. Nothing in it grows with the volume. Merging, when no
-tile is alive any more, takes about 100 bytes per segment; how many there will be, no shape tells.
+Everything that lives at the same time is added up, process by process::
+
+    coordinator   interpreter, network            only where workers do the blocks
+    worker        interpreter, weights
+                  reading      the input of the block, and of the next one, read ahead
+                  fields       of the cell
+                  and the larger of
+                    forward    one tile's input and its activations (by their life in the trace)
+                    writing    clustering of the cell, or compressing it
+
+Nothing in it grows with the volume. Merging, when no tile is alive any more, takes about 100 bytes
+per segment; how many there will be, no shape tells. A device holds weights and activations instead,
+and the worker what is copied to it and back.
 """
 
 from __future__ import annotations
@@ -14,8 +23,16 @@ from dataclasses import asdict, dataclass
 
 __all__ = ["INTERPRETER_BYTES", "MemoryEstimate", "estimate_memory"]
 
-INTERPRETER_BYTES = 480_000_000
-"""Python with torch, tensorstore and the clustering libraries loaded, measured at rest."""
+INTERPRETER_BYTES = 440_000_000
+"""Python with torch, tensorstore and the clustering libraries loaded: 415 MB measured at rest, and
+what small things a run adds. The libraries' own pages are counted in every process, though they
+share them, as the system counts them too."""
+
+_CUDA_BYTES = 2_500_000_000
+"""What the libraries of CUDA add to a process."""
+
+_CONTEXT_BYTES = 600_000_000
+"""What a process takes of a device before it has put anything there."""
 
 _WEIGHT_COPIES = 3
 """The loaded weights, their reordered copy for the convolution kernels, and the reader's buffer."""
@@ -29,26 +46,49 @@ _SEGMENT_BYTES = 48
 _STORE_COPIES = 2
 """A chunk as array and as encoded bytes, while it is written or read."""
 
+_UNDER_WAY = 3
+"""Passes whose input or fields lie in pinned memory while a device is kept busy."""
+
 
 @dataclass(frozen=True, slots=True)
 class MemoryEstimate:
-    """Predicted resident bytes, part by part."""
+    """Predicted resident bytes, part by part; those of one worker, unless they say otherwise.
+
+    Parameters
+    ----------
+    interpreter, weights, reading, forward, fields, writing
+        Parts of one process that does blocks.
+    workers
+        How many of them there are.
+    coordinator
+        The process that hands out blocks; 0 where it does them itself.
+    device
+        Bytes of a device that one worker takes; 0 without one.
+    """
 
     interpreter: int
     weights: int
     reading: int
     forward: int
     fields: int
-    clustering: int
+    writing: int
+    workers: int = 1
+    coordinator: int = 0
+    device: int = 0
+
+    @property
+    def worker(self) -> int:
+        """Bytes of one worker at its worst moment: a forward pass and writing never overlap."""
+        held = self.interpreter + self.weights + self.reading + self.fields
+        return held + max(self.forward, self.writing)
 
     @property
     def peak(self) -> int:
-        """Bytes at the worst moment: a forward pass and clustering never overlap."""
-        held = self.interpreter + self.weights + self.reading + self.fields
-        return held + max(self.forward, self.clustering)
+        """Bytes of all processes together."""
+        return self.coordinator + self.workers * self.worker
 
     def to_json(self) -> dict[str, int]:
-        return {**asdict(self), "peak": self.peak}
+        return {**asdict(self), "worker": self.worker, "peak": self.peak}
 
 
 def estimate_memory(
@@ -63,8 +103,11 @@ def estimate_memory(
     source_itemsize: int,
     itemsize: int,
     clusters: bool,
+    blocks: int = 2,
+    workers: int = 1,
+    on_device: bool = False,
 ) -> MemoryEstimate:
-    """Predict the memory of one process.
+    """Predict the memory of a run.
 
     Parameters
     ----------
@@ -75,20 +118,33 @@ def estimate_memory(
     in_channels, field_channels
         Channels of the volume, and numbers per voxel of all fields together.
     source_itemsize, itemsize
-        Bytes of a voxel in the volume and in the network.
+        Bytes of a voxel in the volume and in the fields.
     clusters
         Whether cells are clustered into instances.
+    blocks, workers
+        How many there are.
+    on_device
+        Whether passes run on a device with a memory of its own.
     """
     tile, block, cell = (math.prod(s) for s in (input_shape, block_input_shape, cell_shape))
-    reading = block * in_channels * source_itemsize * _STORE_COPIES
+    live_blocks = min(2, math.ceil(blocks / workers))
+    reading = block * in_channels * source_itemsize * (live_blocks + _STORE_COPIES - 1)
     gather = tile * in_channels * (source_itemsize + itemsize)
+    passed = math.ceil(tile * itemsize * (in_channels + field_channels))
     fields = math.ceil(cell * field_channels * itemsize)
     clustering = cell * _SEGMENT_BYTES + 3 * fields if clusters else 0
+    activations = math.ceil(activation_bytes * _SCRATCH)
+    interpreter = INTERPRETER_BYTES + (_CUDA_BYTES if on_device else 0)
     return MemoryEstimate(
-        interpreter=INTERPRETER_BYTES,
+        interpreter=interpreter,
         weights=parameter_bytes * _WEIGHT_COPIES,
         reading=reading,
-        forward=math.ceil(activation_bytes * _SCRATCH) + gather,
-        fields=fields,
-        clustering=max(clustering, fields * _STORE_COPIES),
+        forward=gather + (_UNDER_WAY * passed if on_device else activations),
+        fields=fields * (2 if on_device else 1),  # a cell is written while the next is computed
+        writing=max(clustering, fields * _STORE_COPIES),
+        workers=workers,
+        coordinator=interpreter + parameter_bytes if workers > 1 else 0,
+        device=_CONTEXT_BYTES + 2 * parameter_bytes + activations + _UNDER_WAY * passed
+        if on_device
+        else 0,
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 from typing import Any, Protocol
 
 import numpy as np
@@ -20,6 +21,13 @@ from stitchsafe.tiling._recipe import Recipe, Schedule
 from stitchsafe.tiling._shapes import Shapes, choose_shapes, format_bytes
 
 __all__ = ["Plan", "Planned", "grid_of", "make_plan", "with_seconds"]
+
+
+_MOST_ELEMENTS = 2**31
+"""Kernels count the elements of a tensor in 32 bits; from here on some go wrong, not all aloud."""
+
+_UNFOLDED = ("float64", "float16")
+"""Types whose convolutions unfold their input on a processor, having no fast kernels there."""
 
 
 class Planned(Protocol):
@@ -57,6 +65,8 @@ class Plan:
         Uncompressed, at most.
     seconds
         Predicted time of the forward passes; None where it was not estimated.
+    limits
+        Why larger tiles were passed over, where it is not the memory given.
     """
 
     recipe: Recipe
@@ -70,6 +80,7 @@ class Plan:
     output_bytes: int
     scratch_bytes: int
     seconds: float | None = None
+    limits: tuple[str, ...] = ()
 
     @property
     def redundancy(self) -> float:
@@ -101,6 +112,9 @@ class Plan:
             "redundancy": self.redundancy,
             "peak_memory_bytes": self.memory.peak,
             "memory": self.memory.to_json(),
+            "workers": self.memory.workers,
+            "device": self.recipe.device,
+            "precision": self.recipe.precision,
             "flops": self.flops,
             "seconds": self.seconds,
         }
@@ -111,8 +125,9 @@ class Plan:
         halo = " ".join(f"{before}+{after}" for before, after in recipe.halo)
         time = "not estimated" if self.seconds is None else f"about {_duration(self.seconds)}"
         lines = [
-            ("network", f"{recipe.network} ({recipe.precision}, {recipe.device}, "
-                        f"{recipe.threads} threads)"),
+            ("network", f"{recipe.network} in {recipe.precision}, on {recipe.processor}"),
+            ("workers", f"{self.memory.workers} on {recipe.device}, "
+                        f"{recipe.threads} threads each"),
             ("volume", f"{_shape(recipe.extent)} voxels, predicted {recipe.roi}"),
             ("tile", f"{_shape(recipe.tile_shape)}, halo {halo}, {self.tiles} in all"),
             ("window" if recipe.labels else "chunk", _shape(recipe.cell_shape)),
@@ -123,7 +138,12 @@ class Plan:
                 if not field.on_voxels
             ),
             ("block", f"{_shape(self.schedule.block_shape)}, {self.blocks} in all"),
-            ("memory", f"{format_bytes(self.memory.peak)} at most"),
+            ("memory", f"{format_bytes(self.memory.peak)} at most: {_parts(self.memory)}"),
+            *(
+                [("device", f"{format_bytes(self.memory.device)} of its memory at most")]
+                if self.memory.device
+                else []
+            ),
             ("work", f"{self.flops / 1e12:.3g} TFLOP, {self.redundancy:.2f} times one whole pass"),
             ("time", time),
             ("disk", f"{format_bytes(self.output_bytes)} of output and "
@@ -151,6 +171,9 @@ def make_plan(
     block_shape: Sequence[int] | None = None,
     halo: Halo | None = None,
     exact: bool = True,
+    workers: int = 1,
+    max_device_memory: int | None = None,
+    below: Sequence[int] | None = None,
 ) -> Plan:
     """Choose shapes within the budget, prove them by tracing, and cost them.
 
@@ -175,6 +198,12 @@ def make_plan(
     exact
         Whether the network can be stitched exactly. If not, one pass over the whole is taken where
         memory allows it, and the widest halo that memory allows otherwise.
+    workers
+        Processes that do blocks side by side and share the memory.
+    max_device_memory
+        Budget in bytes of a device's memory, for each worker; None where nothing bounds it.
+    below
+        A tile that memory has run out at: only smaller ones are taken.
 
     Raises
     ------
@@ -189,11 +218,38 @@ def make_plan(
             traces[shape] = network.trace(shape)
         return traces[shape]
 
-    def peak(shapes: Shapes, margins: Halo | None = None) -> int:
+    def memory_of(shapes: Shapes, margins: Halo | None = None) -> MemoryEstimate:
         grid = TileGrid.of(geometry, extent, shapes.tile, margins, exact=exact)
-        return _memory(
-            network, draft(shapes, grid), grid, shapes.cell, source_itemsize, traced
-        ).peak
+        recipe = draft(shapes, grid)
+        return _memory(network, recipe, grid, shapes.cell, source_itemsize, traced, workers)
+
+    def peak(shapes: Shapes, margins: Halo | None = None) -> int:
+        return memory_of(shapes, margins).peak
+
+    def refuses(shapes: Shapes, margins: Halo | None = None) -> str:
+        if below is not None and math.prod(shapes.tile) >= math.prod(below):
+            return f"memory ran out with tiles of {_shape(below)}"
+        grid = TileGrid.of(geometry, extent, shapes.tile, margins, exact=exact)
+        elements = traced(_largest_input(grid)).largest_tensor
+        if elements >= _MOST_ELEMENTS:
+            return (
+                f"with tiles of {_shape(shapes.tile)} a tensor of the network has {elements} "
+                f"elements, and convolutions count to {_MOST_ELEMENTS - 1}"
+            )
+        need = memory_of(shapes, margins).device
+        if max_device_memory is not None and need > max_device_memory:
+            return (
+                f"tiles of {_shape(shapes.tile)} take {format_bytes(need, up=True)} of a device's "
+                f"memory, more than the {format_bytes(max_device_memory)} that each worker has"
+            )
+        return ""
+
+    limits: list[str] = []
+
+    def refused(shapes: Shapes) -> str:
+        if reason := refuses(shapes):
+            limits.append(reason)
+        return reason
 
     reach = tuple(ceil_to(e, p) for e, p in zip(extent, geometry.period, strict=True))
     largest = [
@@ -202,7 +258,7 @@ def make_plan(
     ]
     shapes = Shapes(reach, reach)
     one_pass = not exact and tile_shape is None and window is None and not any(largest)
-    if not one_pass or peak(shapes) > max_memory:
+    if not one_pass or refused(shapes) or peak(shapes) > max_memory:
         shapes = choose_shapes(
             period=geometry.period,
             extent=extent,
@@ -212,15 +268,19 @@ def make_plan(
             max_memory=max_memory,
             peak=peak,
             largest=largest,
+            refuses=refused,
         )
     if halo is None and not exact and shapes.tile != reach:
         halo = widest_halo(
-            geometry, extent, shapes.tile, lambda margins: peak(shapes, margins) <= max_memory
+            geometry,
+            extent,
+            shapes.tile,
+            lambda margins: not refuses(shapes, margins) and peak(shapes, margins) <= max_memory,
         )
     grid = TileGrid.of(geometry, extent, shapes.tile, halo, exact=exact)
     recipe = draft(shapes, grid)
     schedule = Schedule.of(recipe, block_shape)
-    memory = _memory(network, recipe, grid, schedule.block_shape, source_itemsize, traced)
+    memory = _memory(network, recipe, grid, schedule.block_shape, source_itemsize, traced, workers)
     if memory.peak > max_memory:
         raise PlanError(
             f"blocks of {schedule.block_shape} need {format_bytes(memory.peak, up=True)}, more "
@@ -254,6 +314,7 @@ def make_plan(
         whole_flops=whole_flops,
         output_bytes=_output_bytes(recipe),
         scratch_bytes=4 * roi.size if recipe.labels is not None else 0,
+        limits=tuple(dict.fromkeys(limits)),
     )
 
 
@@ -269,13 +330,17 @@ def _memory(
     block: Sequence[int],
     source_itemsize: int,
     traced: Callable[[tuple[int, ...]], Graph],
+    workers: int,
 ) -> MemoryEstimate:
-    itemsize = np.dtype(recipe.precision).itemsize
-    largest = max(grid.input_shapes(Roi.whole(grid.extent)), key=math.prod)
+    arithmetic, on_device = recipe.arithmetic, recipe.device != "cpu"
+    largest = _largest_input(grid)
     margins = [before + after for before, after in grid.halo]
     return estimate_memory(
         parameter_bytes=network.parameter_bytes,
-        activation_bytes=traced(largest).activation_bytes(itemsize),
+        activation_bytes=traced(largest).activation_bytes(
+            arithmetic.itemsize,
+            unfolds=not on_device and arithmetic.name in _UNFOLDED,
+        ),
         input_shape=largest,
         block_input_shape=[
             min(b + m, extent) for b, m, extent in zip(block, margins, grid.extent, strict=True)
@@ -284,9 +349,29 @@ def _memory(
         in_channels=network.channels,
         field_channels=float(sum(field.density() for field in recipe.fields)),
         source_itemsize=source_itemsize,
-        itemsize=itemsize,
+        itemsize=np.dtype(recipe.kept).itemsize,
         clusters=recipe.labels is not None,
+        blocks=sum(1 for _ in islice(recipe.cells.blocks(block), 2 * workers)),
+        workers=workers,
+        on_device=on_device,
     )
+
+
+def _largest_input(grid: TileGrid) -> tuple[int, ...]:
+    return max(grid.input_shapes(Roi.whole(grid.extent)), key=math.prod)
+
+
+def _parts(memory: MemoryEstimate) -> str:
+    """What the memory is made of, for people."""
+    parts = [
+        f"{format_bytes(getattr(memory, name))} {name}"
+        for name in ("interpreter", "weights", "reading", "fields")
+    ]
+    larger = "forward" if memory.forward >= memory.writing else "writing"
+    text = ", ".join([*parts, f"{format_bytes(max(memory.forward, memory.writing))} {larger}"])
+    if memory.workers == 1:
+        return text
+    return f"{text} in each worker, {format_bytes(memory.coordinator)} in their coordinator"
 
 
 def _output_bytes(recipe: Recipe) -> int:
@@ -295,7 +380,7 @@ def _output_bytes(recipe: Recipe) -> int:
         total += math.ceil(4 * 8 / 7 * recipe.roi.size)
     if recipe.save_fields:
         numbers = sum(field.box(recipe.roi).size for field in recipe.fields)
-        total += np.dtype(recipe.precision).itemsize * numbers
+        total += np.dtype(recipe.kept).itemsize * numbers
     return total
 
 

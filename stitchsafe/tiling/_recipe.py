@@ -19,6 +19,7 @@ from pydantic import TypeAdapter
 
 from stitchsafe.coordinates import CellGrid, Roi, ceil_to
 from stitchsafe.errors import PlanError
+from stitchsafe.precision import PRECISIONS, Precision
 from stitchsafe.tiling._fields import Field
 from stitchsafe.tiling._skipping import Skipping
 
@@ -63,9 +64,10 @@ class Recipe:
     border, normalization, nan
         How the volume is extended, scaled, and what becomes of NaN.
     device, precision, layout, threads
-        How a forward pass is carried out.
+        How a forward pass is carried out. Which of several devices of one model is no matter.
     build, processor
-        The library that runs the network with its version, and the machine, since kernels differ.
+        The library that runs the network with its version, and the model of the processor, or of
+        the device where passes run on one, since kernels differ.
     exact
         Whether stitching is exact for this network.
     scales
@@ -99,6 +101,11 @@ class Recipe:
     skipping: Skipping | None = None
 
     def __post_init__(self) -> None:
+        if self.precision not in PRECISIONS:
+            raise PlanError(
+                f"the precision {self.precision!r} is not known; it is one of "
+                f"{', '.join(PRECISIONS)}"
+            )
         for cell, tile in zip(self.cell_shape, self.tile_shape, strict=True):
             if cell < tile or cell % tile:
                 raise PlanError(
@@ -145,6 +152,16 @@ class Recipe:
     def skips(self, cell: Roi) -> bool:
         """Whether a mask leaves this cell out: it is 0 in labels and fields."""
         return self.skipping is not None and self.skipping.skips(self.cells.index(cell))
+
+    @property
+    def arithmetic(self) -> Precision:
+        """The type of the arithmetic."""
+        return PRECISIONS[self.precision]
+
+    @property
+    def kept(self) -> str:
+        """Type of the fields, and of what goes into the network."""
+        return self.arithmetic.kept
 
     @property
     def cells(self) -> CellGrid:

@@ -37,6 +37,7 @@ def choose_shapes(
     max_memory: int,
     peak: Callable[[Shapes], int],
     largest: Sequence[int | None] | None = None,
+    refuses: Callable[[Shapes], str] = lambda shapes: "",
 ) -> Shapes:
     """The largest preferred shapes whose predicted memory fits.
 
@@ -56,6 +57,8 @@ def choose_shapes(
         Predicted bytes for some shapes.
     largest
         Per axis, the largest tile that a network of one input size only leaves room for.
+    refuses
+        What else speaks against some shapes; empty where nothing does.
 
     Raises
     ------
@@ -73,13 +76,21 @@ def choose_shapes(
         start = [s if most is None else most for s, most in zip(start, largest, strict=True)]
         candidates = _descending(start, window, period, reach)
     least: tuple[int, Shapes] | None = None
+    reason = ""
     for shapes in candidates:
+        if why := refuses(shapes):
+            reason = why
+            continue
         need = peak(shapes)
         if need <= max_memory:
             return shapes
         if least is None or need < least[0]:
             least = need, shapes
-    assert least is not None
+    if least is None:
+        raise PlanError(
+            f"{reason}; "
+            + ("give a smaller --tile-shape" if tile_shape is not None else "no tile is smaller")
+        )
     raise PlanError(
         f"a memory budget of {format_bytes(max_memory)} is too small: the least that would do is "
         f"{format_bytes(least[0], up=True)} (tiles of {_text(least[1].tile)}, cells of "

@@ -1,0 +1,118 @@
+"""The memory that real runs take, against what was predicted and what was given."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+import pytest
+from stores import tiny_model
+
+from stitchsafe.coordinates import Roi, grid_cells
+from stitchsafe.volumes import ArrayStore
+
+
+class Watch(threading.Thread):
+    """Largest resident memory of a process and all that it starts, together."""
+
+    def __init__(self, pid: int) -> None:
+        super().__init__(daemon=True)
+        self.process, self.peak = psutil.Process(pid), 0
+
+    def run(self) -> None:
+        while True:
+            try:
+                family = [self.process, *self.process.children(recursive=True)]
+                self.peak = max(self.peak, sum(each.memory_info().rss for each in family))
+            except psutil.NoSuchProcess:
+                if not self.process.is_running():
+                    return
+            time.sleep(0.01)
+
+
+def predict(here: Path, *words: str) -> tuple[dict[str, Any], int]:
+    """The answer of the real command in a process of its own, and the memory that it took."""
+    command = [
+        sys.executable, "-m", "stitchsafe", "predict", *words, "-o", "out.zarr", "--overwrite",
+        "--threads", "1", "--json", "--quiet",
+    ]  # fmt: skip
+    with subprocess.Popen(
+        command, cwd=here, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        watch = Watch(process.pid)
+        watch.start()
+        out, error = process.communicate()
+    assert process.returncode == 0, error
+    return json.loads(out), watch.peak
+
+
+def bumps(path: Path, *shape: int, chunk: int) -> None:
+    volume = ArrayStore.create(path, shape=shape, dtype="float32", chunks=(chunk,) * len(shape))
+    for cell in grid_cells(Roi.whole(shape), (chunk,) * len(shape)):
+        waves = np.ix_(
+            *[np.sin(0.2 * np.arange(o, o + s)) for o, s in zip(*_of(cell), strict=True)]
+        )
+        product = np.ones(cell.shape)
+        for wave in waves:
+            product = product * wave
+        volume.write(cell, product.astype(np.float32))
+
+
+def _of(cell: Roi) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    return cell.offset, cell.shape
+
+
+@pytest.fixture(scope="module")
+def here(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("memory")
+    bumps(folder / "solid.zarr", 64, 64, 192, chunk=64)
+    bumps(folder / "flat.zarr", 1024, 1024, chunk=256)
+    wide = {"base_channels": 24, "growth": 1, "normalize": "percentile"}
+    tiny_model(folder / "solid", ndim=3, window=(64, 64, 64), **wide)
+    tiny_model(folder / "flat", ndim=2, window=(512, 512), **{**wide, "base_channels": 48})
+    return folder
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("solid.zarr", "-m", "solid", "--save", "fields"),
+        ("solid.zarr", "-m", "solid", "--save", "fields", "--precision", "bf16"),
+        ("solid.zarr", "-m", "solid", "--save", "fields", "--workers", "2"),
+        ("solid.zarr", "-m", "solid", "--labels-from", "foreground"),
+        ("flat.zarr", "-m", "flat", "--save", "fields"),
+        ("flat.zarr", "-m", "flat", "--labels-from", "foreground"),
+    ],
+    ids=lambda words: " ".join(words[2:]),
+)
+def test_a_run_takes_what_was_predicted(here: Path, words: tuple[str, ...]) -> None:
+    answer, peak = predict(here, *words, "--max-memory", "8GB")
+    predicted = answer["plan"]["memory"]
+    print(f"{peak / predicted['peak']:.3f} of", predicted)
+    assert 0.8 <= peak / predicted["peak"] <= 1.0
+    assert abs(answer["peak_memory_bytes"] - peak) <= 0.1 * peak  # and it knows what it took
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_memory_does_not_grow_with_the_volume(tmp_path: Path) -> None:
+    """A volume and one 64 times as large, most of whose chunks were never written."""
+    tiny_model(tmp_path / "tiny", ndim=3, window=(64, 64, 64), normalize="none")
+    peaks = []
+    for side in (128, 512):
+        volume = ArrayStore.create(
+            tmp_path / f"{side}.zarr", shape=(side,) * 3, dtype="uint8", chunks=(64,) * 3
+        )
+        corner = np.random.default_rng(0).integers(0, 255, (64,) * 3)
+        volume.write(Roi((64,) * 3, (64,) * 3), corner.astype(np.uint8))
+        words = (f"{side}.zarr", "-m", "tiny", "--labels-from", "foreground")
+        peaks.append(predict(tmp_path, *words, "--max-memory", "8GB")[1])
+    print(peaks)
+    assert peaks[1] <= 1.05 * peaks[0]
