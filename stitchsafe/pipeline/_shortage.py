@@ -24,12 +24,13 @@ def give_way(
     Raises
     ------
     MemoryShortageError
-        If something is finished, so that the tiles are decided; it says what would do.
+        If something is finished, or others are at it, so that the tiles are decided; it says what
+        would do.
     PlanError
         If the tiles are those that the user asked for.
     """
     tile = plan.recipe.tile_shape
-    if store.ledger.finished("predict"):
+    if settings.part is not None or store.ledger.finished("predict"):
         raise _with_flags(error, inputs, plan, settings) from error
     store.clear()
     what = f"memory ran out with tiles of {_comma(tile)}, before anything was finished"

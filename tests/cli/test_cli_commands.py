@@ -38,6 +38,7 @@ PREDICTED = {
     "voxels_per_second": 1e6,
     "peak_memory_bytes": 5e8,
     "exact": True,
+    "missing_blocks": 0,
     "breaks": [],
     "seams": None,
 }
