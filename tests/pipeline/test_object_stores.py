@@ -37,8 +37,7 @@ def job(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def straight(job: Path) -> Content:
-    content = content_of(job / "straight.zarr")
-    return content
+    return content_of(job / "straight.zarr")
 
 
 def fetch(url: str, folder: Path) -> Path:
