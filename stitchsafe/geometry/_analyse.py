@@ -175,7 +175,8 @@ def _agree_afar(search: Search, smallest: tuple[int, ...], chosen: list[Choice])
     free = search.free
     shapes = [far(free, least) for least in FAR[:-1] if free]
     shapes += [far([axis], FAR[-1]) for axis in free]
-    return all(_agrees_at(search, shape, chosen) for shape in shapes)
+    # A size that is refused, as a program's own bound may, says nothing of others.
+    return all(search.at(each) is None or _agrees_at(search, each, chosen) for each in shapes)
 
 
 def _smallest(search: Search, known: tuple[int, ...], chosen: list[Choice]) -> tuple[int, ...]:

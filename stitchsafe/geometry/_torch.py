@@ -15,6 +15,7 @@ import logging
 import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -53,6 +54,7 @@ def trace(
     channels: int | Sequence[int],
     *,
     dtype: torch.dtype | None = None,
+    laid_out: Callable[[torch.Tensor], torch.Tensor] | None = None,
 ) -> Graph:
     """The graph of a network for one spatial shape of its input.
 
@@ -66,6 +68,8 @@ def trace(
         Of the input, or of each of several inputs.
     dtype
         Of the input; the parameters' own by default.
+    laid_out
+        Brings the input into the memory layout of a run; contiguous by default.
 
     Raises
     ------
@@ -80,7 +84,12 @@ def trace(
     recorder = _Recorder(module, shape)
     counts = (channels,) if isinstance(channels, int) else tuple(channels)
     try:
-        inputs, outputs = _recorded(recorder, module, counts, dtype, device)
+
+        def image(count: int) -> torch.Tensor:
+            made = torch.empty((1, count, *shape), dtype=dtype, device=device)
+            return made if laid_out is None else laid_out(made)
+
+        inputs, outputs = _recorded(recorder, module, [partial(image, n) for n in counts])
         stored = [*module.parameters(), *module.buffers()]
         held = sum(t.numel() * t.element_size() for t in stored)
         return recorder.flow.graph(inputs, outputs, held)
@@ -92,16 +101,13 @@ def trace(
 def _recorded(
     recorder: _Recorder,
     module: nn.Module,
-    counts: Sequence[int],
-    dtype: torch.dtype,
-    device: torch.device,
+    images: Sequence[Callable[[], torch.Tensor]],
 ) -> tuple[list[Port], tuple[Port, ...]]:
     """Inputs and outputs of a module that ran under the recorder."""
     # Outside of inference mode, in which torch does not take operators apart.
     plain, fake = torch.inference_mode(False), FakeTensorMode(allow_non_fake_inputs=True)
     with prepared(module, recorder), plain, torch.no_grad(), fake:
-        shapes = [(1, count, *recorder.flow.space) for count in counts]
-        given = [torch.empty(shape, dtype=dtype, device=device) for shape in shapes]
+        given = [image() for image in images]
         inputs = [recorder.input(tensor, place) for place, tensor in enumerate(given)]
         returned: Any = None
         finished = False

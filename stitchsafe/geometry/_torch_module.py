@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import copy
 import logging
-from collections.abc import Callable, Iterator
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Set
 from contextlib import contextmanager
 from typing import Any, Protocol
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -47,6 +49,7 @@ def prepared(module: nn.Module, recorder: Watcher) -> Iterator[None]:
         (each, {k: dict(v) if type(v) is dict else v for k, v in each.__dict__.items()})
         for each, _ in modes
     ]
+    kept = [_kept(each) for each, _ in modes]
     tensors = [*module.parameters(), *module.buffers()]
     data = [(tensor, tensor.data, tensor.untyped_storage()._cdata) for tensor in tensors]
     hooks = []
@@ -72,8 +75,8 @@ def prepared(module: nn.Module, recorder: Watcher) -> Iterator[None]:
                         "keep parameters as they are, and compute with tensors made from them",
                     )
                 )  # fmt: skip
-        for each, state in held:
-            if _changed(each.__dict__, state):
+        for (each, state), before in zip(held, kept, strict=True):
+            if _kept(each) != before:
                 recorder.note(
                     Break(
                         type(each).__name__, "forward",
@@ -101,18 +104,42 @@ def quiet(record: logging.LogRecord) -> bool:
     return False
 
 
-def _changed(now: dict[str, Any], before: dict[str, Any]) -> bool:
-    """Whether a module's attributes are other objects than before."""
-    if now.keys() != before.keys():
-        return True
-    for key, value in before.items():
-        if key == "training":
-            continue
-        if isinstance(value, dict) and isinstance(now[key], dict):
-            if now[key].keys() != value.keys() or any(
-                now[key][k] is not v for k, v in value.items()
-            ):
-                return True
-        elif now[key] is not value:
-            return True
-    return False
+class _Itself:
+    """An object that equals none but itself, and lives as long as it may be compared."""
+
+    def __init__(self, held: object) -> None:
+        self.held = held
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Itself) and other.held is self.held
+
+    __hash__ = None  # type: ignore[assignment]
+
+
+def _state(value: Any, seen: frozenset[int] = frozenset()) -> Any:
+    """What a module keeps, as something to compare: tensors and modules by identity, numbers and
+    arrays by value, containers and plain objects by what is in them.
+    """
+    if isinstance(value, torch.Tensor | nn.Module | type) or callable(value):
+        return _Itself(value)
+    if value is None or isinstance(value, bool | int | float | complex | str | bytes):
+        return repr(value)
+    if isinstance(value, np.ndarray):
+        content = repr(value.tolist()) if value.dtype == object else value.tobytes()
+        return _Itself(value), value.shape, content
+    if id(value) in seen:
+        return "within itself"
+    within = seen | {id(value)}
+    if isinstance(value, Mapping):
+        return [(_state(key, within), _state(each, within)) for key, each in value.items()]
+    if isinstance(value, list | tuple | deque | Set):
+        return [_state(each, within) for each in value]
+    if hasattr(value, "__dict__"):
+        return _Itself(value), _state(vars(value), within)
+    return _Itself(value)
+
+
+def _kept(module: nn.Module) -> Any:
+    """The state of a module but for its mode and our own hooks."""
+    ours = {"training", "_forward_hooks", "_forward_pre_hooks", "_forward_hooks_always_called"}
+    return [(name, _state(value)) for name, value in module.__dict__.items() if name not in ours]

@@ -188,6 +188,12 @@ class OnnxNetwork:
         for each in self._stated:
             traced = known.get(each.name)
             guess = like if len(like) == len(each.sizes) else ""
+            if traced and each.layout and traced.layout != each.layout:
+                raise ModelError(
+                    f"the axes of the output {each.name!r} of {self.name} were stated as "
+                    f"{each.layout}, and follow from those of its inputs as {traced.layout}; leave "
+                    f"them out, or state the inputs' otherwise, with --model-axes"
+                )
             layout = each.layout or (traced.layout if traced else guess)
             channels = each.sizes[layout.index("c")] if "c" in layout else 1
             if channels is None and traced is not None:
@@ -279,6 +285,10 @@ class OnnxNetwork:
         """
         with refusing_sizes(self.name, shape):
             return trace_onnx(self._program, self._admitted(shape))
+
+    def layout_for(self, precision: str) -> str:
+        del precision  # which its graph decides, and onnxruntime the layout
+        return "channels_last"
 
     def prepare(self, runtime: Runtime) -> None:
         """Open a session on the device of `runtime`.

@@ -96,6 +96,9 @@ class Network(Protocol):
     def trace(self, shape: Sequence[int]) -> Graph:
         """The graph at one spatial input size."""
 
+    def layout_for(self, precision: str) -> str:
+        """The memory layout of its passes in a precision; refuses what it cannot compute so."""
+
     def prepare(self, runtime: Runtime) -> None:
         """Bring the weights to the device, precision and layout of `runtime`."""
 

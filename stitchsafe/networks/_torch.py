@@ -15,7 +15,15 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-from stitchsafe.geometry import Graph, NetworkGeometry, analyse_module, trace
+from stitchsafe.errors import ModelError
+from stitchsafe.geometry import (
+    Graph,
+    LatticeMismatch,
+    NetworkGeometry,
+    SizeRefusal,
+    analyse_module,
+    trace,
+)
 from stitchsafe.networks._config import ModelConfig, OutputConfig
 from stitchsafe.networks._cuda import Accelerator, CudaPasses, cuda_devices
 from stitchsafe.networks._kernels import FastConvolutions, Watch, channels_last
@@ -33,6 +41,8 @@ from stitchsafe.networks._torch_ready import own_copy, refuse_without_values
 from stitchsafe.precision import PRECISIONS
 
 __all__ = ["TorchNetwork"]
+
+_CHANNELS_LAST = "channels_last"
 
 
 class TorchNetwork:
@@ -152,18 +162,49 @@ class TorchNetwork:
         with refusing_sizes(self.name, shape):
             return trace(self.module, tuple(shape), self._split)
 
+    def layout_for(self, precision: str) -> str:
+        """The memory layout that passes in a precision take: channels last where the module can.
+
+        Raises
+        ------
+        ModelError
+            If in that precision it does not run, or does other things than were analysed.
+        """
+        axes = self.geometry.axes
+        if self.geometry.verdict == "unsafe" or not axes:
+            return _CHANNELS_LAST
+        shape = tuple(axis.input_min for axis in axes)
+        own, dtype, reason = self.trace(shape), getattr(torch, precision), ""
+        for layout in (_CHANNELS_LAST, "contiguous"):
+            ready = self._made_ready("cpu", precision, layout)
+            laid_out = channels_last if layout == _CHANNELS_LAST else None
+            try:
+                graph = trace(ready, shape, self._split, dtype=dtype, laid_out=laid_out)
+            except (SizeRefusal, LatticeMismatch) as error:
+                reason = str(error)
+                continue
+            if not graph.breaks and graph.facts() == own.facts():
+                return layout
+            reason = "; ".join(map(str, graph.breaks)) or "its lattice is another one"
+        raise ModelError(
+            f"{self.name} does not do in {precision} what was analysed ({reason}); let its forward "
+            "pass neither ask for types nor mix them, or give another --precision"
+        )
+
+    def _made_ready(self, device: str, precision: str, layout: str) -> nn.Module:
+        """A copy to run, so that weights which are rounded for one run are whole for the next."""
+        ready = copy.deepcopy(self.module).to(device=device, dtype=getattr(torch, precision))
+        for parameter in ready.parameters():
+            if parameter.ndim == self.ndim + 2:
+                parameter.data = _laid_out(parameter.data, layout)
+        return ready
+
     def prepare(self, runtime: Runtime) -> None:
         torch.set_num_threads(runtime.threads)
         if runtime == self._runtime:
             return
         self._runtime = runtime
-        # A copy runs, so that weights which are rounded for one run are whole again for the next.
-        self._ready = copy.deepcopy(self.module).to(
-            device=runtime.device, dtype=getattr(torch, runtime.precision)
-        )
-        for parameter in self._ready.parameters():
-            if parameter.ndim == self.ndim + 2:
-                parameter.data = self._laid_out(parameter.data)
+        self._ready = self._made_ready(runtime.device, runtime.precision, runtime.layout)
         self._cuda = None
         if runtime.device != "cpu":
             self._cuda = CudaPasses(self._pass, runtime.device, self._taken_in)
@@ -182,19 +223,20 @@ class TorchNetwork:
             yield tuple(map(apply_after, steps, results)) if any(steps) else results
             del results
 
-    @torch.inference_mode()
+    @torch.no_grad()  # as it was analysed; a module may ask for inference mode
     def _here(self, batch: NDArray[np.floating]) -> tuple[NDArray[np.floating], ...]:
         """A pass on the processor."""
         assert self._runtime is not None
         tensor = self._taken_in(torch.from_numpy(batch))
-        with FastConvolutions() if self._runtime.layout == "channels_last" else nullcontext():
+        with FastConvolutions() if self._runtime.layout == _CHANNELS_LAST else nullcontext():
             results = self._pass(tensor)
         return tuple(result.numpy() for result in results)
 
     def _taken_in(self, tensor: Tensor) -> Tensor:
         """A tensor of what was read, in the type and layout that the network runs in."""
         assert self._runtime is not None
-        return self._laid_out(tensor.to(dtype=getattr(torch, self._runtime.precision)))
+        typed = tensor.to(dtype=getattr(torch, self._runtime.precision))
+        return _laid_out(typed, self._runtime.layout)
 
     def _pass(self, tensor: Tensor) -> tuple[Tensor, ...]:
         """The network and its activations: channels first, in a type that fields are kept in."""
@@ -234,14 +276,13 @@ class TorchNetwork:
     def _layouts(self) -> tuple[str, ...]:
         return tuple(output.layout for output in self.geometry.outputs)
 
-    def _laid_out(self, tensor: Tensor) -> Tensor:
-        """A tensor of images in the layout that the network runs in."""
-        if self._runtime is None or self._runtime.layout != "channels_last":
-            return tensor.contiguous()
-        return channels_last(tensor)
-
     def _state(self) -> Iterator[tuple[str, Tensor]]:
         yield from self.module.state_dict().items()
+
+
+def _laid_out(tensor: Tensor, layout: str) -> Tensor:
+    """A tensor of images in a memory layout."""
+    return channels_last(tensor) if layout == _CHANNELS_LAST else tensor.contiguous()
 
 
 def _widened(tensor: Tensor) -> Tensor:

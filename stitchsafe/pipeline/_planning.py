@@ -101,6 +101,7 @@ def draft_plan(
     if values is not None:
         _refuse_fields(LabelSettings.from_json({**values, "window": window}), network)
     precision = choose_precision(settings, network, stored, events)
+    layout = network.layout_for(precision)
     devices = choose_devices(settings, network, stored, events)
     workers = worker_count(settings, devices)
     region = inputs.roi
@@ -131,7 +132,7 @@ def draft_plan(
             nan=settings.nan,
             device=devices.kind,
             precision=precision,
-            layout="channels_last",
+            layout=layout,
             threads=threads,
             build=network.build,
             processor=devices.model or processor_name(),

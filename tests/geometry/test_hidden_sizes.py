@@ -33,6 +33,7 @@ class Hidden(nn.Module):
         self.words: OrderedDict[str, float] = OrderedDict()
         self.space = SimpleNamespace()
         self.tensors = [torch.zeros(())]
+        self.array = np.zeros(3)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.function(self, x)
@@ -116,6 +117,35 @@ def counted_in_a_list(s: Hidden, x: Tensor) -> Tensor:
     return s.conv(x) * s.tensors[0]
 
 
+def features_of_the_last_pass(s: Hidden, x: Tensor) -> Tensor:
+    y = s.conv(x)
+    before = s.kept[0].mean() if s.kept else y.new_zeros(())
+    s.kept[:] = [y]
+    return y + before
+
+
+def rebound(s: Hidden, x: Tensor) -> Tensor:
+    s.tensors[0] = s.tensors[0] + 1
+    return s.conv(x) * s.tensors[0]
+
+
+def counted_deep_within(s: Hidden, x: Tensor) -> Tensor:
+    s.space.__dict__.setdefault("deep", {"count": [0]})["count"][0] += 1
+    return s.conv(x)
+
+
+def counted_in_an_array(s: Hidden, x: Tensor) -> Tensor:
+    s.array += 1
+    return s.conv(x) * 2
+
+
+def stored_by_a_dead_branch(s: Hidden, x: Tensor) -> Tensor:
+    y = s.conv(x)
+    scale = float(len(s.kept))
+    s.kept.append(y.mean())
+    return y * scale
+
+
 def weights_that_grow(s: Hidden, x: Tensor) -> Tensor:
     s.conv.weight.data.mul_(1.01)
     return s.conv(x)
@@ -159,6 +189,11 @@ NEVER_SAFE = {
     "kept in an object": in_an_object,
     "another thread": threaded,
     "a tensor that counts": counted_in_a_list,
+    "features of the last pass": features_of_the_last_pass,
+    "a tensor that is bound anew": rebound,
+    "a count deep within": counted_deep_within,
+    "a count in an array": counted_in_an_array,
+    "a list that a dead branch fills": stored_by_a_dead_branch,
     "weights that grow": weights_that_grow,
     "weights that are set": weights_that_are_set,
     "padded to a square": square,
