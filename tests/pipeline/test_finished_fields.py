@@ -53,10 +53,10 @@ def network() -> nn.Module:
     ).eval()  # fmt: skip
 
 
-def described(folder: Path, steps: list[dict[str, Any]]) -> Path:
+def described(folder: Path, steps: list[dict[str, Any]], module: nn.Module | None = None) -> Path:
     """A package with ONNX weights and these steps after it."""
     folder.mkdir()
-    exported(network(), folder / "weights.onnx", (1, 1, 32, 32))
+    exported(module or network(), folder / "weights.onnx", (1, 1, 32, 32))
     content = package(weights={"onnx": {"source": "weights.onnx", "opset_version": 18}})
     content["inputs"][0]["preprocessing"] = []
     (output,) = content["outputs"]
@@ -66,10 +66,10 @@ def described(folder: Path, steps: list[dict[str, Any]]) -> Path:
     return folder
 
 
-def whole() -> np.ndarray:
+def whole(module: nn.Module | None = None) -> np.ndarray:
     """One pass, as the network gives it."""
     with torch.no_grad():
-        return network()(torch.from_numpy(IMAGE[None, None])).numpy()[0].astype(float)
+        return (module or network())(torch.from_numpy(IMAGE[None, None])).numpy()[0].astype(float)
 
 
 def zscored(field: np.ndarray, axes: tuple[int, ...] = (0, 1, 2)) -> np.ndarray:
@@ -140,6 +140,14 @@ def test_each_step_is_bioimage_ios(
     made = stitchsafe.predict(IMAGE, folder, roi=ROI, **OPTIONS)
     region = whole()[(slice(None), *ROI.slices)]
     np.testing.assert_allclose(made.fields["both"], make(region), rtol=1e-6, atol=1e-6)
+
+
+def test_elements_need_not_be_voxels(tmp_path: Path) -> None:
+    half = network()[:-1]
+    folder = described(tmp_path / "model", STEPS, half)
+    made = stitchsafe.predict(IMAGE, folder, roi=ROI, **OPTIONS)
+    expected = finished(whole(half)[:, 4:145, 10:260])
+    np.testing.assert_allclose(made.fields["both"], expected, atol=1e-6)
 
 
 def test_no_block_worker_or_part_changes_a_byte(here: Path, tmp_path: Path) -> None:
