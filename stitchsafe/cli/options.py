@@ -263,7 +263,7 @@ class PredictOptions:
         bool,
         _flag(
             "--skip-postprocessing",
-            "Leave out the steps after a package's network that cannot be done here.",
+            "Leave out a package's steps with statistics of an output, and what is not done here.",
             "Running",
         ),
     ] = False

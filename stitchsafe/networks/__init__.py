@@ -20,14 +20,16 @@ from stitchsafe.networks._onnx import OnnxNetwork, load_onnx
 from stitchsafe.networks._pointwise import Pointwise, pointwise
 from stitchsafe.networks._protocol import Network, Output, Runtime
 from stitchsafe.networks._resolve import bundled_models, load_network, models_root
-from stitchsafe.networks._steps import ClipPercentiles, Percentiles, Zscore
+from stitchsafe.networks._steps import Before, ClipPercentiles, Finishing, Percentiles, Zscore
 from stitchsafe.networks._torch import TorchNetwork
 
 __all__ = [
     "Accelerator",
+    "Before",
     "ClipPercentiles",
     "DeclaredConfig",
     "Devices",
+    "Finishing",
     "InputConfig",
     "LabelsConfig",
     "ModelConfig",

@@ -115,10 +115,15 @@ def model_config(description: Description, origin: Path) -> ModelConfig:
     notes, fields, skipped = [], [], []
     try:
         for output in outputs:
-            steps, left = steps_after(output, origin)
-            skipped += [left] if left else []
+            after = steps_after(output, origin)
+            skipped += [after.skipped] if after.skipped else []
             fields.append(
-                OutputConfig(name=output.id, channels=output.channels, postprocessing=steps)
+                OutputConfig(
+                    name=output.id,
+                    channels=output.channels,
+                    postprocessing=after.pointwise,
+                    finishing=after.finishing,
+                )
             )
         tensors = tuple(
             TensorConfig(

@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from stitchsafe.errors import ModelError
 from stitchsafe.networks import _steps
-from stitchsafe.networks._steps import After, Before
+from stitchsafe.networks._steps import After, Before, Finishing
 from stitchsafe.networks._yaml import read_yaml
 
 __all__ = [
@@ -89,12 +89,17 @@ class InputConfig(_Strict):
 
 
 class OutputConfig(_Strict):
-    """One output of the network; its name is that of a folder, too."""
+    """One output of the network; its name is that of a folder, too.
+
+    `postprocessing` is done tile by tile, and `finishing`, whose first step has statistics of the
+    whole field, to the field when all of it is there.
+    """
 
     name: str
     channels: Positive
     activation: Literal["none", "sigmoid", "softmax"] = "none"
     postprocessing: tuple[After, ...] = ()
+    finishing: tuple[Finishing, ...] = ()
 
     @field_validator("name")
     @classmethod
@@ -108,7 +113,7 @@ class OutputConfig(_Strict):
 
     @model_validator(mode="after")
     def _numbers_for_its_channels(self) -> OutputConfig:
-        _fit(self.postprocessing, self.channels, self.name)
+        _fit((*self.postprocessing, *self.finishing), self.channels, self.name)
         return self
 
 
@@ -210,7 +215,7 @@ def first_problem(error: ValidationError, known: list[str]) -> str:
     return f"{place}: {' '.join(problem['msg'].removeprefix('Value error, ').split())}"
 
 
-def _fit(steps: tuple[Before | After, ...], channels: int, name: str) -> None:
+def _fit(steps: tuple[Before | After | Finishing, ...], channels: int, name: str) -> None:
     """Refuse numbers per channel that are not one for each."""
     for step in steps:
         for key in ("gain", "offset", "threshold"):

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -14,6 +17,7 @@ from stitchsafe.networks._steps import (
     Binarize,
     Clip,
     ClipPercentiles,
+    Finishing,
     Integer,
     Linear,
     Percentiles,
@@ -22,7 +26,7 @@ from stitchsafe.networks._steps import (
     Zscore,
 )
 
-__all__ = ["steps_after", "steps_before"]
+__all__ = ["StepsAfter", "steps_after", "steps_before"]
 
 _KNOWN = frozenset(
     {
@@ -73,15 +77,35 @@ def steps_before(tensor: Tensor, origin: object) -> tuple[Before, ...]:
     return tuple(found)
 
 
-def steps_after(tensor: Tensor, origin: object) -> tuple[tuple[After, ...], SkippedConfig | None]:
-    """Postprocessing of an output, as far as it is pointwise, and what is left out.
+@dataclass(frozen=True)
+class StepsAfter:
+    """Postprocessing of an output.
 
-    A step that takes statistics of the output needs the whole field. It is left out with all that
-    follow it, so that what remains is what the description gives up to there.
+    Parameters
+    ----------
+    pointwise
+        What is done tile by tile.
+    finishing
+        What follows when the whole field is known: the first of it takes statistics of that field.
+    skipped
+        What is left out, with the reason, where it cannot be done.
     """
-    found: list[After] = []
+
+    pointwise: tuple[After, ...] = ()
+    finishing: tuple[Finishing, ...] = ()
+    skipped: SkippedConfig | None = None
+
+
+def steps_after(tensor: Tensor, origin: object) -> StepsAfter:
+    """Postprocessing of an output, and what of it is left out.
+
+    A step that cannot be done is left out with all that follow it, so that what remains is what the
+    description gives up to there; and with those before it that need the whole field, since a
+    field that is not what is described had better be the network's.
+    """
+    found: list[After | Finishing] = []
+    whole, reason = None, ""
     for place, each in enumerate(tensor.postprocessing):
-        reason = "takes statistics of the whole output, which no tile knows"
         try:
             step = _step(each, tensor, origin)
         except _UndoneStepError as error:
@@ -89,11 +113,30 @@ def steps_after(tensor: Tensor, origin: object) -> tuple[tuple[After, ...], Skip
         else:
             if step is None:
                 continue
-        if step is None or isinstance(step, Zscore | Percentiles | ClipPercentiles):
-            names = tuple(later.id for later in tensor.postprocessing[place:])
-            return tuple(found), SkippedConfig(output=tensor.id, steps=names, reason=reason)
+            if whole is not None and isinstance(step, Softmax):
+                reason = "mixes the channels of a field after statistics of the whole of it"
+            elif whole is None and isinstance(step, Zscore | Percentiles | ClipPercentiles):
+                whole = (place, len(found))
+        if step is None or reason:
+            begin, kept = whole or (place, len(found))
+            names = tuple(later.id for later in tensor.postprocessing[begin:])
+            if whole is not None:
+                reason = f"would come before {each.id}, which {reason}"
+            skipped = SkippedConfig(output=tensor.id, steps=names, reason=reason)
+            return StepsAfter(_pointwise(found[:kept]), skipped=skipped)
         found.append(step)
-    return tuple(found), None
+    kept = len(found) if whole is None else whole[1]
+    return StepsAfter(_pointwise(found[:kept]), _finishing(found[kept:]))
+
+
+def _pointwise(steps: Sequence[After | Finishing]) -> tuple[After, ...]:
+    return tuple(
+        step for step in steps if not isinstance(step, Zscore | Percentiles | ClipPercentiles)
+    )
+
+
+def _finishing(steps: Sequence[After | Finishing]) -> tuple[Finishing, ...]:
+    return tuple(step for step in steps if not isinstance(step, Softmax))
 
 
 class _UndoneStepError(ModelError):
@@ -166,7 +209,7 @@ def _made(
             return None
         return Integer.model_validate({"dtype": given.dtype})
     assert name == "scale_mean_variance"
-    reason = "takes statistics of the whole output, which no tile knows"
+    reason = f"takes the mean and deviation of {given.reference_tensor!r}, another tensor"
     raise _UndoneStepError(each, tensor, origin, reason)
 
 

@@ -2,8 +2,9 @@
 
 Steps are done in order, each to what the one before it gave. Those with statistics (`Zscore`,
 `Percentiles`, `ClipPercentiles`) take them of the whole volume as the steps before left it,
-per channel or over all channels of the tensor together; a step before the network may have them, a
-step after it may not, since the whole field would have to be known before any of it.
+per channel or over all channels of the tensor together. A step before the network may have them.
+After it, those of `After` are done tile by tile; from the first one with statistics on, steps are
+done once the whole field is known (`Finishing`).
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ __all__ = [
     "Binarize",
     "Clip",
     "ClipPercentiles",
+    "Finishing",
     "Integer",
     "Linear",
     "Percentiles",
@@ -132,4 +134,8 @@ Before = Annotated[
 ]
 After = Annotated[
     Linear | Clip | Binarize | Sigmoid | Softmax | Integer, Field(discriminator="kind")
+]
+Finishing = Annotated[
+    Zscore | Percentiles | ClipPercentiles | Linear | Clip | Binarize | Sigmoid | Integer,
+    Field(discriminator="kind"),
 ]

@@ -17,7 +17,7 @@ from __future__ import annotations
 import zlib
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import numpy as np
 
@@ -31,7 +31,7 @@ from stitchsafe.engine import (
     save_arrays,
     save_json,
 )
-from stitchsafe.pipeline._consensus import Consensus, deciding
+from stitchsafe.pipeline._consensus import deciding
 from stitchsafe.pipeline._store import ResultStore
 from stitchsafe.tiling import Recipe
 from stitchsafe.volumes import Pass, Place, PlaceError, Tally, Volume, pieces, portion_shape
@@ -39,14 +39,19 @@ from stitchsafe.volumes import Pass, Place, PlaceError, Tally, Volume, pieces, p
 __all__ = [
     "FIRST_PASS",
     "PassWork",
+    "Runs",
+    "Tallies",
     "decide",
     "first_pass",
     "input_checksum",
     "nth_pass",
     "portions",
+    "reach",
+    "volume_tallies",
 ]
 
 FIRST_PASS = "statistics 1"
+Decided = TypeVar("Decided")
 
 
 class Runs(Protocol):
@@ -66,12 +71,59 @@ def first_pass(volume: Volume, recipe: Recipe) -> Pass | None:
     return next(deciding(volume, recipe), None)
 
 
-def nth_pass(store: ResultStore, volume: Volume, recipe: Recipe, number: int) -> Pass:
+@dataclass(frozen=True)
+class Tallies:
+    """Where passes leave what they collect: files in one folder, and stages of the ledger.
+
+    Parameters
+    ----------
+    folder
+        Of the files; scratch.
+    of
+        What the names of the stages begin with.
+    """
+
+    folder: Place
+    of: str = ""
+
+    def stage(self, number: int) -> str:
+        """The stage that does a pass."""
+        return f"{self.of}statistics {number}"
+
+    def settle(self, number: int) -> str:
+        """The stage that adds up what a pass has collected."""
+        return f"{self.of}settle {number}"
+
+    def portion(self, number: int, index: CellIndex) -> Place:
+        """What a pass collected of one portion."""
+        return self.folder / str(number) / f"{'_'.join(map(str, index))}.npz"
+
+    def whole(self, number: int) -> Place:
+        """What a pass collected of all."""
+        return self.folder / f"{number}.npz"
+
+    def remove(self, ledger: Ledger, keep: str = "") -> None:
+        """Remove all of it, once it is known what follows from it."""
+        self.folder.remove()
+        ledger.forget(
+            stage
+            for stage in ledger.stages()
+            if stage.startswith((f"{self.of}statistics ", f"{self.of}settle ")) and stage != keep
+        )
+
+
+def volume_tallies(store: ResultStore) -> Tallies:
+    """Of the volume."""
+    return Tallies(store.statistics)
+
+
+def nth_pass(
+    asking: Generator[Pass, Tally, object], tallies: Tallies, ledger: Ledger, number: int
+) -> Pass:
     """A pass, from 1, given that the earlier ones are settled."""
-    asking = deciding(volume, recipe)
     due = next(asking)
     for earlier in range(1, number):
-        due = asking.send(_settled(store, due, earlier))
+        due = asking.send(_settled(tallies, ledger, due, earlier))
     return due
 
 
@@ -83,8 +135,9 @@ def decide(run: Runs, store: ResultStore, ledger: Ledger, volume: Volume, recipe
     VolumeError
         If the volume holds what the recipe does not allow.
     """
+    tallies = volume_tallies(store)
     if not ledger.finished("consensus"):
-        consensus = _reach(run, store, ledger, deciding(volume, recipe))
+        consensus = reach(run, tallies, ledger, deciding(volume, recipe))
 
         def save() -> CellRecord:
             content = consensus.to_json()
@@ -93,52 +146,47 @@ def decide(run: Runs, store: ResultStore, ledger: Ledger, volume: Volume, recipe
         run.once("consensus", save)
     elif (due := first_pass(volume, recipe)) is not None:
         run.blocks(FIRST_PASS, portions(due).cell_shape)  # portions whose entries have been lost
-    store.statistics.remove()
-    ledger.forget(
-        stage
-        for stage in ledger.stages()
-        if stage.startswith(("statistics ", "settle ")) and stage != FIRST_PASS
-    )
+    tallies.remove(ledger, keep=FIRST_PASS)
 
 
-def _reach(
-    run: Runs, store: ResultStore, ledger: Ledger, asking: Generator[Pass, Tally, Consensus]
-) -> Consensus:
+def reach(
+    run: Runs, tallies: Tallies, ledger: Ledger, asking: Generator[Pass, Tally, Decided]
+) -> Decided:
     """Do the passes that are asked for, and return what is decided by them."""
     number = 0
     try:
         due = next(asking)
         while True:
             number += 1
-            _collect(run, store, ledger, due, number)
-            due = asking.send(_settled(store, due, number))
+            _collect(run, tallies, ledger, due, number)
+            due = asking.send(_settled(tallies, ledger, due, number))
     except StopIteration as end:
-        consensus: Consensus = end.value
-        return consensus
+        decided: Decided = end.value
+        return decided
 
 
-def _collect(run: Runs, store: ResultStore, ledger: Ledger, due: Pass, number: int) -> None:
+def _collect(run: Runs, tallies: Tallies, ledger: Ledger, due: Pass, number: int) -> None:
     """One pass: a tally of every portion, and one of all. What has been lost is done again."""
-    stage, settle, cells = f"statistics {number}", f"settle {number}", portions(due)
-    _drop_unsound(ledger, settle, lambda _: store.settled(number))
+    stage, settle, cells = tallies.stage(number), tallies.settle(number), portions(due)
+    _drop_unsound(ledger, settle, lambda _: tallies.whole(number))
     if not ledger.finished(settle):
-        _drop_unsound(ledger, stage, lambda index: store.tally(number, index))
+        _drop_unsound(ledger, stage, lambda index: tallies.portion(number, index))
     run.blocks(stage, cells.cell_shape)
 
     def merge() -> CellRecord:
         whole, entered = due.begin(), ledger.finished(stage)
         for index in map(cells.index, cells.cells()):
             known = entered[index]["checksums"]["tally"]
-            whole.take(load_arrays(store.tally(number, index), known))
-        return {"checksums": {"tally": save_arrays(store.settled(number), whole.to_arrays())}}
+            whole.take(load_arrays(tallies.portion(number, index), known))
+        return {"checksums": {"tally": save_arrays(tallies.whole(number), whole.to_arrays())}}
 
     run.once(settle, merge)
 
 
-def _settled(store: ResultStore, due: Pass, number: int) -> Tally:
-    known = store.ledger.finished(f"settle {number}")[()]["checksums"]["tally"]
+def _settled(tallies: Tallies, ledger: Ledger, due: Pass, number: int) -> Tally:
+    known = ledger.finished(tallies.settle(number))[()]["checksums"]["tally"]
     tally = due.begin()
-    tally.take(load_arrays(store.settled(number), known))
+    tally.take(load_arrays(tallies.whole(number), known))
     return tally
 
 

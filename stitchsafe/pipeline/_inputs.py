@@ -230,6 +230,14 @@ def _refuse_skipped_steps(network: Network, settings: Settings, events: Events) 
                 "--skip-postprocessing, and do them to it afterwards"
             )
         events.say(f"model: {each}")
+    for output in network.config.outputs if network.config else ():
+        if output.finishing:
+            kinds = ", ".join(step.kind for step in output.finishing)
+            done = "are left out" if settings.skip_postprocessing else "are done to it when saved"
+            events.say(
+                f"model: after the field {output.name!r} come {kinds}, with statistics of the "
+                f"whole field: they {done}"
+            )
 
 
 def _accepted(network: Network, settings: Settings, events: Events) -> Network:

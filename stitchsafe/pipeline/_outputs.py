@@ -163,16 +163,24 @@ def make_field_arrays(store: ResultStore, recipe: Recipe, volume: Volume, layout
                 density=field.scale,
                 **layout.arrays(field),
             )
-    if recipe.labels is not None:
-        make_scratch(store, recipe)
+    make_scratch(store, recipe)
 
 
 def make_scratch(store: ResultStore, recipe: Recipe) -> None:
-    """Make the array of provisional labels."""
-    chunks = tuple(min(c, e) for c, e in zip(recipe.cell_shape, recipe.extent, strict=True))
-    ArrayStore.create(
-        store.provisional, shape=recipe.extent, dtype="uint32", chunks=chunks, keep=True
-    )
+    """Make the arrays of provisional labels and of fields that are not finished."""
+    cell = tuple(min(c, e) for c, e in zip(recipe.cell_shape, recipe.extent, strict=True))
+    if recipe.labels is not None:
+        ArrayStore.create(
+            store.provisional, shape=recipe.extent, dtype="uint32", chunks=cell, keep=True
+        )
+    for name, (field, _) in recipe.finished.items():
+        ArrayStore.create(
+            store.raw / name,
+            shape=field.box(Roi.whole(recipe.extent)).shape,
+            dtype=recipe.kept,
+            chunks=field.box(Roi.whole(cell)).shape,
+            keep=True,
+        )
 
 
 def _at_ease(size: int, ease: int) -> int:

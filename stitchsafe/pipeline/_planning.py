@@ -98,8 +98,11 @@ def draft_plan(
     config = network.config
     values = _label_values(network, settings)
     window = None if values is None else tuple(_window(config, network))
+    finishing = _finishing(config, settings)
     if values is not None:
-        _refuse_fields(LabelSettings.from_json({**values, "window": window}), network)
+        labels = LabelSettings.from_json({**values, "window": window})
+        _refuse_fields(labels, network)
+        _refuse_finished(labels, network, finishing)
     precision = choose_precision(settings, network, stored, events)
     layout = network.layout_for(precision)
     devices = choose_devices(settings, network, stored, events)
@@ -139,6 +142,7 @@ def draft_plan(
             seed=settings.seed,
             exact=inputs.exact,
             scales=tuple(tuple(map(str, output.scale)) for output in network.geometry.outputs),
+            finishing=finishing if "fields" in settings.save else (),
         )
 
     budget = settings.max_memory
@@ -280,6 +284,33 @@ def _refuse_fields(labels: LabelSettings, network: Network) -> None:
             raise ModelError(
                 f"labels are made of one element per voxel, and the field {field!r} of "
                 f"{network.name} has {' x '.join(map(str, scale))}; keep it with --save fields"
+            )
+
+
+def _finishing(
+    config: ModelConfig | None, settings: Settings
+) -> tuple[tuple[dict[str, Any], ...], ...]:
+    """For each output, the steps that take statistics of all of it and what follows them."""
+    outputs = config.outputs if config else ()
+    if settings.skip_postprocessing or not any(output.finishing for output in outputs):
+        return ()
+    return tuple(
+        tuple(step.model_dump(mode="json") for step in output.finishing) for output in outputs
+    )
+
+
+def _refuse_finished(
+    labels: LabelSettings, network: Network, finishing: Sequence[Sequence[dict[str, Any]]]
+) -> None:
+    """Labels are made cell by cell, of fields that a cell knows."""
+    for output, steps in zip(network.outputs, finishing, strict=False):
+        if steps and output.name in labels.fields:
+            kinds = ", ".join(step["kind"] for step in steps)
+            raise ModelError(
+                f"labels would be made of the field {output.name!r}, after which {network.name} "
+                f"lists {kinds} with statistics of the whole field, and labels are made before it "
+                "is whole; choose another --labels-from, or make them of the field as it is before "
+                "those steps with --skip-postprocessing"
             )
 
 

@@ -148,8 +148,8 @@ class Settings:
         Run a network that cannot be stitched exactly too, with the widest halo that memory allows;
         the result then says that it is not exact. Changes nothing for one that can.
     skip_postprocessing
-        Give the fields of a bioimage.io package as they are before the steps that cannot be done
-        here, such as those with statistics of the whole output; else such a package is refused.
+        Give the fields of a bioimage.io package as they are before the steps with statistics of the
+        whole output, and before those that cannot be done here, for which it is else refused.
     """
 
     labels_from: LabelSource | None = None

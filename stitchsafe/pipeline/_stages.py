@@ -6,6 +6,7 @@
     create    empty arrays
     image     copy of the image, where one is asked for
     predict   fields of every cell -> fields, samples, provisional labels, evidence
+    field statistics 1, …, field maps, fields   steps that need a whole field
     merge     one table of final ids
     create labels, labels      final labels
     pyramid 1, 2, …            one stage per level
@@ -51,6 +52,7 @@ from stitchsafe.instances import (
     merge_windows,
 )
 from stitchsafe.pipeline._deciding import FIRST_PASS, decide, first_pass, portions
+from stitchsafe.pipeline._finishing import decide_fields
 from stitchsafe.pipeline._inputs import Inputs
 from stitchsafe.pipeline._outputs import (
     LabelPyramid,
@@ -144,10 +146,12 @@ def run_stages(
         missing = run.missing()
         if missing is not None:
             return Progress(count.total, count.resumed, None, missing)
+        run.finish_fields()
         instances = run.labels() if plan.recipe.labels is not None else None
         # Entered first: a run that dies while scratch goes must not look for it again.
         run.once("finish", run.finish)
         workshop.store.provisional.remove()
+        workshop.store.raw.remove()
         if settings.part is not None:
             ledger.sweep()
     return Progress(count.total, count.resumed, instances)
@@ -240,8 +244,7 @@ class _Run:
     def create(self) -> None:
         """Empty arrays, for all parts."""
         self.once("create", self._create)
-        if self.recipe.labels is not None:
-            make_scratch(self.store, self.recipe)  # also for cells whose entries have been deleted
+        make_scratch(self.store, self.recipe)  # also for cells whose entries have been deleted
 
     def fields(self) -> StageCount:
         """The image, and the fields with what is made of them cell by cell."""
@@ -267,6 +270,12 @@ class _Run:
             for name in metadata_files(self.store, self.recipe, self.volume)
         }
         return {"metadata": files, "links": linked_levels(self.store)}
+
+    def finish_fields(self) -> None:
+        """Fields through the steps that need the whole of them."""
+        if self.recipe.finished:
+            decide_fields(self, self.workshop.raw, self.ledger)
+            self.blocks("fields")
 
     def labels(self) -> int:
         """Final labels of what the fields gave; returns the number of instances."""
@@ -332,14 +341,21 @@ def written_by(store: ResultStore, recipe: Recipe, volume: Volume) -> Iterator[W
     if store.stored()["form"]["image"] == "copy":
         whole = CellGrid(Roi.whole(recipe.extent), recipe.cell_shape)
         yield Written("image", whole, {"image": store.path / "0"})
-    fields = {}
+    final = {name: store.field(name) / "0" for name in recipe.finished}
+    fields, over = {}, bool(store.ledger.survey("finish")[0])
     if recipe.save_fields:
-        fields = {name: store.field(name) / "0" for name, _ in recipe.outputs}
-    if recipe.labels is not None and not store.ledger.survey("finish")[0]:
+        fields = {n: store.field(n) / "0" for n, _ in recipe.outputs if n not in final}
+    if not over:
+        fields |= {name: store.raw / name for name in final}
+    if recipe.labels is not None and not over:
         fields["provisional"] = store.provisional
     files = {"samples": store.samples, "evidence": store.evidence}
     layout = {each.name: each for each in recipe.fields}
     yield Written("predict", recipe.cells, fields, files, layout)
+    if final:
+        decided = {"field maps": lambda _: store.field_maps_file}
+        yield Written("field maps", None, files=decided)
+        yield Written("fields", recipe.cells, final, layout=layout)
     if recipe.labels is not None:
         yield Written(
             "merge",

@@ -17,7 +17,9 @@ from numpy.typing import NDArray
 from stitchsafe.coordinates import Roi
 from stitchsafe.engine import Intensity
 from stitchsafe.networks import (
+    Before,
     ClipPercentiles,
+    Finishing,
     Percentiles,
     Pointwise,
     TensorConfig,
@@ -27,7 +29,7 @@ from stitchsafe.networks import (
 from stitchsafe.tiling import Normalization
 from stitchsafe.volumes import IntensityStatistics, Pass, Tally, Volume, passes
 
-__all__ = ["deciding_steps", "first_percentiles"]
+__all__ = ["deciding_chain", "deciding_steps", "first_percentiles"]
 
 Chains = tuple[tuple[Pointwise, ...], ...]
 Statistical = Zscore | Percentiles | ClipPercentiles
@@ -51,23 +53,48 @@ def deciding_steps(
     """
     chains: list[tuple[Pointwise, ...]] = []
     for tensor in _tensors(rule):
-        begin, count = len(chains), tensor.channels
-        own: list[tuple[Pointwise, ...]] = [()] * count
-        for step in tensor.preprocessing:
-            if not isinstance(step, Statistical):
-                maps = pointwise(step, count)
-            else:
-                together = step.together and count > 1
-                if any(own) or together:
-                    view = _View(volume, begin, tuple(own), together)
-                    known = yield from passes(view, percentiles=_asked(step))
-                    maps = _decided(step, known, range(1 if together else count))
-                else:
-                    maps = _decided(step, found, range(begin, begin + count))
-                maps = maps * count if together else maps
-            own = [(*chain, each) for chain, each in zip(own, maps, strict=True)]
-        chains += own
+        begin = len(chains)
+        chains += yield from deciding_chain(
+            volume, tensor.preprocessing, range(begin, begin + tensor.channels), found
+        )
     return tuple(chains)
+
+
+def deciding_chain(
+    volume: Volume,
+    steps: Sequence[Before | Finishing],
+    channels: range,
+    found: IntensityStatistics | None = None,
+    roi: Roi | None = None,
+) -> Generator[Pass, Tally, Chains]:
+    """Ask for the passes that some steps take; returns the maps of each channel.
+
+    Parameters
+    ----------
+    channels
+        Of the volume: those that the steps are done to.
+    found
+        Statistics of the volume as it lies, where they are known.
+    roi
+        Whose statistics are meant; the whole volume by default.
+    """
+    count = len(channels)
+    own: list[tuple[Pointwise, ...]] = [()] * count
+    for step in steps:
+        if not isinstance(step, Statistical):
+            maps = pointwise(step, count)
+        else:
+            together = step.together and count > 1
+            if any(own) or together or found is None:
+                view = _View(volume, channels.start, tuple(own), together)
+                part = Roi((0, *roi.offset), (count, *roi.shape)) if roi and together else roi
+                known = yield from passes(view, part, percentiles=_asked(step))
+                maps = _decided(step, known, range(1 if together else count))
+            else:
+                maps = _decided(step, found, channels)
+            maps = maps * count if together else maps
+        own = [(*chain, each) for chain, each in zip(own, maps, strict=True)]
+    return tuple(own)
 
 
 def _tensors(rule: Normalization) -> list[TensorConfig]:

@@ -14,6 +14,10 @@ It lies on a disk or on an object store, and everything in it goes through `Plac
         schedule.json              how the work was portioned, last
         statistics/                what passes over the volume collect, until there is consensus
         consensus.json             statistics of the whole volume
+        raw/<name>/                fields that steps with statistics of the whole follow, before
+                                   these; until they are done
+        field-statistics/          what passes over these fields collect
+        fields.json                what is decided by that: the maps of their channels
         ledger/<stage>/*.json      finished cells with checksums
         evidence/<cell>.npz        per cell: its segments, and labels at its faces
         samples/<cell>.npz         per cell: voxels of the fields, for verify
@@ -91,13 +95,19 @@ class ResultStore:
         """What passes collect; scratch."""
         return self.private / "statistics"
 
-    def tally(self, number: int, index: Sequence[int]) -> Place:
-        """What a pass collected of one portion of the volume."""
-        return self.statistics / str(number) / f"{'_'.join(map(str, index))}.npz"
+    @property
+    def raw(self) -> Place:
+        """Fields before steps that need the whole of them; scratch."""
+        return self.private / "raw"
 
-    def settled(self, number: int) -> Place:
-        """What a pass collected of the whole volume."""
-        return self.statistics / f"{number}.npz"
+    @property
+    def field_statistics(self) -> Place:
+        """What passes over such fields collect; scratch."""
+        return self.private / "field-statistics"
+
+    @property
+    def field_maps_file(self) -> Place:
+        return self.private / "fields.json"
 
     @property
     def schedule_file(self) -> Place:

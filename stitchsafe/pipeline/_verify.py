@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from stitchsafe.coordinates import Roi
 from stitchsafe.engine import Events, FieldMaker, Fields, Silent
@@ -24,6 +25,7 @@ from stitchsafe.networks import load_network
 from stitchsafe.pipeline._audit import audit
 from stitchsafe.pipeline._consensus import load_consensus
 from stitchsafe.pipeline._devices import is_this_machine, places_for
+from stitchsafe.pipeline._finishing import load_field_maps, mapped
 from stitchsafe.pipeline._inputs import Inputs, ModelLike, VolumeLike
 from stitchsafe.pipeline._origin import Origin
 from stitchsafe.pipeline._reopen import reopen
@@ -236,7 +238,7 @@ def _predict_again(
             "recorded voxels is measured, and speaks neither for nor against the result"
         )
     events.stage("verify", len(chosen), "cells")
-    largest = 0.0
+    largest, finished = 0.0, store.ledger.survey("fields")[0]
     for index, entered in chosen.items():
         cell = recipe.cells.cell_at(index)
         found = recorded(store, recipe, index, entered)
@@ -249,9 +251,10 @@ def _predict_again(
             continue
         for samples in found:
             shown.voxels += len(samples.positions)
-            shown.bit_mismatches += _mismatches(
-                samples, cell, fields, same_machine, recipe.arithmetic
-            )
+            wrong = _mismatches(samples, cell, fields, same_machine, recipe.arithmetic)
+            if index in finished:
+                wrong |= _unlike_their_maps(store, recipe, samples, same_machine)
+            shown.bit_mismatches += int(wrong.sum())
         shown.label_mismatches += _label_mismatches(store, recipe, cell, fields)
         shown.max_abs_diff = max(shown.max_abs_diff, seams.max_abs_diff)
         largest = max(largest, seams.max_abs_value)
@@ -262,19 +265,47 @@ def _predict_again(
 
 def _mismatches(
     samples: Samples, cell: Roi, again: Fields, same_machine: bool, arithmetic: Precision
-) -> int:
-    """How many recorded places of a cell do not come out again under the recipe."""
+) -> NDArray[np.bool_]:
+    """Which recorded places of a cell do not come out again under the recipe."""
     wrong = np.zeros(len(samples.positions), bool)
     for field in samples.layout:
         inside = (samples.positions - np.asarray(field.elements(cell).offset)).T
         found, expected = again[field.name][(slice(None), *inside)], samples.values[field.name]
-        size = float(np.nanmax(np.abs(expected), initial=0.0))
-        allowed = 0.0 if same_machine else arithmetic.tolerance * size
-        with np.errstate(invalid="ignore"):  # infinity less infinity
-            agree = (found == expected) | (np.abs(found - expected) <= allowed)
-        agree |= np.isnan(found) & np.isnan(expected)
-        wrong |= ~agree.all(axis=0)
-    return int(wrong.sum())
+        wrong |= ~_agree(found, expected, same_machine, arithmetic)
+    return wrong
+
+
+def _unlike_their_maps(
+    store: ResultStore, recipe: Recipe, samples: Samples, same_machine: bool
+) -> NDArray[np.bool_]:
+    """Where the final field is not what the recorded maps make of the recorded raw one."""
+    wrong = np.zeros(len(samples.positions), bool)
+    stepped = [each for each in samples.layout if each.name in recipe.finished]
+    try:
+        maps = load_field_maps(store) if stepped else {}
+        for field in stepped:
+            expected = mapped(samples.values[field.name], maps[field.name])
+            array = ArrayStore.open(store.field(field.name) / "0")
+            corner, end = samples.positions.min(axis=0), samples.positions.max(axis=0) + 1
+            box = Roi.from_bounds((0, *corner.tolist()), (field.channels, *end.tolist()))
+            found = array.read(box)[(slice(None), *(samples.positions - corner).T)]
+            wrong |= ~_agree(found, expected, same_machine, recipe.arithmetic)
+    except (IntegrityError, StoreError, ValueError, KeyError, OSError):
+        wrong[:] = True
+    return wrong
+
+
+def _agree(
+    found: NDArray[Any], expected: NDArray[Any], same_machine: bool, arithmetic: Precision
+) -> NDArray[np.bool_]:
+    """At which elements all channels agree: to the bit, or on another machine to rounding."""
+    size = float(np.nanmax(np.abs(expected), initial=0.0))
+    allowed = 0.0 if same_machine else arithmetic.tolerance * size
+    with np.errstate(invalid="ignore"):  # infinity less infinity
+        agree = (found == expected) | (np.abs(found - expected) <= allowed)
+    agree |= np.isnan(found) & np.isnan(expected)
+    every: NDArray[np.bool_] = agree.all(axis=0)
+    return every
 
 
 def _label_mismatches(store: ResultStore, recipe: Recipe, cell: Roi, fields: dict[str, Any]) -> int:

@@ -34,9 +34,16 @@ from stitchsafe.errors import InputError, IntegrityError, ModelError
 from stitchsafe.instances import FinalIds, LabelSettings, SegmentSink, final_labels, segment_window
 from stitchsafe.networks import Network, is_factory
 from stitchsafe.pipeline._checked import CheckedCells, downsampling
-from stitchsafe.pipeline._consensus import load_consensus
-from stitchsafe.pipeline._deciding import PassWork, nth_pass, portions
+from stitchsafe.pipeline._consensus import deciding, load_consensus
+from stitchsafe.pipeline._deciding import PassWork, nth_pass, portions, volume_tallies
 from stitchsafe.pipeline._devices import computes_on
+from stitchsafe.pipeline._finishing import (
+    FinishWork,
+    RawFields,
+    field_pass,
+    field_tallies,
+    load_field_maps,
+)
 from stitchsafe.pipeline._inputs import Inputs
 from stitchsafe.pipeline._origin import Origin
 from stitchsafe.pipeline._outputs import LabelPyramid
@@ -47,6 +54,10 @@ from stitchsafe.tiling import Recipe, grid_of
 from stitchsafe.volumes import ArrayStore, Pass, Place, Volume
 
 __all__ = ["Job", "Workshop", "final_labels_of"]
+
+
+_PASSES = ("statistics ", "field statistics ")
+"""How the names of stages that are passes begin."""
 
 
 @dataclass(frozen=True)
@@ -138,13 +149,22 @@ class Workshop:
             self.recipe, grid, self.network, self.volume, consensus.intensity, device=self.device
         )
 
+    @property
+    def raw(self) -> RawFields:
+        """Fields as they are before steps that need the whole of them."""
+        return RawFields.of(self.store, self.recipe, self.ledger, lambda: self.maker)
+
+    @property
+    def _whole(self) -> list[str]:
+        return list(self.recipe.finished)
+
     @cached_property
     def pyramid(self) -> LabelPyramid:
         return LabelPyramid.of(self.recipe, self.volume)
 
     def cells(self, stage: str) -> CellGrid:
         """All cells of a stage."""
-        if stage.startswith("statistics "):
+        if stage.startswith(_PASSES):
             return portions(self._pass(stage))
         if stage == "image":
             return CellGrid(Roi.whole(self.recipe.extent), self.recipe.cell_shape)
@@ -159,11 +179,18 @@ class Workshop:
         return Stage(name, self.cells(name), self._work(name), writes_behind=behind)
 
     def _pass(self, stage: str) -> Pass:
-        return nth_pass(self.store, self.volume, self.recipe, _number(stage))
+        if stage.startswith("field "):
+            return field_pass(self.raw, self.ledger, _number(stage))
+        asking = deciding(self.volume, self.recipe)
+        return nth_pass(asking, volume_tallies(self.store), self.ledger, _number(stage))
 
     def _work(self, name: str) -> Work:
-        if name.startswith("statistics "):
-            return PassWork(self._pass(name), partial(self.store.tally, _number(name)))
+        if name.startswith(_PASSES):
+            of = field_tallies if name.startswith("field ") else volume_tallies
+            return PassWork(self._pass(name), partial(of(self.store).portion, _number(name)))
+        if name == "fields":
+            fields = {each: ArrayStore.open(self.store.field(each) / "0") for each in self._whole}
+            return FinishWork(self.raw, load_field_maps(self.store), fields)
         if name == "image":
             return ArrayWork("image", self.volume.read, ArrayStore.open(self.store.path / "0"))
         if name == "predict":
@@ -183,7 +210,9 @@ class Workshop:
         store, recipe, layout = self.store, self.recipe, self.recipe.fields
         sinks: list[Sink] = [SampleSink(store.samples, recipe.cells, layout, recipe.seed)]
         if recipe.save_fields:
-            arrays = {each.name: ArrayStore.open(store.field(each.name) / "0") for each in layout}
+            places = {each.name: store.field(each.name) / "0" for each in layout}
+            places |= {name: store.raw / name for name in self._whole}
+            arrays = {name: ArrayStore.open(place) for name, place in places.items()}
             sinks.append(FieldSink(arrays, layout))
         if recipe.labels is not None:
             settings = LabelSettings.from_json(recipe.labels)

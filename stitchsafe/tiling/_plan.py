@@ -313,7 +313,7 @@ def make_plan(
         flops=flops,
         whole_flops=whole_flops,
         output_bytes=_output_bytes(recipe),
-        scratch_bytes=4 * roi.size if recipe.labels is not None else 0,
+        scratch_bytes=_scratch_bytes(recipe),
         limits=tuple(dict.fromkeys(limits)),
     )
 
@@ -382,6 +382,12 @@ def _output_bytes(recipe: Recipe) -> int:
         numbers = sum(field.box(recipe.roi).size for field in recipe.fields)
         total += np.dtype(recipe.kept).itemsize * numbers
     return total
+
+
+def _scratch_bytes(recipe: Recipe) -> int:
+    raw = sum(field.box(recipe.roi).size for field, _ in recipe.finished.values())
+    labels = 4 * recipe.roi.size if recipe.labels is not None else 0
+    return labels + np.dtype(recipe.kept).itemsize * raw
 
 
 def _shape(shape: Sequence[object]) -> str:

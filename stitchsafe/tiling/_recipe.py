@@ -74,6 +74,9 @@ class Recipe:
         Elements per voxel of each field, per axis, as ``"1/2"``; empty where all are 1.
     skipping
         Which cells a mask leaves out; None without a mask.
+    finishing
+        For each output the steps that its field goes through once all of it is known; empty where
+        there are none.
     """
 
     network: str
@@ -99,6 +102,7 @@ class Recipe:
     exact: bool = True
     scales: tuple[tuple[str, ...], ...] = ()
     skipping: Skipping | None = None
+    finishing: tuple[tuple[dict[str, Any], ...], ...] = ()
 
     def __post_init__(self) -> None:
         if self.precision not in PRECISIONS:
@@ -148,6 +152,17 @@ class Recipe:
             Field(name, channels, tuple(map(Fraction, scale)))
             for (name, channels), scale in zip(self.outputs, scales, strict=True)
         )
+
+    @property
+    def finished(self) -> dict[str, tuple[Field, tuple[dict[str, Any], ...]]]:
+        """The fields that steps with statistics of the whole follow, with these steps."""
+        if not self.finishing:
+            return {}
+        return {
+            field.name: (field, steps)
+            for field, steps in zip(self.fields, self.finishing, strict=True)
+            if steps
+        }
 
     def skips(self, cell: Roi) -> bool:
         """Whether a mask leaves this cell out: it is 0 in labels and fields."""

@@ -301,12 +301,9 @@ def test_a_step_that_cannot_be_done_is_refused_by_name(
 @pytest.mark.parametrize(
     ("step", "saying"),
     [
-        ({"id": "scale_range"}, "statistics of the whole output"),
-        ({"id": "zero_mean_unit_variance"}, "statistics of the whole output"),
-        ({"id": "clip", "kwargs": {"max_percentile": 99}}, "statistics of the whole output"),
         (
             {"id": "scale_mean_variance", "kwargs": {"reference_tensor": "raw"}},
-            "statistics of the whole output",
+            "mean and deviation of 'raw', another tensor",
         ),
         (
             {"id": "scale_range", "kwargs": {"reference_tensor": "raw"}},
@@ -316,7 +313,7 @@ def test_a_step_that_cannot_be_done_is_refused_by_name(
         ({"id": "custom", "callable": "f", "source": "f.py"}, "no processing step that is known"),
     ],
 )
-def test_what_needs_the_whole_output_is_left_out_aloud(
+def test_what_cannot_be_done_after_a_network_is_left_out_aloud(
     tmp_path: Path, step: dict[str, Any], saying: str
 ) -> None:
     name = step["id"]
@@ -328,6 +325,47 @@ def test_what_needs_the_whole_output_is_left_out_aloud(
     assert left.steps == (name, "sigmoid")
     assert f"without the description's {name}, sigmoid" in str(left)
     assert saying in str(left)
+
+
+@pytest.mark.parametrize(
+    ("step", "kind"),
+    [
+        ({"id": "scale_range"}, "percentiles"),
+        ({"id": "zero_mean_unit_variance"}, "zscore"),
+        ({"id": "clip", "kwargs": {"max_percentile": 99}}, "clip_percentiles"),
+    ],
+)
+def test_steps_with_statistics_of_the_output_come_when_it_is_whole(
+    tmp_path: Path, step: dict[str, Any], kind: str
+) -> None:
+    content = with_step(step, "outputs")
+    content["outputs"][0]["postprocessing"] = [{"id": "sigmoid"}, step, {"id": "sigmoid"}]
+    config = described(tmp_path, content)
+    assert config.skipped == ()
+    (output,) = config.outputs
+    assert [step.kind for step in output.postprocessing] == ["sigmoid"]
+    assert [step.kind for step in output.finishing] == [kind, "sigmoid"]
+
+
+@pytest.mark.parametrize(
+    ("last", "saying"),
+    [
+        ("softmax", "mixes the channels"),
+        ("stardist_postprocessing", "is no processing step that is"),
+    ],
+)
+def test_such_a_step_is_left_out_with_one_that_cannot_follow_it(
+    tmp_path: Path, last: str, saying: str
+) -> None:
+    content = with_step({"id": "sigmoid"}, "outputs")
+    names = ["sigmoid", "scale_range", "sigmoid", last]
+    content["outputs"][0]["postprocessing"] = [{"id": name} for name in names]
+    config = described(tmp_path, content)
+    assert [step.kind for step in config.outputs[0].postprocessing] == ["sigmoid"]
+    assert config.outputs[0].finishing == ()
+    (left,) = config.skipped
+    assert left.steps == tuple(names[1:])
+    assert f"{last}, which {saying}" in left.reason
 
 
 @pytest.mark.parametrize(

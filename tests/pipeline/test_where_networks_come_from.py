@@ -117,21 +117,21 @@ def test_what_is_left_out_is_refused_unless_accepted_and_what_is_made_up_is_said
     here: Path,
 ) -> None:
     content = package()
-    content["outputs"][0]["postprocessing"].append({"id": "scale_range"})
+    content["outputs"][0]["postprocessing"].append({"id": "special"})
     folder = small_package(here / "package", **content)
     heard = Heard()
     given: dict[str, Any] = {"save": "fields", "trust_model": True}
-    with pytest.raises(ModelError, match=r"without the description's scale_range.*--skip-postproc"):
+    with pytest.raises(ModelError, match=r"without the description's special.*--skip-postproc"):
         stitchsafe.predict("image.npy", folder, "out.zarr", **given)
     assert not Path("out.zarr").exists()
     given |= {"skip_postprocessing": True, "events": heard}
     made = stitchsafe.predict("image.npy", folder, "out.zarr", **given)
-    assert any("without the description's scale_range" in line for line in heard.lines)
+    assert any("without the description's special" in line for line in heard.lines)
     assert stitchsafe.verify(made.out, trust_model=True).ok
     verdict = stitchsafe.check(folder, trust_model=True)
     (left,) = verdict.to_json()["skipped_postprocessing"]
-    assert left["steps"] == ["scale_range"]
-    assert "without the description's scale_range" in " ".join(verdict.describe().split())
+    assert left["steps"] == ["special"]
+    assert "without the description's special" in " ".join(verdict.describe().split())
     heard = Heard()
     stitchsafe.plan("image.npy", FACTORY, arguments=ARGUMENTS, save="fields", events=heard)
     assert any("no --weights given" in line for line in heard.lines)
