@@ -7,7 +7,8 @@
 
 A worker opens the result, the volume and the network by itself; no voxel goes through a pipe. It is
 a fresh interpreter, so that neither the caller's threads nor its main module come along. A worker
-that dies costs the block that it was at; the ones that it had waiting go to others.
+that dies costs the block that it was at; the ones that it had waiting go to others. One that dies
+before it has opened anything costs no block, unless others in a row do the same.
 """
 
 from __future__ import annotations
@@ -41,6 +42,9 @@ _WAITING = 2
 _GRACE = 60.0
 """Seconds that a worker has for entering what it has finished, when it is asked to stop."""
 
+_STILLBORN = 4
+"""So many workers that died in a row before they had opened anything are no accident."""
+
 
 class Processes:
     """Does tasks in worker processes, which start with the first task and stay until the end.
@@ -61,6 +65,7 @@ class Processes:
         self._openers = [pickle.dumps(opener) for opener in openers]
         self._cores, self._threads = cores, threads
         self._workers: list[_Worker | None] = [None] * len(openers)
+        self._stillborn = 0
         self.peak_memory = 0
         """Largest resident memory of the workers, added up when they have ended."""
 
@@ -87,7 +92,7 @@ class Processes:
         Raises
         ------
         InterruptedRunError
-            If workers die before they have opened what they work on.
+            If workers die, one after the other, before they have opened what they work on.
         """
         coming, returned = iter(tasks), deque[Task]()
         while True:
@@ -105,13 +110,29 @@ class Processes:
                 worker = busy[connection]
                 try:
                     outcome = worker.receive()
+                    self._stillborn = 0
                 except (EOFError, OSError):
-                    self._workers[self._workers.index(worker)] = None
-                    died, *others = worker.tasks
-                    returned.extendleft(reversed(others))
-                    outcome = Outcome(died, worker.obituary())
+                    outcome = self._bury(worker, returned)
                 if outcome is not None:
                     yield outcome
+
+    def _bury(self, worker: _Worker, returned: deque[Task]) -> Outcome | None:
+        """Take its tasks back; returns what became of the one that it was at, if it was at one."""
+        self._workers[self._workers.index(worker)] = None
+        how = worker.obituary()
+        if worker.ready:
+            died = worker.tasks.popleft()
+            returned.extendleft(reversed(worker.tasks))
+            return Outcome(died, InterruptedRunError(f"its worker process {how}"))
+        self._stillborn += 1
+        if self._stillborn == _STILLBORN:
+            raise InterruptedRunError(
+                f"{_STILLBORN} worker processes in a row ended before they had opened what they "
+                f"work on; the last one {how}; mend that, or give fewer --workers, and run the "
+                "same command again"
+            )
+        returned.extendleft(reversed(worker.tasks))
+        return None
 
     def _idle(self) -> int | None:
         """The worker with the least to do, if any has room for a task."""
@@ -167,23 +188,15 @@ class _Worker:
             raise error
         return Outcome(self.tasks.popleft(), error)
 
-    def obituary(self) -> InterruptedRunError:
-        """Why it died, as far as the system tells."""
+    def obituary(self) -> str:
+        """How it died, as far as the system tells."""
         self.connection.close()
         code = self.process.wait()
-        how = f"ended with code {code}"
-        if code < 0:
-            name = signal.Signals(-code).name
-            how = f"was killed by {name}"
-            if name == "SIGKILL":
-                how += ", as the system does when memory runs out"
-        error = InterruptedRunError(f"its worker process {how}")
-        if not self.ready:
-            raise InterruptedRunError(
-                f"a worker process {how} before it had opened what it works on; mend that, or give "
-                "fewer --workers, and run the same command again"
-            )
-        return error
+        if code >= 0:
+            return f"ended with code {code}"
+        name = signal.Signals(-code).name
+        memory = ", as the system does when memory runs out" if name == "SIGKILL" else ""
+        return f"was killed by {name}{memory}"
 
     def dismiss(self, *, at_once: bool) -> None:
         """Ask it to end: after its task, or at once with what it has finished entered."""
