@@ -148,8 +148,7 @@ def run_stages(
         # Entered first: a run that dies while scratch goes must not look for it again.
         run.once("finish", run.finish)
         workshop.store.provisional.remove()
-        if settings.part is not None:
-            ledger.sweep()
+        ledger.sweep()  # workers and parts may have died meanwhile
     return Progress(count.total, count.resumed, instances)
 
 

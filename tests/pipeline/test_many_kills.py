@@ -20,8 +20,11 @@ import numpy as np
 import psutil
 import pytest
 from counted_network import VARIABLE, passes
-from stores import Content, content_of, smooth_volume
+from stores import Content, content_of, smooth_volume, tiny_model
 from zygote import Zygote
+
+from stitchsafe.engine import Silent
+from stitchsafe.pipeline import predict
 
 WORDS = ["-m", "counted_network:counted", "--labels-from", "foreground", "--axes", "yx",
          "--tile-shape", "64,64", "--block-shape", "64,64", "--threads", "1", "--max-memory",
@@ -177,6 +180,23 @@ def in_parts(runs: Field, most: int) -> None:
         if code != 0:
             running[part] = runs.start(out, "--part", part)
     runs.judge(out, runs.kills - kills)
+
+
+def test_what_a_worker_leaves_when_it_dies_is_swept_by_the_run_that_goes_on(tmp_path: Path) -> None:
+    out = tmp_path / "out.zarr"
+    left = out / ".stitchsafe" / "ledger" / "predict" / "0_0.json.1-2.partial"
+
+    class Dying(Silent):
+        def stage(self, name: str, total: int, unit: str) -> None:
+            if name == "predict":
+                left.parent.mkdir(parents=True, exist_ok=True)
+                left.write_text("{")
+
+    model = tiny_model(tmp_path / "tiny", ndim=2, window=(32, 32))
+    volume = smooth_volume(32, 32)
+    predict(volume, model, out, events=Dying(), axes="yx", save="fields", threads=1)
+    assert left.parent.is_dir()
+    assert not left.exists()
 
 
 WAYS = (alone, in_parts, with_coordinator_killed, with_workers_killed)
