@@ -23,13 +23,18 @@ class Toy:
 
     ``<index>.orders`` says ``die``, ``damaged``, ``full`` (perhaps ``afterwards``: when
     another is slow), ``wrong``, ``patient`` or ``slow``,
-    perhaps ``once``.
+    perhaps ``once``. ``stillborn`` holds the number of workers that are yet to die as they open it.
     """
 
     folder: Path
 
     def __call__(self) -> Toy:
-        if (self.folder / "unopenable").exists():
+        if (stillborn := self.folder / "stillborn").exists():
+            left = int(stillborn.read_text())
+            if left > 1:
+                stillborn.write_text(str(left - 1))
+            else:
+                stillborn.unlink()
             os.kill(os.getpid(), signal.SIGKILL)
         if (self.folder / "foreign").exists():
             raise InputError(f"{self.folder} is not here; put it where all see it")

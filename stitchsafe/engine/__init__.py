@@ -18,6 +18,7 @@ from stitchsafe.engine._intensity import Intensity
 from stitchsafe.engine._lease import Lease
 from stitchsafe.engine._ledger import CellIndex, CellRecord, Ledger
 from stitchsafe.engine._processes import Opener, Processes
+from stitchsafe.engine._resident import peak_memory
 from stitchsafe.engine._runner import Executor, StageCount, run_blocks, run_once
 from stitchsafe.engine._sinks import (
     FieldSink,
@@ -62,6 +63,7 @@ __all__ = [
     "file_checksum",
     "load_arrays",
     "load_json",
+    "peak_memory",
     "return_freed_memory",
     "run_blocks",
     "run_once",

@@ -7,13 +7,13 @@
 
 A worker opens the result, the volume and the network by itself; no voxel goes through a pipe. It is
 a fresh interpreter, so that neither the caller's threads nor its main module come along. A worker
-that dies costs the block that it was at; the ones that it had waiting go to others.
+that dies costs the block that it was at; the ones that it had waiting go to others. One that dies
+before it has opened anything costs no block, unless others in a row do the same.
 """
 
 from __future__ import annotations
 
 import pickle
-import re
 import signal
 import subprocess
 import sys
@@ -22,11 +22,11 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, Pipe, wait
-from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 from stitchsafe.engine._inline import Outcome
+from stitchsafe.engine._resident import peak_memory
 from stitchsafe.engine._stage import Task, Workshop
 from stitchsafe.errors import InterruptedRunError
 
@@ -40,6 +40,9 @@ _WAITING = 2
 
 _GRACE = 60.0
 """Seconds that a worker has for entering what it has finished, when it is asked to stop."""
+
+_STILLBORN = 4
+"""So many workers that died in a row before they had opened anything are no accident."""
 
 
 class Processes:
@@ -61,6 +64,7 @@ class Processes:
         self._openers = [pickle.dumps(opener) for opener in openers]
         self._cores, self._threads = cores, threads
         self._workers: list[_Worker | None] = [None] * len(openers)
+        self._stillborn = 0
         self.peak_memory = 0
         """Largest resident memory of the workers, added up when they have ended."""
 
@@ -74,7 +78,7 @@ class Processes:
         trace: TracebackType | None,
     ) -> None:
         working = [worker for worker in self._workers if worker is not None]
-        self.peak_memory = sum(_peak_memory(worker.process.pid) for worker in working)
+        self.peak_memory = sum(peak_memory(worker.process.pid) for worker in working)
         for worker in working:
             worker.dismiss(at_once=error is not None)
         for worker in working:
@@ -87,7 +91,7 @@ class Processes:
         Raises
         ------
         InterruptedRunError
-            If workers die before they have opened what they work on.
+            If workers die, one after the other, before they have opened what they work on.
         """
         coming, returned = iter(tasks), deque[Task]()
         while True:
@@ -105,13 +109,29 @@ class Processes:
                 worker = busy[connection]
                 try:
                     outcome = worker.receive()
+                    self._stillborn = 0
                 except (EOFError, OSError):
-                    self._workers[self._workers.index(worker)] = None
-                    died, *others = worker.tasks
-                    returned.extendleft(reversed(others))
-                    outcome = Outcome(died, worker.obituary())
+                    outcome = self._bury(worker, returned)
                 if outcome is not None:
                     yield outcome
+
+    def _bury(self, worker: _Worker, returned: deque[Task]) -> Outcome | None:
+        """Take its tasks back; returns what became of the one that it was at, if it was at one."""
+        self._workers[self._workers.index(worker)] = None
+        how = worker.obituary()
+        if worker.ready:
+            died = worker.tasks.popleft()
+            returned.extendleft(reversed(worker.tasks))
+            return Outcome(died, InterruptedRunError(f"its worker process {how}"))
+        self._stillborn += 1
+        if self._stillborn == _STILLBORN:
+            raise InterruptedRunError(
+                f"{_STILLBORN} worker processes in a row ended before they had opened what they "
+                f"work on; the last one {how}; mend that, or give fewer --workers, and run the "
+                "same command again"
+            )
+        returned.extendleft(reversed(worker.tasks))
+        return None
 
     def _idle(self) -> int | None:
         """The worker with the least to do, if any has room for a task."""
@@ -167,23 +187,15 @@ class _Worker:
             raise error
         return Outcome(self.tasks.popleft(), error)
 
-    def obituary(self) -> InterruptedRunError:
-        """Why it died, as far as the system tells."""
+    def obituary(self) -> str:
+        """How it died, as far as the system tells."""
         self.connection.close()
         code = self.process.wait()
-        how = f"ended with code {code}"
-        if code < 0:
-            name = signal.Signals(-code).name
-            how = f"was killed by {name}"
-            if name == "SIGKILL":
-                how += ", as the system does when memory runs out"
-        error = InterruptedRunError(f"its worker process {how}")
-        if not self.ready:
-            raise InterruptedRunError(
-                f"a worker process {how} before it had opened what it works on; mend that, or give "
-                "fewer --workers, and run the same command again"
-            )
-        return error
+        if code >= 0:
+            return f"ended with code {code}"
+        name = signal.Signals(-code).name
+        memory = ", as the system does when memory runs out" if name == "SIGKILL" else ""
+        return f"was killed by {name}{memory}"
 
     def dismiss(self, *, at_once: bool) -> None:
         """Ask it to end: after its task, or at once with what it has finished entered."""
@@ -197,13 +209,3 @@ class _Worker:
         except subprocess.TimeoutExpired:
             self.process.kill()
             self.process.wait()
-
-
-def _peak_memory(pid: int) -> int:
-    """Largest resident memory of a process so far; 0 where the system does not tell."""
-    try:
-        status = Path(f"/proc/{pid}/status").read_text()
-    except OSError:
-        return 0
-    found = re.search(r"VmHWM:\s+(\d+) kB", status)
-    return int(found[1]) * 1024 if found else 0

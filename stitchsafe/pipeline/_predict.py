@@ -6,7 +6,6 @@ import errno
 import gc
 import itertools
 import platform
-import resource
 import sys
 import tempfile
 import time
@@ -30,6 +29,7 @@ from stitchsafe.engine import (
     Processes,
     Silent,
     load_json,
+    peak_memory,
     return_freed_memory,
     save_json,
 )
@@ -309,7 +309,7 @@ def _carry_out(job: _Job, settings: Settings, events: Events) -> Prediction:
         if not inputs.exact and progress.missing is None:
             seams = _seams(job, workshop.maker, events)
         seconds = time.monotonic() - began
-        peak = _peak_memory() + getattr(executor, "peak_memory", 0)
+        peak = peak_memory() + getattr(executor, "peak_memory", 0)
         with nullcontext() if settings.part is None else ledger.holding("provenance", events.say):
             _save_provenance(store, seconds, peak)
     return Prediction(
@@ -460,12 +460,6 @@ def _save_provenance(store: ResultStore, seconds: float, peak: int) -> None:
         }
     )
     save_json(store.provenance_file, {"runs": runs})
-
-
-def _peak_memory() -> int:
-    """Largest resident memory of this process, in bytes."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
 
 
 def _in_memory(made: Prediction, store: ResultStore, settings: Settings) -> Prediction:

@@ -152,8 +152,7 @@ def run_stages(
         run.once("finish", run.finish)
         workshop.store.provisional.remove()
         workshop.store.raw.remove()
-        if settings.part is not None:
-            ledger.sweep()
+        ledger.sweep()  # workers and parts may have died meanwhile
     return Progress(count.total, count.resumed, instances)
 
 

@@ -131,14 +131,28 @@ def test_a_block_that_kills_its_workers_is_named_and_the_rest_finished(tmp_path)
     assert toy.noted("compute").count("2:4,3:6") == 3
 
 
+def test_workers_that_die_at_their_start_cost_no_block(tmp_path):
+    toy = Toy(tmp_path)
+    (tmp_path / "stillborn").write_text("2")
+    with workers(toy, 1) as executor:
+        run(executor, toy)
+    assert not (tmp_path / "stillborn").exists()
+    assert finished(toy) == ALL
+    assert len(toy.noted("compute")) == len(ALL)
+
+
 def test_workers_that_cannot_even_open_stop_the_run(tmp_path):
     toy = Toy(tmp_path)
-    (tmp_path / "unopenable").touch()
+    (tmp_path / "stillborn").write_text("100")
     with (
-        pytest.raises(InterruptedRunError, match="before it had opened"),
-        workers(toy) as executor,
+        pytest.raises(
+            InterruptedRunError, match=r"4 worker processes in a row .* by SIGKILL.* mend that"
+        ),
+        workers(toy, 1) as executor,
     ):
         run(executor, toy)
+    assert (tmp_path / "stillborn").read_text() == "96"
+    assert not finished(toy)
 
 
 def test_what_stops_the_run_in_one_worker_stops_all_and_enters_what_is_done(tmp_path):

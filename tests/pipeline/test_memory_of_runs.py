@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -20,17 +21,27 @@ from stitchsafe.volumes import ArrayStore
 
 
 class Watch(threading.Thread):
-    """Largest resident memory of a process and all that it starts, together."""
+    """Largest resident memory of a process and of each that it starts.
+
+    Whether two workers are at their worst in the same moment is chance; that they may be is what
+    a prediction has to allow for. So each one's own peak counts.
+    """
 
     def __init__(self, pid: int) -> None:
         super().__init__(daemon=True)
-        self.process, self.peak = psutil.Process(pid), 0
+        self.process = psutil.Process(pid)
+        self.peaks: Counter[int] = Counter()
+
+    @property
+    def peak(self) -> int:
+        return self.peaks.total()
 
     def run(self) -> None:
         while True:
             try:
-                family = [self.process, *self.process.children(recursive=True)]
-                self.peak = max(self.peak, sum(each.memory_info().rss for each in family))
+                for each in (self.process, *self.process.children(recursive=True)):
+                    resident = each.memory_info().rss
+                    self.peaks[each.pid] = max(self.peaks[each.pid], resident)
             except psutil.NoSuchProcess:
                 if not self.process.is_running():
                     return
