@@ -20,6 +20,9 @@ from stitchsafe.interruption import heed, interrupt
 _WATCH_SECONDS = 0.5
 
 
+_working = False
+
+
 class _Dismissed(BaseException):
     """The coordinator wants no more."""
 
@@ -56,6 +59,8 @@ def _serve(connection: Connection[Any, Any]) -> None:
 
     return_freed_memory()
     workshop = pickle.loads(opener)()  # from the coordinator, through a pipe of its own
+    global _working
+    _working = True
     connection.send(("ready", None))
     for outcome in Inline(workshop).run(_incoming(connection)):
         heed()
@@ -76,6 +81,8 @@ def _incoming(connection: Connection[Any, Any]) -> Iterator[Task]:
 def _dismiss(number: int, frame: FrameType | None) -> None:
     del number, frame
     signal.signal(signal.SIGTERM, signal.SIG_IGN)  # once is enough: what is done is being entered
+    if not _working:
+        os._exit(0)  # nothing has been begun that could be entered
     interrupt(_Dismissed())
 
 

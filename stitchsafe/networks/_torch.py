@@ -227,6 +227,8 @@ class TorchNetwork:
     def _here(self, batch: NDArray[np.floating]) -> tuple[NDArray[np.floating], ...]:
         """A pass on the processor."""
         assert self._runtime is not None
+        if torch.get_num_threads() != self._runtime.threads:  # each calling thread has its own
+            torch.set_num_threads(self._runtime.threads)
         tensor = self._taken_in(torch.from_numpy(batch))
         with FastConvolutions() if self._runtime.layout == _CHANNELS_LAST else nullcontext():
             results = self._pass(tensor)

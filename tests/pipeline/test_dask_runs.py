@@ -245,6 +245,7 @@ def slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
         subprocess.run(["pkill", "-KILL", "-P", job], check=False)
 
 
+@pytest.mark.slow
 def test_the_documented_file_for_slurm(
     tmp_path: Path, job: Path, straight: Content, slurm: Path, repository: Path
 ) -> None:
