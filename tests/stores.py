@@ -29,6 +29,7 @@ def tiny_model(
     voxel_size: tuple[float, ...] | None = None,
     channels: int = 1,
     normalize: str = "zscore",
+    labels: dict[str, Any] | None = None,
     seed: int = 0,
     **arguments: Any,
 ) -> Path:
@@ -57,6 +58,7 @@ def tiny_model(
         ],
         "labels": {
             "from": "embeddings", "background": "foreground", "bandwidth": 0.8, "window": window,
+            **(labels or {}),
         },
         "tiling": {"tile_shape": tile or window},
     }  # fmt: skip

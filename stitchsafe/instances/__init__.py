@@ -40,7 +40,7 @@ from stitchsafe.instances._stages import (
     merge_windows,
 )
 from stitchsafe.instances._table import InstanceTable, instance_table
-from stitchsafe.instances._windows import connected_parts, segment_window
+from stitchsafe.instances._windows import connected_parts, segment_window, voxel_bytes
 
 __all__ = [
     "Background",
@@ -75,4 +75,5 @@ __all__ = [
     "stream_contacts",
     "to_units",
     "touching",
+    "voxel_bytes",
 ]

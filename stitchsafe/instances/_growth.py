@@ -20,6 +20,7 @@ __all__ = ["grow_segments"]
 
 _LEVELS = 256
 _NOBODY = np.iinfo(np.uint32).max
+_SOURCES = 1 << 16  # whose neighbours are looked at together
 
 
 def grow_segments(
@@ -51,9 +52,12 @@ def grow_segments(
         allowed = binary_dilation(labels > 0, iterations=steps, mask=allowed | (labels > 0))
     # A rim of forbidden voxels, so that neighbours are plain offsets in the flat array.
     grown = np.pad(labels, 1)
-    levels = np.clip(foreground * _LEVELS, 0, _LEVELS - 1).astype(np.int16)
-    level_of = np.pad(np.where(allowed & (labels == 0), levels, -1), 1, constant_values=-1)
-    flat, level = grown.reshape(-1), level_of.reshape(-1)
+    scaled = foreground * np.float32(_LEVELS)
+    levels = np.clip(scaled, 0, _LEVELS - 1, out=scaled).astype(np.int16)
+    del scaled
+    levels[~allowed | (labels > 0)] = -1
+    flat, level = grown.reshape(-1), np.pad(levels, 1, constant_values=-1).reshape(-1)
+    del levels
     offsets = np.asarray(
         [stride // grown.itemsize * sign for stride in grown.strides for sign in (-1, 1)]
     )
@@ -63,18 +67,21 @@ def grow_segments(
 
     def reach(sources: NDArray[np.int64], at: int) -> NDArray[np.int64]:
         """Claim what lies free beside `sources`: now, or when its level comes."""
-        beside = (sources[:, None] + offsets).reshape(-1)
-        beside = np.asarray(np.unique(beside[level[beside] >= 0]), np.int64)
-        around = flat[beside[:, None] + offsets]
-        around[around == 0] = _NOBODY
-        claims[beside] = around.min(axis=1)
-        own = level[beside]
-        level[beside] = -1
-        _file(beside[own < at], own[own < at], waiting)
-        now: NDArray[np.int64] = beside[own >= at]
-        return now
+        now = [np.zeros(0, np.int64)]
+        for begin in range(0, len(sources), _SOURCES):
+            beside = (sources[begin : begin + _SOURCES, None] + offsets).reshape(-1)
+            beside = np.asarray(np.unique(beside[level[beside] >= 0]), np.int64)
+            around = flat[beside[:, None] + offsets]
+            around[around == 0] = _NOBODY
+            claims[beside] = around.min(axis=1)
+            own = level[beside]
+            level[beside] = -1
+            _file(beside[own < at], own[own < at], waiting)
+            now.append(beside[own >= at])
+        return np.concatenate(now)
 
-    reach(np.flatnonzero(flat), _LEVELS)
+    for begin in range(0, flat.size, _SOURCES):
+        reach(begin + np.flatnonzero(flat[begin : begin + _SOURCES]), _LEVELS)
     for at in range(_LEVELS - 1, -1, -1):
         front = np.concatenate([np.zeros(0, np.int64), *waiting[at]])
         waiting[at] = []

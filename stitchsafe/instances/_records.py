@@ -223,17 +223,14 @@ def _extents(labels: NDArray[np.uint32], count: int) -> tuple[Int64, Int64, Int6
     begin = np.zeros((count, ndim), np.int64)
     end = np.zeros((count, ndim), np.int64)
     sums = np.zeros((count, ndim), np.int64)
-    if count == 0:
-        return begin, end, sums
     for axis in range(ndim):
-        size = labels.shape[axis]
-        # Voxels per segment and slice: the margin of each segment along this axis.
-        slices = np.moveaxis(labels, axis, 0).reshape(size, -1).astype(np.int64)
-        slices += np.arange(size, dtype=np.int64)[:, None] * (count + 1)
-        margin = np.bincount(slices.ravel(), minlength=size * (count + 1))
-        margin = margin.reshape(size, count + 1)[:, 1:]
-        present = margin > 0
-        begin[:, axis] = present.argmax(axis=0)
-        end[:, axis] = size - present[::-1].argmax(axis=0)
-        sums[:, axis] = np.arange(size, dtype=np.int64) @ margin
+        planes = np.moveaxis(labels, axis, 0)
+        bounds = np.zeros((3, count + 1), np.int64)
+        first, last, total = bounds  # of positions along the axis, also of the background
+        for at in reversed(range(len(planes))):
+            first[planes[at]] = at
+        for at, plane in enumerate(planes):
+            last[plane] = at + 1
+            np.add.at(total, plane.reshape(-1), at)
+        begin[:, axis], end[:, axis], sums[:, axis] = bounds[:, 1:]
     return begin, end, sums

@@ -13,6 +13,7 @@ the number of threads nor the library behind them can change a result.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -95,12 +96,15 @@ class Sketch:
         bits = _CELL_BITS.get(units.shape[1], 11)
         return _gather(units >> bits, np.ones(len(units), np.int64), units)
 
-    def merge(self, other: Sketch) -> Sketch:
-        """The sketch of both sets of points; associative and commutative."""
+    @classmethod
+    def union(cls, sketches: Sequence[Sketch]) -> Sketch:
+        """The sketch of all their points, in whatever order and grouping they come."""
+        if len(sketches) == 1:
+            return sketches[0]
         return _gather(
-            np.concatenate([self.cells, other.cells]),
-            np.concatenate([self.counts, other.counts]),
-            np.concatenate([self.sums, other.sums]),
+            np.concatenate([each.cells for each in sketches]),
+            np.concatenate([each.counts for each in sketches]),
+            np.concatenate([each.sums for each in sketches]),
         )
 
     @property

@@ -12,7 +12,7 @@ import numpy as np
 from stitchsafe.coordinates import Roi, ceil_to, floor_to
 from stitchsafe.engine import Events, Silent
 from stitchsafe.errors import ModelError, PlanError
-from stitchsafe.instances import LabelSettings
+from stitchsafe.instances import LabelSettings, voxel_bytes
 from stitchsafe.networks import ModelConfig, Network, Runtime
 from stitchsafe.pipeline._devices import (
     choose_devices,
@@ -25,6 +25,7 @@ from stitchsafe.pipeline._inputs import Inputs, ModelLike, VolumeLike, match_inp
 from stitchsafe.pipeline._machine import allotted_memory, processor_name, usable_cores
 from stitchsafe.pipeline._mask import skipping
 from stitchsafe.pipeline._settings import Options, Settings
+from stitchsafe.precision import PRECISIONS
 from stitchsafe.tiling import (
     Halo,
     Normalization,
@@ -99,11 +100,18 @@ def draft_plan(
     values = _label_values(network, settings)
     window = None if values is None else tuple(_window(config, network))
     finishing = _finishing(config, settings)
+    precision = choose_precision(settings, network, stored, events)
+    cell_bytes = 0
     if values is not None:
         labels = LabelSettings.from_json({**values, "window": window})
         _refuse_fields(labels, network)
         _refuse_finished(labels, network, finishing)
-    precision = choose_precision(settings, network, stored, events)
+        numbers = sum(output.channels for output in network.outputs)
+        cell_bytes = voxel_bytes(
+            labels,
+            fields=numbers * np.dtype(PRECISIONS[precision].kept).itemsize,
+            nan_is_background=settings.nan == "keep",
+        )
     layout = network.layout_for(precision)
     devices = choose_devices(settings, network, stored, events)
     workers = worker_count(settings, devices)
@@ -165,6 +173,7 @@ def draft_plan(
         halo=_stored_halo(settings, stored),
         exact=inputs.exact,
         workers=workers,
+        cell_bytes=cell_bytes,
         max_device_memory=device_budget(settings, devices, workers),
         below=below,
     )

@@ -8,11 +8,11 @@ Everything that lives at the same time is added up, process by process::
                   fields       of the cell
                   and the larger of
                     forward    one tile's input and its activations (by their life in the trace)
-                    writing    clustering of the cell, or compressing it
+                    writing    what is made of the cell, or compressing it
 
-Nothing in it grows with the volume. Merging, when no tile is alive any more, takes about 100 bytes
-per segment; how many there will be, no shape tells. A device holds weights and activations instead,
-and the worker what is copied to it and back.
+Nothing in it grows with the volume. What is kept of segments, about 400 bytes each while a window
+is measured and 100 while they are merged, is left out: how many there will be, no shape tells. A
+device holds weights and activations instead, and the worker what is copied to it and back.
 """
 
 from __future__ import annotations
@@ -39,9 +39,6 @@ _WEIGHT_COPIES = 3
 
 _SCRATCH = 1.1
 """Scratch of convolution kernels and the allocator, relative to the live activations."""
-
-_SEGMENT_BYTES = 48
-"""Per voxel of a cell: masks, integer labels and sort keys while it is clustered."""
 
 _STORE_COPIES = 2
 """A chunk as array and as encoded bytes, while it is written or read."""
@@ -102,7 +99,8 @@ def estimate_memory(
     field_channels: float,
     source_itemsize: int,
     itemsize: int,
-    clusters: bool,
+    cell_bytes: int,
+    saves_fields: bool,
     blocks: int = 2,
     workers: int = 1,
     on_device: bool = False,
@@ -119,8 +117,10 @@ def estimate_memory(
         Channels of the volume, and numbers per voxel of all fields together.
     source_itemsize, itemsize
         Bytes of a voxel in the volume and in the fields.
-    clusters
-        Whether cells are clustered into instances.
+    cell_bytes
+        What is made of each voxel of a cell while the cell is written, beside its fields.
+    saves_fields
+        Whether fields are written.
     blocks, workers
         How many there are.
     on_device
@@ -132,7 +132,6 @@ def estimate_memory(
     gather = tile * in_channels * (source_itemsize + itemsize)
     passed = math.ceil(tile * itemsize * (in_channels + field_channels))
     fields = math.ceil(cell * field_channels * itemsize)
-    clustering = cell * _SEGMENT_BYTES + 3 * fields if clusters else 0
     activations = math.ceil(activation_bytes * _SCRATCH)
     interpreter = INTERPRETER_BYTES + (_CUDA_BYTES if on_device else 0)
     return MemoryEstimate(
@@ -141,7 +140,7 @@ def estimate_memory(
         reading=reading,
         forward=gather + (_UNDER_WAY * passed if on_device else activations),
         fields=fields * (2 if on_device else 1),  # a cell is written while the next is computed
-        writing=max(clustering, fields * _STORE_COPIES),
+        writing=max(cell * cell_bytes, fields * _STORE_COPIES if saves_fields else 0),
         workers=workers,
         coordinator=interpreter + parameter_bytes if workers > 1 else 0,
         device=_CONTEXT_BYTES + 2 * parameter_bytes + activations + _UNDER_WAY * passed

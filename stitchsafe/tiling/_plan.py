@@ -172,6 +172,7 @@ def make_plan(
     halo: Halo | None = None,
     exact: bool = True,
     workers: int = 1,
+    cell_bytes: int = 0,
     max_device_memory: int | None = None,
     below: Sequence[int] | None = None,
 ) -> Plan:
@@ -200,6 +201,8 @@ def make_plan(
         memory allows it, and the widest halo that memory allows otherwise.
     workers
         Processes that do blocks side by side and share the memory.
+    cell_bytes
+        What is made of each voxel of a cell while the cell is written, beside its fields.
     max_device_memory
         Budget in bytes of a device's memory, for each worker; None where nothing bounds it.
     below
@@ -212,6 +215,7 @@ def make_plan(
     """
     geometry = network.geometry
     traces: dict[tuple[int, ...], Graph] = {}
+    itemsizes = source_itemsize, cell_bytes
 
     def traced(shape: tuple[int, ...]) -> Graph:
         if shape not in traces:
@@ -221,7 +225,7 @@ def make_plan(
     def memory_of(shapes: Shapes, margins: Halo | None = None) -> MemoryEstimate:
         grid = TileGrid.of(geometry, extent, shapes.tile, margins, exact=exact)
         recipe = draft(shapes, grid)
-        return _memory(network, recipe, grid, shapes.cell, source_itemsize, traced, workers)
+        return _memory(network, recipe, grid, shapes.cell, itemsizes, traced, workers)
 
     def peak(shapes: Shapes, margins: Halo | None = None) -> int:
         return memory_of(shapes, margins).peak
@@ -280,7 +284,7 @@ def make_plan(
     grid = TileGrid.of(geometry, extent, shapes.tile, halo, exact=exact)
     recipe = draft(shapes, grid)
     schedule = Schedule.of(recipe, block_shape)
-    memory = _memory(network, recipe, grid, schedule.block_shape, source_itemsize, traced, workers)
+    memory = _memory(network, recipe, grid, schedule.block_shape, itemsizes, traced, workers)
     if memory.peak > max_memory:
         raise PlanError(
             f"blocks of {schedule.block_shape} need {format_bytes(memory.peak, up=True)}, more "
@@ -328,7 +332,7 @@ def _memory(
     recipe: Recipe,
     grid: TileGrid,
     block: Sequence[int],
-    source_itemsize: int,
+    itemsizes: tuple[int, int],
     traced: Callable[[tuple[int, ...]], Graph],
     workers: int,
 ) -> MemoryEstimate:
@@ -348,9 +352,10 @@ def _memory(
         cell_shape=recipe.cell_shape,
         in_channels=network.channels,
         field_channels=float(sum(field.density() for field in recipe.fields)),
-        source_itemsize=source_itemsize,
+        source_itemsize=itemsizes[0],
         itemsize=np.dtype(recipe.kept).itemsize,
-        clusters=recipe.labels is not None,
+        cell_bytes=itemsizes[1],
+        saves_fields=recipe.save_fields,
         blocks=sum(1 for _ in islice(recipe.cells.blocks(block), 2 * workers)),
         workers=workers,
         on_device=on_device,

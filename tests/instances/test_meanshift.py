@@ -78,7 +78,7 @@ def test_order_and_partition_do_not_matter(points: np.ndarray, random: object) -
     order = np.random.default_rng(random.randrange(2**32)).permutation(len(units))  # type: ignore[attr-defined]
     cut = random.randrange(len(units) + 1)  # type: ignore[attr-defined]
     first, second = Sketch.of_units(units[order[:cut]]), Sketch.of_units(units[order[cut:]])
-    for parts in (first.merge(second), second.merge(first)):
+    for parts in (Sketch.union([first, second]), Sketch.union([second, first])):
         for name in ("cells", "counts", "sums"):
             np.testing.assert_array_equal(getattr(parts, name), getattr(whole, name))
     _, labels = mean_shift(points, 1.5)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -277,3 +279,45 @@ def test_what_can_never_be_large_enough_is_dropped_early_and_changes_nothing(
     assert everything.count == len(expected)
     assert found.count == (expected >= min_size).sum()
     assert fewer < all_segments
+
+
+def test_batches_do_not_show(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A window of many batches gives what one batch gives."""
+    random = np.random.default_rng(0)
+    fields = {
+        "embedding": ndimage.gaussian_filter(random.normal(size=(2, 30, 40, 20)), (0, 2, 2, 2)),
+        "foreground": ndimage.gaussian_filter(random.random((1, 30, 40, 20)), (0, 2, 2, 2)),
+    }
+    values = LabelSettings(
+        window=(30, 40, 20),
+        bandwidth=0.1,
+        background="foreground",
+        growth_threshold=0.46,
+        foreground_threshold=0.51,
+    )
+    at_once = segment_window(fields, settings=values)
+    monkeypatch.setattr("stitchsafe.instances._windows._BATCH", 100)
+    monkeypatch.setattr("stitchsafe.instances._growth._SOURCES", 7)
+    in_parts = segment_window(fields, settings=values)
+    assert at_once.count > 5
+    for name in ("labels", "cores", "modes", "clusters", "voxels", "first"):
+        np.testing.assert_array_equal(getattr(in_parts, name), getattr(at_once, name))
+
+
+def test_a_window_of_many_segments_is_measured_in_little_memory() -> None:
+    shape = (1500, 8, 8)
+    segments = segment_window(
+        {
+            "classes": np.indices(shape).sum(axis=0)[None] % 2
+            == np.array([0, 1])[:, None, None, None]
+        },
+        settings=LabelSettings(window=shape, source="argmax"),
+    )
+    tracemalloc.start()
+    record = WindowRecord.of_segments(segments, Roi.whole(shape), shape)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert record.count == np.prod(shape) // 2
+    assert peak < 1000 * record.count
+    np.testing.assert_array_equal(record.box_end - record.box_begin, 1)
+    np.testing.assert_array_equal(record.sums, record.box_begin)

@@ -88,6 +88,12 @@ def here(tmp_path_factory: pytest.TempPathFactory) -> Path:
     wide = {"base_channels": 24, "growth": 1, "normalize": "percentile"}
     tiny_model(folder / "solid", ndim=3, window=(64, 64, 64), **wide)
     tiny_model(folder / "flat", ndim=2, window=(512, 512), **{**wide, "base_channels": 48})
+    # Networks so small that what the clustering of a window takes decides.
+    bumps(folder / "large.zarr", 160, 160, 160, chunk=80)
+    for name, growth in (("cells", {}), ("grown", {"growth_threshold": 0.2})):
+        labels = {"bandwidth": 8.0, **growth}
+        shapes = {"window": (160,) * 3, "tile": (40,) * 3, "normalize": "none", "labels": labels}
+        tiny_model(folder / name, ndim=3, **shapes)
     return folder
 
 
@@ -98,6 +104,9 @@ def here(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("solid.zarr", "-m", "solid", "--save", "fields", "--precision", "bf16"),
         ("solid.zarr", "-m", "solid", "--save", "fields", "--workers", "2"),
         ("solid.zarr", "-m", "solid", "--labels-from", "foreground"),
+        ("large.zarr", "-m", "cells"),
+        ("large.zarr", "-m", "grown"),
+        ("large.zarr", "-m", "cells", "--labels-from", "foreground"),
         ("flat.zarr", "-m", "flat", "--save", "fields"),
         ("flat.zarr", "-m", "flat", "--labels-from", "foreground"),
     ],

@@ -212,7 +212,8 @@ def test_memory_does_not_grow_with_the_volume_and_adds_up():
     fixed = {
         "parameter_bytes": 10**6, "activation_bytes": 10**8, "input_shape": (100, 100),
         "block_input_shape": (100, 100), "cell_shape": (64, 64), "in_channels": 1,
-        "field_channels": 3, "source_itemsize": 2, "itemsize": 4, "clusters": True,
+        "field_channels": 3, "source_itemsize": 2, "itemsize": 4, "cell_bytes": 16,
+        "saves_fields": False,
     }  # fmt: skip
     estimate = estimate_memory(**fixed)
     assert estimate.peak > estimate.interpreter + estimate.forward > 10**8
