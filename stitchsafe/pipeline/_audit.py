@@ -73,6 +73,8 @@ def audit(store: ResultStore, recipe: Recipe, volume: Volume, events: Events) ->
                     yield Finding(text, redo=(stage.stage, index), remove=files)
                 yield from changed_input(volume, cell, record, portion=stage.portions)
             events.advance()
+    for path, reason in store.unsound_recipes().items():
+        yield Finding(f"{path}: {reason}")
     yield from _metadata(store)
     yield from _records(store, recipe)
 
@@ -105,6 +107,7 @@ def forget_damaged(store: ResultStore, recipe: Recipe, volume: Volume, events: E
         if finding.redo is not None:
             stage, index = finding.redo
             store.ledger.drop(stage, [] if index is None else [index])
+    store.mend_recipe()
     return len(findings)
 
 

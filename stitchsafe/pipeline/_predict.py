@@ -248,6 +248,8 @@ def _prepare(
     store = ResultStore.at(out).resolved
     refuse_output_within_input(store.path, volume)
     store.refuse_foreign()
+    if not settings.overwrite:
+        store.refuse_lost_recipe()
     resumes = store.exists and not settings.overwrite
     if settings.repair and not resumes:
         raise InputError(
@@ -336,7 +338,7 @@ def _withdraw(store: ResultStore, settings: Settings) -> None:
     if settings.part is None:
         store.clear()
     else:  # others may be at it: they find that it is not begun
-        store.recipe_file.remove()
+        store.withdraw()
 
 
 @contextmanager
