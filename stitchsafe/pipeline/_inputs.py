@@ -203,6 +203,8 @@ def match_inputs(
     _refuse_undecided(network)
     if settings.accept_inexact and not breaks:
         breaks = _too_small(network, volume.shape, events)
+        if not breaks:
+            events.say(f"exact: {network.name} can be stitched; --accept-inexact changes nothing")
     if count_absent_chunks:
         _refuse_absent_chunks(volume, roi, settings, events)
     origin = Origin.of(
@@ -223,14 +225,22 @@ def _refuse_skipped_steps(network: Network, settings: Settings, events: Events) 
     ModelError
         Naming the steps.
     """
-    for each in network.config.skipped if network.config else ():
+    config = network.config
+    skipped = config.skipped if config else ()
+    finishing = any(output.finishing for output in config.outputs) if config else False
+    if settings.skip_postprocessing and not skipped and not finishing:
+        events.say(
+            f"model: --skip-postprocessing changes nothing, as {network.name} has no step that it "
+            "would leave out"
+        )
+    for each in skipped:
         if not settings.skip_postprocessing:
             raise ModelError(
                 f"{network.name}: {each}; have the field as it is before those steps with "
                 "--skip-postprocessing, and do them to it afterwards"
             )
         events.say(f"model: {each}")
-    for output in network.config.outputs if network.config else ():
+    for output in config.outputs if config else ():
         if output.finishing:
             kinds = ", ".join(step.kind for step in output.finishing)
             done = "are left out" if settings.skip_postprocessing else "are done to it when saved"

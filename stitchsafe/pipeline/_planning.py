@@ -11,7 +11,7 @@ import numpy as np
 
 from stitchsafe.coordinates import Roi, ceil_to, floor_to
 from stitchsafe.engine import Events, Silent
-from stitchsafe.errors import ModelError, PlanError
+from stitchsafe.errors import InputError, ModelError, PlanError
 from stitchsafe.instances import LabelSettings, voxel_bytes
 from stitchsafe.networks import ModelConfig, Network, Runtime
 from stitchsafe.pipeline._devices import (
@@ -276,7 +276,31 @@ def _label_values(network: Network, settings: Settings) -> dict[str, Any] | None
         "foreground_threshold": settings.foreground_threshold,
     }
     values.update({key: value for key, value in changed.items() if value is not None})
+    _refuse_unused(LabelSettings.from_json({**values, "window": (1,)}), settings)
     return values
+
+
+def _refuse_unused(labels: LabelSettings, settings: Settings) -> None:
+    """Refuse what labels of this kind have no use for."""
+    for option, value, used, for_what in (
+        ("--bandwidth", settings.bandwidth, labels.source == "embeddings", "labels of embeddings"),
+        (
+            "--foreground-threshold",
+            settings.foreground_threshold,
+            labels.needs_foreground,
+            "labels that a foreground is read for",
+        ),
+    ):
+        if value is not None and not used:
+            background = (
+                f" without a foreground (background: {labels.background})"
+                if labels.source == "embeddings"
+                else ""
+            )
+            raise InputError(
+                f"{option} {value} is for {for_what}, and these are made of {labels.source}"
+                f"{background}; leave it out, or choose another --labels-from"
+            )
 
 
 def _refuse_fields(labels: LabelSettings, network: Network) -> None:
