@@ -70,3 +70,14 @@ def test_a_signal_when_all_is_over() -> None:
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert ended.returncode == 2
     assert ended.stderr.count("\n") == 1
+
+
+def test_an_end_at_once_leaves_the_terminal_tidy() -> None:
+    """Without the bar that stood there, and with a cursor."""
+    ours, theirs = os.openpty()
+    code = "from stitchsafe.cli.ending import end_at_once; end_at_once('interrupted twice')"
+    ended = subprocess.run([sys.executable, "-c", code], stderr=theirs)
+    os.close(theirs)
+    assert ended.returncode == 3
+    assert os.read(ours, 999) == b"\r\x1b[2K\x1b[?25hstitchsafe: error: interrupted twice\r\n"
+    os.close(ours)
