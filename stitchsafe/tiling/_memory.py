@@ -7,7 +7,8 @@ Everything that lives at the same time is added up, process by process::
                   reading      the input of the block, and of the next one, read ahead
                   fields       of the cell
                   and the larger of
-                    forward    one tile's input and its activations (by their life in the trace)
+                    forward    one tile's input and its activations (by their life in the trace),
+                               or chunks being decoded
                     writing    what is made of the cell, or compressing it
 
 Nothing in it grows with the volume. What is kept of segments, about 400 bytes each while a window
@@ -167,9 +168,10 @@ def estimate_memory(
     tile, block, cell = (math.prod(s) for s in (input_shape, block_input_shape, cell_shape))
     live_blocks = min(2, math.ceil(blocks / workers))
     read = block * in_channels * storage.itemsize
-    reading = read * live_blocks + max(
-        read * (_STORE_COPIES - 1), storage.decoding(block_input_shape)
-    )
+    decoding = storage.decoding(block_input_shape)
+    reading = read * (live_blocks + _STORE_COPIES - 1)
+    if live_blocks > 1:  # the next block is decoded beside a pass
+        reading, decoding = reading + max(0, decoding - read), 0
     gather = tile * in_channels * (storage.itemsize + itemsize)
     passed = math.ceil(tile * itemsize * (in_channels + field_channels))
     fields = math.ceil(cell * field_channels * itemsize)
@@ -179,7 +181,7 @@ def estimate_memory(
         interpreter=interpreter,
         weights=parameter_bytes * _WEIGHT_COPIES,
         reading=reading,
-        forward=gather + (_UNDER_WAY * passed if on_device else activations),
+        forward=max(gather + (_UNDER_WAY * passed if on_device else activations), decoding),
         fields=fields * (2 if on_device else 1),  # a cell is written while the next is computed
         writing=max(cell * storage.cell_bytes, fields * _STORE_COPIES if saves_fields else 0),
         workers=workers,
