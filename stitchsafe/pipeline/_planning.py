@@ -10,7 +10,7 @@ from typing import Any, Unpack
 import numpy as np
 
 from stitchsafe.coordinates import Roi, ceil_to, floor_to
-from stitchsafe.engine import Events, Silent
+from stitchsafe.engine import Events, Shares, Silent
 from stitchsafe.errors import InputError, ModelError, PlanError
 from stitchsafe.instances import LabelSettings, voxel_bytes
 from stitchsafe.networks import ModelConfig, Network, Runtime
@@ -24,6 +24,7 @@ from stitchsafe.pipeline._devices import (
 from stitchsafe.pipeline._inputs import Inputs, ModelLike, VolumeLike, match_inputs
 from stitchsafe.pipeline._machine import allotted_memory, processor_name, usable_cores
 from stitchsafe.pipeline._mask import skipping
+from stitchsafe.pipeline._reading import Reading
 from stitchsafe.pipeline._settings import Options, Settings
 from stitchsafe.precision import PRECISIONS
 from stitchsafe.tiling import (
@@ -32,6 +33,7 @@ from stitchsafe.tiling import (
     Plan,
     Recipe,
     Shapes,
+    Storage,
     TileGrid,
     format_bytes,
     make_plan,
@@ -163,7 +165,14 @@ def draft_plan(
         network,
         extent=volume.shape,
         roi=region,
-        source_itemsize=volume.dtype.itemsize,
+        storage=Storage(
+            itemsize=volume.dtype.itemsize,
+            cell_bytes=cell_bytes,
+            extent=volume.shape,
+            chunk_shape=volume.chunk_shape,
+            decoded_bytes=volume.decoded_bytes,
+            decoders=max(2, usable_cores()),
+        ),
         max_memory=budget,
         draft=draft,
         tile_shape=settings.tile_shape or (stored.tile_shape if stored else None),
@@ -173,16 +182,17 @@ def draft_plan(
         halo=_stored_halo(settings, stored),
         exact=inputs.exact,
         workers=workers,
-        cell_bytes=cell_bytes,
         max_device_memory=device_budget(settings, devices, workers),
         below=below,
     )
     if settings.mask is not None:
-        found = skipping(settings.mask, volume.shape, drafted.recipe.cells)
+        found = skipping(settings.mask, volume.shape, drafted.recipe.cells, settings, events)
         events.say(
             f"mask: {found.skipped} of {found.total} cells hold no voxel of it and are skipped"
         )
         drafted = replace(drafted, recipe=replace(drafted.recipe, skipping=found))
+    reading = Reading(volume, Shares(drafted.recipe, drafted.grid))
+    reading.refuse_absent_chunks(settings, events)
     _say_what_is_taken(drafted, settings, preferred, window, events)
     return drafted
 

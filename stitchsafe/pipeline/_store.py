@@ -13,6 +13,7 @@ It lies on a disk or on an object store, and everything in it goes through `Plac
         recipe.json                recipe, network and volume: what resume compares
         recipe-copy.json           the same once more, as nothing can be proved without it
         schedule.json              how the work was portioned, last
+        stamp.json                 what changes when a file of the volume does
         statistics/                what passes over the volume collect, until there is consensus
         consensus.json             statistics of the whole volume
         raw/<name>/                fields that steps with statistics of the whole follow, before
@@ -117,6 +118,10 @@ class ResultStore:
     @property
     def schedule_file(self) -> Place:
         return self.private / "schedule.json"
+
+    @property
+    def stamp_file(self) -> Place:
+        return self.private / "stamp.json"
 
     @property
     def provenance_file(self) -> Place:
