@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any, Unpack
 
 import numpy as np
 
-from stitchsafe.coordinates import Roi, ceil_to, floor_to
+from stitchsafe.coordinates import CellGrid, Roi, ceil_to, floor_to
 from stitchsafe.engine import Events, Shares, Silent
 from stitchsafe.errors import InputError, ModelError, PlanError
 from stitchsafe.instances import LabelSettings, voxel_bytes
@@ -33,6 +32,7 @@ from stitchsafe.tiling import (
     Plan,
     Recipe,
     Shapes,
+    Skipping,
     Storage,
     TileGrid,
     format_bytes,
@@ -155,6 +155,13 @@ def draft_plan(
             finishing=finishing if "fields" in settings.save else (),
         )
 
+    def masked(cells: CellGrid) -> Skipping:
+        found = skipping(settings.mask, volume.shape, cells, settings, events)
+        events.say(
+            f"mask: {found.skipped} of {found.total} cells hold no voxel of it and are skipped"
+        )
+        return found
+
     budget = settings.max_memory
     if budget is None:
         allotment = allotted_memory()
@@ -184,13 +191,8 @@ def draft_plan(
         workers=workers,
         max_device_memory=device_budget(settings, devices, workers),
         below=below,
+        masked=None if settings.mask is None else masked,
     )
-    if settings.mask is not None:
-        found = skipping(settings.mask, volume.shape, drafted.recipe.cells, settings, events)
-        events.say(
-            f"mask: {found.skipped} of {found.total} cells hold no voxel of it and are skipped"
-        )
-        drafted = replace(drafted, recipe=replace(drafted.recipe, skipping=found))
     reading = Reading(volume, Shares(drafted.recipe, drafted.grid))
     reading.refuse_absent_chunks(settings, events)
     _say_what_is_taken(drafted, settings, preferred, window, events)

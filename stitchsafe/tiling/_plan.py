@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -10,7 +11,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from stitchsafe.coordinates import Roi, ceil_to
+from stitchsafe.coordinates import CellGrid, Roi, ceil_to
 from stitchsafe.errors import PlanError
 from stitchsafe.geometry import Graph, NetworkGeometry, agrees
 from stitchsafe.tiling._axis import AxisTiling
@@ -19,6 +20,7 @@ from stitchsafe.tiling._halo import Halo, widest_halo
 from stitchsafe.tiling._memory import MemoryEstimate, Storage, estimate_memory
 from stitchsafe.tiling._recipe import Recipe, Schedule
 from stitchsafe.tiling._shapes import Shapes, choose_shapes, format_bytes
+from stitchsafe.tiling._skipping import Skipping
 
 __all__ = ["Plan", "Planned", "grid_of", "make_plan", "with_seconds"]
 
@@ -174,6 +176,7 @@ def make_plan(
     workers: int = 1,
     max_device_memory: int | None = None,
     below: Sequence[int] | None = None,
+    masked: Callable[[CellGrid], Skipping] | None = None,
 ) -> Plan:
     """Choose shapes within the budget, prove them by tracing, and cost them.
 
@@ -204,6 +207,8 @@ def make_plan(
         Budget in bytes of a device's memory, for each worker; None where nothing bounds it.
     below
         A tile that memory has run out at: only smaller ones are taken.
+    masked
+        Which cells a mask leaves out; they are not counted.
 
     Raises
     ------
@@ -286,7 +291,12 @@ def make_plan(
             f"blocks of {schedule.block_shape} need {format_bytes(memory.peak, up=True)}, more "
             f"than the {format_bytes(max_memory)} given; take smaller blocks or raise --max-memory"
         )
-    counts = grid.input_shapes(roi)
+    if masked is not None:
+        recipe = replace(recipe, skipping=masked(recipe.cells))
+    wanted = [roi]
+    if recipe.skipping is not None:
+        wanted = [cell for cell in recipe.cells.cells() if not recipe.skips(cell)]
+    counts: Counter[tuple[int, ...]] = sum(map(grid.input_shapes, wanted), Counter())
     whole = grid.whole()
     if exact:
         for shape in counts:
