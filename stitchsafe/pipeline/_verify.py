@@ -189,7 +189,7 @@ def verify(
             trust=trust_model,
         )
     opened = reopen(store, network, volume)
-    reading = Reading(opened.volume, Shares(recipe, grid_of(recipe, network.geometry)))
+    reading = Reading(opened.volume, Shares(recipe, grid_of(recipe, opened.network.geometry)))
     findings = list(audit(store, reading, events))
     again = _predict_again(store, recipe, opened, cells, events)
     return Verification(
