@@ -42,7 +42,7 @@ class Case:
 
 
 def cases(names: list[str], size: int) -> Iterator[Case]:
-    flat, solid = (4 * size,) * 2, (size,) * 3
+    flat, solid = (12 * size,) * 2, (size,) * 3
     torch.manual_seed(0)
     made = {
         "unet-2d": (stitchsafe.UNet(ndim=2, levels=3, base_channels=16), flat),
@@ -108,7 +108,7 @@ def measure(case: Case, folder: Path, rounds: int, threads: int) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--size", type=int, default=192, help="voxels a side; in 2-D four times")
+    parser.add_argument("--size", type=int, default=192, help="voxels a side; in 2-D twelve times")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument(
