@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from servers import CREDENTIALS, Bucket, Faults, faulty_proxy, object_store
+from zygote import Zygote
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
@@ -25,6 +26,13 @@ def shared_data() -> Path:
     if not folder.is_dir():
         pytest.skip(f"the shared data folder {folder} is absent (set STITCHSAFE_DATA)")
     return folder
+
+
+@pytest.fixture(scope="session")
+def zygote() -> Iterator[Zygote]:
+    """Starts the real program, without importing torch each time."""
+    with Zygote() as zygote:
+        yield zygote
 
 
 @pytest.fixture(scope="session")
