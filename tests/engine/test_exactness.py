@@ -39,15 +39,15 @@ def random_volume(case: Case, precision: str) -> np.ndarray:
     precision=st.sampled_from(["float64", "float32"]),
 )
 def test_stitched_equals_whole(case, data, border, precision):
-    module = case.network(getattr(torch, precision))
-    period = TorchNetwork(module).geometry.period
+    network = TorchNetwork(case.network(getattr(torch, precision)))
+    period = network.geometry.period
     counts = [data.draw(st.integers(1, 4), label="tiles") for _ in period]
     tile = tuple(
         p * max(1, -(-extent // (count * p)))
         for p, extent, count in zip(period, case.shape, counts, strict=True)
     )
     maker = field_maker(
-        module, random_volume(case, precision), tile, border=border, precision=precision
+        network, random_volume(case, precision), tile, border=border, precision=precision
     )
     error = relative_error(stitched(maker), own_pass(maker)[0]["output"])
     assert error <= (1e-12 if precision == "float64" else 1e-5)
