@@ -9,6 +9,7 @@ and in the end its exit code (or -signal), a line each.
 from __future__ import annotations
 
 import contextlib
+import gc
 import json
 import os
 import select
@@ -155,8 +156,9 @@ sys.exit(int(code))
 
 
 def main(address: str) -> None:
-    import stitchsafe.pipeline._planning  # noqa: F401 -- what takes long
-
+    _warm_up()
+    gc.collect()
+    gc.freeze()  # or each fork would go through all of it, and so copy it, when it ends
     listener = socket.socket(socket.AF_UNIX)
     listener.bind(address)
     listener.listen()
@@ -190,6 +192,18 @@ def main(address: str) -> None:
                     os.close(file)
                 running[process] = connection
                 connection.sendall(b"%d\n" % process)
+
+
+def _warm_up() -> None:
+    """Import what takes long; the half of it comes with the first network that is analysed."""
+    import yaozarrs  # noqa: F401
+
+    import stitchsafe.pipeline._planning  # noqa: F401
+    from stitchsafe.cli import main  # noqa: F401
+    from stitchsafe.networks import TorchNetwork
+    from stitchsafe.nn import UNet
+
+    assert TorchNetwork(UNet(ndim=2, levels=1, base_channels=2)).geometry.verdict == "safe"
 
 
 def _receive(connection: socket.socket) -> tuple[dict[str, Any], list[int]]:
