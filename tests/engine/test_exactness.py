@@ -8,22 +8,14 @@ import hypothesis.strategies as st
 import numpy as np
 import pytest
 import torch
-from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import given
 from stitching import field_maker, own_pass, relative_error, stitched
-from strategies import Case, unet_cases
+from strategies import Case, analysing, unet_cases
 
 from stitchsafe.coordinates import Roi
 from stitchsafe.errors import PlanError
 from stitchsafe.networks import TorchNetwork
 from stitchsafe.nn import UNet
-
-# Explaining a failure traces torch line by line, which takes for ever.
-EXACTNESS = settings(
-    max_examples=40,
-    deadline=None,
-    suppress_health_check=[HealthCheck.too_slow],
-    phases=[Phase.explicit, Phase.reuse, Phase.generate, Phase.shrink],
-)
 
 
 def random_volume(case: Case, precision: str) -> np.ndarray:
@@ -31,7 +23,7 @@ def random_volume(case: Case, precision: str) -> np.ndarray:
     return np.random.default_rng(case.seed).normal(size=(channels, *case.shape)).astype(precision)
 
 
-@settings(EXACTNESS)
+@analysing()
 @given(
     case=unet_cases(),
     data=st.data(),

@@ -8,9 +8,9 @@ import hypothesis.strategies as st
 import numpy as np
 import pytest
 import torch
-from hypothesis import HealthCheck, Phase, assume, given, settings
+from hypothesis import assume, given
 from stitching import field_maker, relative_error, stitched_fields
-from strategies import Case, unet_cases
+from strategies import Case, analysing, unet_cases
 from torch import nn
 
 import stitchsafe
@@ -64,12 +64,7 @@ def fixed_sizes(geometry: NetworkGeometry, spare: tuple[int, ...]) -> tuple[int,
     return tuple(sizes)
 
 
-@settings(
-    max_examples=25,
-    deadline=None,
-    suppress_health_check=[HealthCheck.too_slow],
-    phases=[Phase.explicit, Phase.reuse, Phase.generate, Phase.shrink],
-)
+@analysing()
 @given(case=unet_cases(), data=st.data(), border=st.sampled_from(["reflect", "edge", "zero"]))
 def test_stitched_from_one_size_equals_the_same_layers_over_the_whole(
     case: Case, data, border
