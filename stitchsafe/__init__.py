@@ -11,7 +11,7 @@ Nothing below is imported before it is used, so that importing the package costs
 
 from __future__ import annotations
 
-from importlib import import_module, metadata
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -59,6 +59,8 @@ _HOMES = {
 
 def __getattr__(name: str) -> Any:
     if name == "__version__":
+        from importlib import metadata
+
         return metadata.version("stitchsafe")
     if name not in _HOMES:
         raise AttributeError(f"module 'stitchsafe' has no attribute {name!r}")

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 __all__ = ["CellGrid", "Roi", "ceil_to", "floor_to", "grid_cells"]
@@ -49,6 +49,12 @@ class Roi:
     def from_bounds(cls, begin: Sequence[int], end: Sequence[int]) -> Roi:
         """The region from `begin` up to, not including, `end`; empty where they cross."""
         return cls(tuple(begin), tuple(max(0, e - b) for b, e in zip(begin, end, strict=True)))
+
+    @classmethod
+    def around(cls, boxes: Iterable[Roi]) -> Roi:
+        """The smallest box that holds some boxes, of which there is at least one."""
+        offsets, ends = zip(*((box.offset, box.end) for box in boxes), strict=True)
+        return cls.from_bounds(list(map(min, *offsets, offsets[0])), list(map(max, *ends, ends[0])))
 
     @classmethod
     def whole(cls, shape: Sequence[int]) -> Roi:

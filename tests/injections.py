@@ -12,10 +12,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stitchsafe.coordinates import Roi
+from stitchsafe.engine import Shares
 from stitchsafe.errors import IntegrityError, VolumeError
-from stitchsafe.pipeline._audit import StageArrays, changed_input
+from stitchsafe.networks import load_network
+from stitchsafe.pipeline._audit import StageArrays
+from stitchsafe.pipeline._reading import Reading
 from stitchsafe.pipeline._stages import written_by
 from stitchsafe.pipeline._store import ResultStore
+from stitchsafe.tiling import grid_of
 from stitchsafe.volumes import Volume
 
 __all__ = ["Part", "inject", "parts_of_input", "parts_of_output"]
@@ -59,21 +63,22 @@ def _part(stage: Any, name: str, path: Path, cell: Roi, record: dict[str, Any]) 
     )
 
 
-def parts_of_input(store: ResultStore, volume: Volume, chunks: dict[Path, Roi]) -> list[Part]:
+def parts_of_input(
+    store: ResultStore, volume: Volume, model: Path, chunks: dict[Path, Roi]
+) -> list[Part]:
     """Every cell of the volume that was read; `chunks` says what lies in which file."""
     recipe = store.recipe()
     finished = store.ledger.finished("predict")
+    grid = grid_of(recipe, load_network(model).geometry)
+    reading = Reading(volume, Shares(recipe, grid))
     return [
         Part(
             f"the volume at {cell}",
             frozenset(file for file, part in chunks.items() if part.intersect(cell).size),
             lambda cell=cell: volume.read(cell),
-            lambda cell=cell: [
-                each.text
-                for each in changed_input(
-                    volume, cell, finished[recipe.cells.index(cell)], portion=False
-                )
-            ],
+            lambda cell=cell: list(
+                reading.changes("predict", cell, finished[recipe.cells.index(cell)])
+            ),
         )
         for cell in recipe.cells.cells()
     ]

@@ -63,6 +63,16 @@ def test_importing_costs_no_torch(what: str) -> None:
     assert shown.strip() == "[]"
 
 
+def test_the_verbs_cost_no_more_than_torch() -> None:
+    """What only labels, training or scores need is imported there."""
+    late = ("scipy", "sklearn", "cc3d", "matplotlib", "pandas")
+    code = f"import sys, stitchsafe.pipeline; print([m for m in {late} if m in sys.modules])"
+    shown = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    ).stdout
+    assert shown.strip() == "[]"
+
+
 def test_help_costs_no_torch() -> None:
     code = (
         "import sys, atexit\n"

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
-from typing import Annotated, NoReturn
+from typing import Annotated
 
 import typer
 
@@ -12,7 +11,7 @@ import stitchsafe
 from stitchsafe.cli import judging, learning, predicting
 from stitchsafe.cli.outcome import ExitCode, complain
 
-__all__ = ["app", "main"]
+__all__ = ["app", "run"]
 
 app = typer.Typer(
     name="stitchsafe",
@@ -56,25 +55,18 @@ for _command in _COMMANDS:
     app.command()(_command)
 
 
-def main(arguments: Sequence[str] | None = None) -> NoReturn:
-    """Run the command line and exit with its code.
-
-    Parameters
-    ----------
-    arguments
-        What follows the program's name; by default what it was called with.
-    """
-    words = list(sys.argv[1:] if arguments is None else arguments)
+def run(words: Sequence[str]) -> int:
+    """Run the command line with what follows the program's name; returns the exit code."""
     try:
-        code = app(args=words, prog_name="stitchsafe", standalone_mode=False)
+        code = app(args=list(words), prog_name="stitchsafe", standalone_mode=False)
     except typer.TyperException as error:
         message = error.format_message().replace("Value error, ", "").removesuffix(".")
         complain(f"{message}; see {_help_for(words)}")
-        sys.exit(ExitCode.BAD_INPUT)
+        return ExitCode.BAD_INPUT
     except (KeyboardInterrupt, typer.Abort):
         complain("interrupted")
-        sys.exit(ExitCode.PART_WAY)
-    sys.exit(code or ExitCode.DONE)
+        return ExitCode.PART_WAY
+    return code or ExitCode.DONE
 
 
 def _help_for(words: Sequence[str]) -> str:

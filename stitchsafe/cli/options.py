@@ -84,7 +84,7 @@ class ModelOptions:
 
     weights: Annotated[
         str | None,
-        _option("Weights for package.module:factory: safetensors or .pth.", "FILE", "Model"),
+        _option("Weights for package.module:factory, as safetensors or .pth.", "FILE", "Model"),
     ] = None
     arg: Annotated[
         list[str] | None,

@@ -20,6 +20,7 @@ from stitchsafe.engine._ledger import CellIndex, CellRecord, Ledger
 from stitchsafe.engine._processes import Opener, Processes
 from stitchsafe.engine._resident import peak_memory
 from stitchsafe.engine._runner import Executor, StageCount, run_blocks, run_once
+from stitchsafe.engine._shares import Shares
 from stitchsafe.engine._sinks import (
     FieldSink,
     FieldWork,
@@ -51,6 +52,7 @@ __all__ = [
     "Processes",
     "Readable",
     "SampleSink",
+    "Shares",
     "Silent",
     "Sink",
     "Stage",

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 
+from stitchsafe.coordinates import Roi
 from stitchsafe.tiling import BorderRule
 
-__all__ = ["border_map"]
+__all__ = ["behind", "border_map"]
 
 
 def border_map(begin: int, end: int, extent: int, rule: BorderRule) -> NDArray[np.intp]:
@@ -34,3 +37,12 @@ def border_map(begin: int, end: int, extent: int, rule: BorderRule) -> NDArray[n
         position = np.abs((position + extent - 1) % turn - (extent - 1))
         return position.astype(np.intp)
     return np.clip(position, 0, extent - 1).astype(np.intp)
+
+
+def behind(box: Roi, extent: Sequence[int], rule: BorderRule) -> Roi:
+    """The part of a volume that stands for a box, which may lie partly outside it."""
+    maps = [
+        border_map(begin, end, size, rule)
+        for begin, end, size in zip(box.offset, box.end, extent, strict=True)
+    ]
+    return Roi.from_bounds([int(m.min()) for m in maps], [int(m.max()) + 1 for m in maps])

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import pickle
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any
@@ -106,10 +106,12 @@ class _Stoppable:
     def read(self, block: Roi, cells: Sequence[Roi]) -> Any:
         return self.work.read(block, cells)
 
-    def compute(self, cell: Roi, source: Any) -> Any:
-        if self.job in self.stopped:
-            raise _StoppedError
-        return self.work.compute(cell, source)
+    def compute(self, cells: Sequence[Roi], source: Any) -> Iterator[Any]:
+        results = self.work.compute(cells, source)
+        for _ in cells:
+            if self.job in self.stopped:
+                raise _StoppedError
+            yield next(results)
 
     def write(self, cell: Roi, result: Any) -> CellRecord:
         return self.work.write(cell, result)

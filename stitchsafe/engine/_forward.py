@@ -9,14 +9,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from stitchsafe.coordinates import Roi
-from stitchsafe.engine._border import border_map
+from stitchsafe.engine._border import behind, border_map
 from stitchsafe.engine._intensity import Intensity
+from stitchsafe.engine._shares import Shares
 from stitchsafe.errors import NonFiniteError
 from stitchsafe.networks import Network, Runtime
 from stitchsafe.tiling import BorderRule, Recipe, Tile, TileGrid
@@ -46,18 +48,12 @@ class BlockInput:
     border: BorderRule
 
     @classmethod
-    def read(cls, volume: Readable, tiles: Sequence[Tile], border: BorderRule) -> BlockInput:
-        """Read what `tiles` need, once."""
-        maps = [
-            border_map(
-                min(tile.input.offset[axis] for tile in tiles),
-                max(tile.input.end[axis] for tile in tiles),
-                extent,
-                border,
-            )
-            for axis, extent in enumerate(volume.shape)
-        ]
-        region = Roi.from_bounds([int(m.min()) for m in maps], [int(m.max()) + 1 for m in maps])
+    def read(
+        cls, volume: Readable, boxes: Sequence[Roi], border: BorderRule, also: Sequence[Roi] = ()
+    ) -> BlockInput:
+        """Read what stands for some boxes of the extended volume, and some of the volume, once."""
+        stands = [behind(box, volume.shape, border) for box in boxes]
+        region = Roi.around([*stands, *also])
         return cls(volume.read(region), region, volume.shape, border)
 
     def part(self, region: Roi) -> NDArray[np.generic]:
@@ -127,29 +123,54 @@ class FieldMaker:
             )
         )
 
+    @cached_property
+    def shares(self) -> Shares:
+        """Which voxels each cell answers for."""
+        return Shares(self.recipe, self.grid)
+
     def read(self, region: Roi) -> BlockInput:
         """The input of all tiles that meet `region`."""
-        return BlockInput.read(self.volume, list(self.grid.tiles(region)), self.recipe.border)
+        return BlockInput.read(self.volume, [self.grid.bounds(region)], self.recipe.border)
+
+    def read_cells(self, cells: Sequence[Roi]) -> BlockInput | None:
+        """The input of all tiles of some cells, and what the cells answer for; None for nothing."""
+        wanted = [self.grid.bounds(cell) for cell in cells if not self.recipe.skips(cell)]
+        shares = [share for cell in cells if (share := self.shares.of(cell)) is not None]
+        if not shares:
+            return None
+        return BlockInput.read(self.volume, wanted, self.recipe.border, shares)
 
     def fields(self, cell: Roi, source: BlockInput) -> Fields:
         """The fields of one cell (or of any region, tile by tile): the elements that cover it."""
-        fields = {
-            field.name: np.empty(field.box(cell).shape, self.recipe.kept)
-            for field in self.recipe.fields
-        }
-        tiles = list(self.grid.tiles(cell))
-        passes = self._passes(tiles, source)
-        for tile in tiles:
-            # Not by `for`: what it iterates over must hold no result while the next one is made.
-            results = next(passes)
-            wanted = tile.output.intersect(cell)
-            for field, crop, result in zip(self.recipe.fields, tile.crops, results, strict=True):
-                elements = field.elements(wanted)
-                part = elements.relative_to(field.elements(tile.output)).shift(crop.offset)
-                target = (slice(None), *elements.relative_to(field.elements(cell)).slices)
-                fields[field.name][target] = result[(slice(None), *part.slices)]
-            del results, result
-        return fields
+        return next(self.stream([cell], source))
+
+    def stream(self, cells: Sequence[Roi], source: BlockInput) -> Iterator[Fields]:
+        """The fields of each cell, in order, by one stream of passes over the tiles of them all."""
+        tiles = [list(self.grid.tiles(cell)) for cell in cells]
+        passes = self._passes([tile for each in tiles for tile in each], source)
+        for cell, within in zip(cells, tiles, strict=True):
+            fields = {
+                field.name: np.empty(field.box(cell).shape, self.recipe.kept)
+                for field in self.recipe.fields
+            }
+            for tile in within:
+                # Not by `for`: what it iterates over must hold no result while the next is made.
+                results = next(passes)
+                self._place(tile, results, cell, fields)
+                del results
+            yield fields
+            del fields
+
+    def _place(
+        self, tile: Tile, results: Sequence[NDArray[np.floating]], cell: Roi, fields: Fields
+    ) -> None:
+        """Put what a pass gave where it belongs in the fields of a cell."""
+        wanted = tile.output.intersect(cell)
+        for field, crop, result in zip(self.recipe.fields, tile.crops, results, strict=True):
+            elements = field.elements(wanted)
+            part = elements.relative_to(field.elements(tile.output)).shift(crop.offset)
+            target = (slice(None), *elements.relative_to(field.elements(cell)).slices)
+            fields[field.name][target] = result[(slice(None), *part.slices)]
 
     def pass_over(self, tile: Tile, source: BlockInput) -> tuple[NDArray[np.floating], ...]:
         """One forward pass; each result of shape (channels, *output of the network).
@@ -190,7 +211,7 @@ class FieldMaker:
     def whole(self) -> Fields:
         """The fields of the whole volume by one pass: the reference, for volumes that fit."""
         tile = self.grid.whole()
-        source = BlockInput.read(self.volume, [tile], self.recipe.border)
+        source = BlockInput.read(self.volume, [tile.input], self.recipe.border)
         results = self.pass_over(tile, source)
         return {
             field.name: result[(slice(None), *crop.slices)]

@@ -161,12 +161,18 @@ class _Worker:
     def hire(cls, opener: bytes, cores: Sequence[int], threads: int) -> _Worker:
         ours, theirs = Pipe()
         command = [sys.executable, "-m", "stitchsafe.engine._worker", str(theirs.fileno())]
-        process = subprocess.Popen(
-            command,
-            pass_fds=[theirs.fileno()],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,  # what a library prints there is not the answer
-        )
+        # A Ctrl-C goes to all processes of a terminal, and is this one's to answer: the worker
+        # inherits that it is held back, before it can say so itself.
+        held = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+        try:
+            process = subprocess.Popen(
+                command,
+                pass_fds=[theirs.fileno()],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,  # what a library prints there is not the answer
+            )
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, held)
         theirs.close()
         worker = cls(process, ours)
         ours.send((list(sys.path), opener, tuple(cores), threads))

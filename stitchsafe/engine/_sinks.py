@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -36,32 +36,40 @@ class FieldWork:
     """The stage that predicts: the fields of each cell, handed to all sinks.
 
     Cells that a mask leaves out are 0, and entered as skipped. The record also holds a checksum of
-    the cell's own voxels as they were read: by it a volume that has changed since is found out.
+    the cell's share of what was read: by it a volume that has changed since is found out.
     """
 
     maker: FieldMaker
     sinks: Sequence[Sink]
 
     def read(self, block: Roi, cells: Sequence[Roi]) -> BlockInput | None:
-        if all(map(self.maker.recipe.skips, cells)):
-            return None
-        return self.maker.read(block)
+        del block
+        return self.maker.read_cells(cells)
 
-    def compute(self, cell: Roi, source: BlockInput | None) -> tuple[Fields, str] | None:
-        if source is None or self.maker.recipe.skips(cell):
-            return None
-        return self.maker.fields(cell, source), checksum(source.part(cell))
+    def compute(
+        self, cells: Sequence[Roi], source: BlockInput | None
+    ) -> Iterator[tuple[Fields | None, str | None]]:
+        if source is None:
+            yield from ((None, None) for _ in cells)
+            return
+        skips = self.maker.recipe.skips
+        made = self.maker.stream([cell for cell in cells if not skips(cell)], source)
+        for cell in cells:
+            share = self.maker.shares.of(cell)
+            read = None if share is None else checksum(source.part(share))
+            yield None if skips(cell) else next(made), read
 
-    def write(self, cell: Roi, result: tuple[Fields, str] | None) -> CellRecord:
-        checksums: dict[str, str] = {}
-        if result is None:
-            for sink in self.sinks:
-                checksums.update(sink.skip(cell))
-            return {"checksums": checksums, "skipped": True}
+    def write(self, cell: Roi, result: tuple[Fields | None, str | None]) -> CellRecord:
         fields, read = result
+        checksums: dict[str, str] = {}
         for sink in self.sinks:
-            checksums.update(sink.take(cell, fields))
-        return {"checksums": checksums, "input": read}
+            checksums.update(sink.skip(cell) if fields is None else sink.take(cell, fields))
+        record: CellRecord = {"checksums": checksums}
+        if fields is None:
+            record["skipped"] = True
+        if read is not None:
+            record["input"] = read
+        return record
 
 
 def checksum(array: NDArray[np.generic]) -> str:

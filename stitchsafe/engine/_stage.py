@@ -28,8 +28,12 @@ class Work(Protocol):
     def read(self, block: Roi, cells: Sequence[Roi]) -> Any:
         """What the cells of a block need, read once."""
 
-    def compute(self, cell: Roi, source: Any) -> Any:
-        """What is to be written of one cell."""
+    def compute(self, cells: Sequence[Roi], source: Any) -> Iterator[Any]:
+        """What is to be written of each cell, in order.
+
+        One at a time, and each let go before the next is made; but what makes them may begin with
+        the next, so that no device waits between two cells.
+        """
 
     def write(self, cell: Roi, result: Any) -> CellRecord:
         """Write it; returns the cell's record when the data is on the disk."""
@@ -62,9 +66,9 @@ class ArrayWork:
     def read(self, block: Roi, cells: Sequence[Roi]) -> None:
         del block, cells
 
-    def compute(self, cell: Roi, source: None) -> NDArray[Any]:
+    def compute(self, cells: Sequence[Roi], source: None) -> Iterator[NDArray[Any]]:
         del source
-        return self.make(cell)
+        return map(self.make, cells)
 
     def write(self, cell: Roi, result: NDArray[Any]) -> CellRecord:
         leading = (0,) * (result.ndim - cell.ndim)
@@ -130,8 +134,9 @@ def do_task(task: Task, stage: Stage, ledger: Ledger, source: Any) -> None:
 
     try:
         with _behind() if stage.writes_behind else nullcontext(_at_once) as hand_over:
+            results = stage.work.compute(task.cells, source)
             for cell in task.cells:
-                hand_over(write, cell, stage.work.compute(cell, source))
+                hand_over(write, cell, next(results))
     finally:
         with untorn():
             ledger.commit(task.stage, records)

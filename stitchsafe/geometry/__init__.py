@@ -3,7 +3,8 @@
 from stitchsafe.geometry._analyse import agrees, analyse
 from stitchsafe.geometry._axis import AxisMap, LatticeMismatch
 from stitchsafe.geometry._graph import Graph, Node, Port
-from stitchsafe.geometry._onnx import OnnxProgram, trace_onnx
+from stitchsafe.geometry._onnx import trace_onnx
+from stitchsafe.geometry._onnx_program import OnnxProgram
 from stitchsafe.geometry._placement import Placement
 from stitchsafe.geometry._probe import Probe, probe, probe_shapes
 from stitchsafe.geometry._torch import analyse_module, trace

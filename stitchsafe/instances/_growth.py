@@ -14,7 +14,6 @@ from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.ndimage import binary_dilation
 
 __all__ = ["grow_segments"]
 
@@ -49,6 +48,8 @@ def grow_segments(
         A new array; what no segment reaches stays 0.
     """
     if steps is not None:
+        from scipy.ndimage import binary_dilation  # here, as it takes a while to import
+
         allowed = binary_dilation(labels > 0, iterations=steps, mask=allowed | (labels > 0))
     # A rim of forbidden voxels, so that neighbours are plain offsets in the flat array.
     grown = np.pad(labels, 1)

@@ -22,8 +22,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 
 from stitchsafe.instances._evidence import Contacts
 from stitchsafe.instances._records import SegmentTable
@@ -214,6 +212,9 @@ def _groups(pairs: Int64, count: int) -> Int64:
     """Group of each row where `pairs` are united."""
     if count == 0:
         return np.zeros(0, np.int64)
+    from scipy.sparse import coo_array  # here, as they take a while to import
+    from scipy.sparse.csgraph import connected_components
+
     graph = coo_array((np.ones(len(pairs), bool), (pairs[:, 0], pairs[:, 1])), (count, count))
     return np.asarray(connected_components(graph, directed=False)[1], np.int64)
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-import cc3d
 import numpy as np
 from numpy.typing import NDArray
 
@@ -149,6 +148,8 @@ def connected_parts(
     contiguous = np.ascontiguousarray(clusters)
     if contiguous.size == 0:
         return contiguous.astype(np.uint32), np.zeros(0, np.int64)
+    import cc3d  # here, as only labels need it
+
     flat = contiguous.reshape((1,) * max(0, 2 - contiguous.ndim) + contiguous.shape)
     parts = cc3d.connected_components(
         flat, connectivity=6 if flat.ndim == 3 else 4, out_dtype=np.uint32

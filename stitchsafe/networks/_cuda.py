@@ -109,7 +109,7 @@ class CudaPasses:
             torch.cuda.empty_cache()
             raise MemoryError(f"of {self._device}: {str(error).partition('.')[0]}") from error
 
-    @torch.inference_mode()
+    @torch.no_grad()  # as on a processor
     def _launched(self, batch: NDArray[np.floating]) -> _UnderWay:
         host = torch.empty(batch.shape, dtype=torch.from_numpy(batch).dtype, pin_memory=True)
         host.numpy()[...] = batch

@@ -8,7 +8,6 @@ from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import expit, softmax
 
 from stitchsafe.networks._steps import Binarize, Clip, Integer, Linear, Sigmoid, Softmax
 
@@ -45,6 +44,8 @@ class Pointwise:
         if self.kind == "above":
             return (values > self.values[0]).astype(values.dtype)
         if self.kind == "sigmoid":
+            from scipy.special import expit  # here, as it takes a while to import
+
             smooth: Floats = expit(values)
             return smooth
         with np.errstate(invalid="ignore"):
@@ -84,6 +85,8 @@ def apply_after(
     """What steps make of an output of shape (n, channels, *space)."""
     for step in steps:
         if isinstance(step, Softmax):
+            from scipy.special import softmax
+
             field = softmax(field, axis=1)
             continue
         maps = pointwise(step, field.shape[1])

@@ -13,14 +13,14 @@ from dataclasses import dataclass
 from stitchsafe.coordinates import Roi
 from stitchsafe.engine import CellIndex, CellRecord, Events, checksum, file_checksum, load_json
 from stitchsafe.errors import IntegrityError, InterruptedRunError, StitchsafeError, StoreError
-from stitchsafe.pipeline._deciding import input_checksum
 from stitchsafe.pipeline._outputs import linked_levels
+from stitchsafe.pipeline._reading import Reading
 from stitchsafe.pipeline._stages import Written, written_by
 from stitchsafe.pipeline._store import ResultStore
 from stitchsafe.tiling import Recipe
-from stitchsafe.volumes import ArrayStore, Place, PlaceError, Volume
+from stitchsafe.volumes import ArrayStore, Place, PlaceError
 
-__all__ = ["Finding", "StageArrays", "audit", "changed_input", "forget_damaged"]
+__all__ = ["Finding", "StageArrays", "audit", "forget_damaged"]
 
 _UNREADABLE = (StitchsafeError, ValueError, OSError)
 
@@ -50,8 +50,9 @@ class Finding:
     hopeless: bool = False
 
 
-def audit(store: ResultStore, recipe: Recipe, volume: Volume, events: Events) -> Iterator[Finding]:
+def audit(store: ResultStore, reading: Reading, events: Events) -> Iterator[Finding]:
     """Compare every array and file of a result, and the volume, with the ledger."""
+    recipe, volume = reading.recipe, reading.volume
     for stage in written_by(store, recipe, volume):
         finished, unreadable = store.ledger.survey(stage.stage)
         for path in unreadable:
@@ -71,13 +72,16 @@ def audit(store: ResultStore, recipe: Recipe, volume: Volume, events: Events) ->
             if cell is not None:
                 for text, files in arrays.damaged(cell, record):
                     yield Finding(text, redo=(stage.stage, index), remove=files)
-                yield from changed_input(volume, cell, record, portion=stage.portions)
+                for text in reading.changes(stage.stage, cell, record):
+                    yield Finding(text, hopeless=True)
             events.advance()
+    for path, reason in store.unsound_recipes().items():
+        yield Finding(f"{path}: {reason}")
     yield from _metadata(store)
     yield from _records(store, recipe)
 
 
-def forget_damaged(store: ResultStore, recipe: Recipe, volume: Volume, events: Events) -> int:
+def forget_damaged(store: ResultStore, reading: Reading, events: Events) -> int:
     """Drop from the ledger what is damaged, so that the run which follows does it again.
 
     Returns
@@ -90,7 +94,7 @@ def forget_damaged(store: ResultStore, recipe: Recipe, volume: Volume, events: E
     StoreError
         If the volume is no longer what was read.
     """
-    findings = [finding for finding in audit(store, recipe, volume, events) if not finding.missing]
+    findings = [finding for finding in audit(store, reading, events) if not finding.missing]
     for finding in findings:
         if finding.hopeless:
             raise StoreError(
@@ -105,6 +109,7 @@ def forget_damaged(store: ResultStore, recipe: Recipe, volume: Volume, events: E
         if finding.redo is not None:
             stage, index = finding.redo
             store.ledger.drop(stage, [] if index is None else [index])
+    store.mend_recipe()
     return len(findings)
 
 
@@ -178,22 +183,6 @@ def _damaged_files(stage: Written, index: CellIndex, record: CellRecord) -> Iter
             yield f"{path}: {error.strerror}"
 
 
-def changed_input(
-    volume: Volume, cell: Roi, record: CellRecord, *, portion: bool
-) -> Iterator[Finding]:
-    if "input" not in record:
-        return
-    place = f"{volume.path or 'the array'} at {cell}"
-    try:
-        found = input_checksum(volume, cell) if portion else checksum(volume.read(cell))
-        if found != record["input"]:
-            yield Finding(f"{place}: holds other values than were read", hopeless=True)
-    except (PlaceError, InterruptedRunError):
-        raise
-    except _UNREADABLE as error:
-        yield Finding(f"{place}: {error}", hopeless=True)
-
-
 def _metadata(store: ResultStore) -> Iterator[Finding]:
     """Metadata of groups and arrays, and links to the image, that are not what was written."""
     finished, _ = store.ledger.survey("finish")
@@ -217,7 +206,7 @@ def _records(store: ResultStore, recipe: Recipe) -> Iterator[Finding]:
     """Records that no logic depends on."""
     if () not in store.ledger.survey("finish")[0]:
         return
-    paths = [store.schedule_file, store.provenance_file]
+    paths = [store.schedule_file, store.stamp_file, store.provenance_file]
     for path in paths if recipe.exact else [*paths, store.inexact_file]:
         try:
             load_json(path)

@@ -15,7 +15,7 @@ pass stay, with checksums of what was read: by them a volume that has changed si
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
@@ -216,13 +216,14 @@ class PassWork:
     def read(self, block: Roi, cells: Sequence[Roi]) -> None:
         del block, cells  # a portion is read in pieces, so that memory stays small
 
-    def compute(self, cell: Roi, source: None) -> tuple[Tally, str]:
+    def compute(self, cells: Sequence[Roi], source: None) -> Iterator[tuple[Tally, str]]:
         del source
-        tally, read = self.due.begin(), 0
-        for piece, data in pieces(self.due.volume, cell):
-            tally.add(piece, data)
-            read = zlib.crc32(np.ascontiguousarray(data).data, read)
-        return tally, f"{read:08x}"
+        for cell in cells:
+            tally, read = self.due.begin(), 0
+            for piece, data in pieces(self.due.volume, cell):
+                tally.add(piece, data)
+                read = zlib.crc32(np.ascontiguousarray(data).data, read)
+            yield tally, f"{read:08x}"
 
     def write(self, cell: Roi, result: tuple[Tally, str]) -> CellRecord:
         tally, read = result

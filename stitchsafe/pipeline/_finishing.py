@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import math
 from collections import OrderedDict
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, cast
 
@@ -258,7 +258,11 @@ class FinishWork:
             return None
         return self.raw.again(block)
 
-    def compute(self, cell: Roi, source: BlockInput | None) -> Fields:
+    def compute(self, cells: Sequence[Roi], source: BlockInput | None) -> Iterator[Fields]:
+        for cell in cells:
+            yield self._finished(cell, source)
+
+    def _finished(self, cell: Roi, source: BlockInput | None) -> Fields:
         if self.raw.recipe.skips(cell):
             return {
                 name: np.zeros(layout.box(cell).shape, self.raw.recipe.kept)

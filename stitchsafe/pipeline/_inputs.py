@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -113,16 +114,18 @@ class _Slice:
         return {**self.volume.identity, "z": self.z}
 
     def read(self, roi: Roi) -> NDArray[Any]:
-        region = Roi((self.z, *roi.offset), (1, *roi.shape))
-        return self.volume.read(region)[:, 0]
+        return self.volume.read(self._within(roi))[:, 0]
 
-    def missing_chunks(self, roi: Roi | None = None) -> int:
-        roi = Roi.whole(self.shape) if roi is None else roi
-        return self.volume.missing_chunks(Roi((self.z, *roi.offset), (1, *roi.shape)))
+    def absent_chunks(self, roi: Roi | None = None) -> Iterator[str]:
+        return self.volume.absent_chunks(
+            self._within(Roi.whole(self.shape) if roi is None else roi)
+        )
 
-    def absent_chunk(self, roi: Roi | None = None) -> str | None:
-        roi = Roi.whole(self.shape) if roi is None else roi
-        return self.volume.absent_chunk(Roi((self.z, *roi.offset), (1, *roi.shape)))
+    def stamp(self, roi: Roi) -> str | None:
+        return self.volume.stamp(self._within(roi))
+
+    def _within(self, roi: Roi) -> Roi:
+        return Roi((self.z, *roi.offset), (1, *roi.shape))
 
 
 def open_input(source: VolumeLike, settings: Settings) -> Volume:
@@ -144,15 +147,8 @@ def match_inputs(
     model: ModelLike | None,
     settings: Settings,
     events: Events,
-    *,
-    count_absent_chunks: bool = True,
 ) -> Inputs:
     """Open both and refuse what does not fit.
-
-    Parameters
-    ----------
-    count_absent_chunks
-        Whether to look for chunks that the volume lacks, which takes a look at each.
 
     Raises
     ------
@@ -203,8 +199,8 @@ def match_inputs(
     _refuse_undecided(network)
     if settings.accept_inexact and not breaks:
         breaks = _too_small(network, volume.shape, events)
-    if count_absent_chunks:
-        _refuse_absent_chunks(volume, roi, settings, events)
+        if not breaks:
+            events.say(f"exact: {network.name} can be stitched; --accept-inexact changes nothing")
     origin = Origin.of(
         model,
         settings.weights,
@@ -223,14 +219,22 @@ def _refuse_skipped_steps(network: Network, settings: Settings, events: Events) 
     ModelError
         Naming the steps.
     """
-    for each in network.config.skipped if network.config else ():
+    config = network.config
+    skipped = config.skipped if config else ()
+    finishing = any(output.finishing for output in config.outputs) if config else False
+    if settings.skip_postprocessing and not skipped and not finishing:
+        events.say(
+            f"model: --skip-postprocessing changes nothing, as {network.name} has no step that it "
+            "would leave out"
+        )
+    for each in skipped:
         if not settings.skip_postprocessing:
             raise ModelError(
                 f"{network.name}: {each}; have the field as it is before those steps with "
                 "--skip-postprocessing, and do them to it afterwards"
             )
         events.say(f"model: {each}")
-    for output in network.config.outputs if network.config else ():
+    for output in config.outputs if config else ():
         if output.finishing:
             kinds = ", ".join(step.kind for step in output.finishing)
             done = "are left out" if settings.skip_postprocessing else "are done to it when saved"
@@ -337,24 +341,6 @@ def _fits(config: ModelConfig, volume: Volume, roi: Roi) -> bool:
         and VoxelSize(
             volume.voxel_size.values[-len(expected.values) :], volume.voxel_size.unit
         ).agrees(expected)
-    )
-
-
-def _refuse_absent_chunks(volume: Volume, roi: Roi, settings: Settings, events: Events) -> None:
-    try:
-        missing = volume.missing_chunks(roi)
-    except PlaceError as error:
-        raise VolumeError(str(error)) from error
-    if not missing:
-        return
-    said = f"{missing} chunks of {volume.path} are absent ({volume.absent_chunk(roi)} is one)"
-    if settings.refuse_missing_chunks:
-        raise VolumeError(
-            f"{said}, which Zarr reads as its fill value; "
-            "restore them, choose another --level or --roi, or drop --refuse-missing-chunks"
-        )
-    events.say(
-        f"warning: {said}, and read as the fill value; --refuse-missing-chunks makes that an error"
     )
 
 

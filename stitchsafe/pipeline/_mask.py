@@ -6,14 +6,19 @@ import math
 from collections.abc import Iterator, Sequence
 
 from stitchsafe.coordinates import CellGrid, Roi
+from stitchsafe.engine import Events
 from stitchsafe.errors import InputError, VolumeError
+from stitchsafe.pipeline._reading import tell_absent
+from stitchsafe.pipeline._settings import Settings
 from stitchsafe.tiling import Skipping
 from stitchsafe.volumes import Volume, open_volume, pieces
 
 __all__ = ["skipping"]
 
 
-def skipping(path: object, extent: Sequence[int], cells: CellGrid) -> Skipping:
+def skipping(
+    path: object, extent: Sequence[int], cells: CellGrid, settings: Settings, events: Events
+) -> Skipping:
     """Look up which cells hold a voxel of a mask.
 
     Parameters
@@ -24,11 +29,13 @@ def skipping(path: object, extent: Sequence[int], cells: CellGrid) -> Skipping:
         Shape of the volume.
     cells
         Of the region that is predicted.
+    settings, events
+        What becomes of chunks that it lacks, and who is told.
 
     Raises
     ------
     VolumeError
-        If the mask cannot be read or does not lie over the volume.
+        If the mask cannot be read, does not lie over the volume, or lacks chunks and may not.
     InputError
         If it leaves out everything.
     """
@@ -37,6 +44,8 @@ def skipping(path: object, extent: Sequence[int], cells: CellGrid) -> Skipping:
     if mask.channels != 1:
         raise VolumeError(f"the mask {name} has {mask.channels} channels; give one of a single one")
     factors = _factors(mask, extent, name)
+    covered = _covering(cells.region, factors, mask)
+    tell_absent(f"the mask {name}", set(mask.absent_chunks(covered)), settings, events)
     found = Skipping.of(mask.identity, cells, _wanted(mask, factors, cells))
     if found.skipped == found.total:
         raise InputError(
@@ -60,10 +69,13 @@ def _factors(mask: Volume, extent: Sequence[int], name: str) -> tuple[int, ...]:
 
 
 def _wanted(mask: Volume, factors: Sequence[int], cells: CellGrid) -> Iterator[bool]:
-    whole = Roi.whole(mask.shape)
     for cell in cells.cells():
-        region = Roi.from_bounds(
-            [o // f for o, f in zip(cell.offset, factors, strict=True)],
-            [math.ceil(e / f) for e, f in zip(cell.end, factors, strict=True)],
-        ).intersect(whole)
-        yield any(data.any() for _, data in pieces(mask, region))
+        yield any(data.any() for _, data in pieces(mask, _covering(cell, factors, mask)))
+
+
+def _covering(region: Roi, factors: Sequence[int], mask: Volume) -> Roi:
+    """What of the mask lies over a region of the volume."""
+    return Roi.from_bounds(
+        [o // f for o, f in zip(region.offset, factors, strict=True)],
+        [math.ceil(e / f) for e, f in zip(region.end, factors, strict=True)],
+    ).intersect(Roi.whole(mask.shape))

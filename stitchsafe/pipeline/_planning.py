@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any, Unpack
 
 import numpy as np
 
-from stitchsafe.coordinates import Roi, ceil_to, floor_to
-from stitchsafe.engine import Events, Silent
-from stitchsafe.errors import ModelError, PlanError
+from stitchsafe.coordinates import CellGrid, Roi, ceil_to, floor_to
+from stitchsafe.engine import Events, Shares, Silent
+from stitchsafe.errors import InputError, ModelError, PlanError
 from stitchsafe.instances import LabelSettings, voxel_bytes
 from stitchsafe.networks import ModelConfig, Network, Runtime
 from stitchsafe.pipeline._devices import (
@@ -24,6 +23,7 @@ from stitchsafe.pipeline._devices import (
 from stitchsafe.pipeline._inputs import Inputs, ModelLike, VolumeLike, match_inputs
 from stitchsafe.pipeline._machine import allotted_memory, processor_name, usable_cores
 from stitchsafe.pipeline._mask import skipping
+from stitchsafe.pipeline._reading import Reading
 from stitchsafe.pipeline._settings import Options, Settings
 from stitchsafe.precision import PRECISIONS
 from stitchsafe.tiling import (
@@ -32,6 +32,8 @@ from stitchsafe.tiling import (
     Plan,
     Recipe,
     Shapes,
+    Skipping,
+    Storage,
     TileGrid,
     format_bytes,
     make_plan,
@@ -153,6 +155,13 @@ def draft_plan(
             finishing=finishing if "fields" in settings.save else (),
         )
 
+    def masked(cells: CellGrid) -> Skipping:
+        found = skipping(settings.mask, volume.shape, cells, settings, events)
+        events.say(
+            f"mask: {found.skipped} of {found.total} cells hold no voxel of it and are skipped"
+        )
+        return found
+
     budget = settings.max_memory
     if budget is None:
         allotment = allotted_memory()
@@ -163,7 +172,14 @@ def draft_plan(
         network,
         extent=volume.shape,
         roi=region,
-        source_itemsize=volume.dtype.itemsize,
+        storage=Storage(
+            itemsize=volume.dtype.itemsize,
+            cell_bytes=cell_bytes,
+            extent=volume.shape,
+            chunk_shape=volume.chunk_shape,
+            decoded_bytes=volume.decoded_bytes,
+            decoders=max(2, usable_cores()),
+        ),
         max_memory=budget,
         draft=draft,
         tile_shape=settings.tile_shape or (stored.tile_shape if stored else None),
@@ -173,16 +189,12 @@ def draft_plan(
         halo=_stored_halo(settings, stored),
         exact=inputs.exact,
         workers=workers,
-        cell_bytes=cell_bytes,
         max_device_memory=device_budget(settings, devices, workers),
         below=below,
+        masked=None if settings.mask is None else masked,
     )
-    if settings.mask is not None:
-        found = skipping(settings.mask, volume.shape, drafted.recipe.cells)
-        events.say(
-            f"mask: {found.skipped} of {found.total} cells hold no voxel of it and are skipped"
-        )
-        drafted = replace(drafted, recipe=replace(drafted.recipe, skipping=found))
+    reading = Reading(volume, Shares(drafted.recipe, drafted.grid))
+    reading.refuse_absent_chunks(settings, events)
     _say_what_is_taken(drafted, settings, preferred, window, events)
     return drafted
 
@@ -276,7 +288,31 @@ def _label_values(network: Network, settings: Settings) -> dict[str, Any] | None
         "foreground_threshold": settings.foreground_threshold,
     }
     values.update({key: value for key, value in changed.items() if value is not None})
+    _refuse_unused(LabelSettings.from_json({**values, "window": (1,)}), settings)
     return values
+
+
+def _refuse_unused(labels: LabelSettings, settings: Settings) -> None:
+    """Refuse what labels of this kind have no use for."""
+    for option, value, used, for_what in (
+        ("--bandwidth", settings.bandwidth, labels.source == "embeddings", "labels of embeddings"),
+        (
+            "--foreground-threshold",
+            settings.foreground_threshold,
+            labels.needs_foreground,
+            "labels that a foreground is read for",
+        ),
+    ):
+        if value is not None and not used:
+            background = (
+                f" without a foreground (background: {labels.background})"
+                if labels.source == "embeddings"
+                else ""
+            )
+            raise InputError(
+                f"{option} {value} is for {for_what}, and these are made of {labels.source}"
+                f"{background}; leave it out, or choose another --labels-from"
+            )
 
 
 def _refuse_fields(labels: LabelSettings, network: Network) -> None:

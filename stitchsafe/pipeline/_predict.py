@@ -27,6 +27,7 @@ from stitchsafe.engine import (
     Inline,
     Ledger,
     Processes,
+    Shares,
     Silent,
     load_json,
     peak_memory,
@@ -54,15 +55,16 @@ from stitchsafe.pipeline._inputs import (
 from stitchsafe.pipeline._machine import cores_for
 from stitchsafe.pipeline._outputs import Layout
 from stitchsafe.pipeline._planning import draft_plan, estimate_seconds
+from stitchsafe.pipeline._reading import Reading
 from stitchsafe.pipeline._samples import Seams
 from stitchsafe.pipeline._seams import measure_at_seams
 from stitchsafe.pipeline._settings import Options, Settings
 from stitchsafe.pipeline._shortage import give_way
-from stitchsafe.pipeline._stages import Progress, refuse_changed_volume, run_stages
+from stitchsafe.pipeline._stages import Progress, run_stages
 from stitchsafe.pipeline._store import ResultStore
 from stitchsafe.pipeline._workshop import Job, Workshop
 from stitchsafe.tiling import Plan, with_seconds
-from stitchsafe.volumes import ArrayStore, Place, PlaceError
+from stitchsafe.volumes import ArrayStore, Place, PlaceError, Volume
 
 __all__ = ["Prediction", "predict", "rehearse"]
 
@@ -248,6 +250,8 @@ def _prepare(
     store = ResultStore.at(out).resolved
     refuse_output_within_input(store.path, volume)
     store.refuse_foreign()
+    if not settings.overwrite:
+        store.refuse_lost_recipe()
     resumes = store.exists and not settings.overwrite
     if settings.repair and not resumes:
         raise InputError(
@@ -264,7 +268,7 @@ def _prepare(
         Job.of(store, inputs, settings)  # refuses what other processes cannot open
     if resumes:
         store.refuse_other_work(plan.recipe, volume.identity, settings.form())
-        refuse_changed_volume(store, plan.recipe, volume)
+        _reading(plan, volume).refuse_changes(store, settings.part, events)
         events.say(f"resuming: {store.path} holds work of the same recipe")
     return _Job(store, inputs, plan, resumes)
 
@@ -282,7 +286,7 @@ def _carry_out(job: _Job, settings: Settings, events: Events) -> Prediction:
         stack.enter_context(_disk_errors(store))
         ledger = stack.enter_context(store.ledger_of(settings.part))
         if job.resumes and settings.repair:
-            forget_damaged(store, job.plan.recipe, inputs.volume, events)
+            forget_damaged(store, _reading(job.plan, inputs.volume), events)
         job = _begun(job, ledger, settings, events)
         plan = job.plan
         save_json(store.schedule_file, plan.schedule.to_json())
@@ -320,6 +324,8 @@ def _carry_out(job: _Job, settings: Settings, events: Events) -> Prediction:
 def _begun(job: _Job, ledger: Ledger, settings: Settings, events: Events) -> _Job:
     """The job, entered in the store; where it is a part, another may have done so meanwhile."""
     if job.resumes:
+        if settings.part is None:  # a part has not looked at what others have finished
+            _reading(job.plan, job.inputs.volume).enter(job.store)
         return job
     if settings.part is None:
         _begin(job.store, job.plan, job.inputs, settings)
@@ -336,7 +342,7 @@ def _withdraw(store: ResultStore, settings: Settings) -> None:
     if settings.part is None:
         store.clear()
     else:  # others may be at it: they find that it is not begun
-        store.recipe_file.remove()
+        store.withdraw()
 
 
 @contextmanager
@@ -401,6 +407,10 @@ def _seams(job: _Job, maker: FieldMaker, events: Events) -> Seams:
     return seams
 
 
+def _reading(plan: Plan, volume: Volume) -> Reading:
+    return Reading(volume, Shares(plan.recipe, plan.grid))
+
+
 def _clear(store: ResultStore) -> None:
     """Remove what an earlier run left, unless a run is at work there."""
     if store.private.is_dir():
@@ -425,6 +435,7 @@ def _begin(
         "axes": volume.axes,
         "voxel_size": None if volume.voxel_size is None else volume.voxel_size.to_json(),
     }
+    _reading(plan, volume).enter(store)
     store.begin(plan.recipe, content)
 
 

@@ -41,7 +41,7 @@ def reopen(store: ResultStore, network: Network, volume: VolumeLike | None = Non
         Settings.of(stored["opened"]), accept_inexact=not recipe.exact, skip_postprocessing=True
     )
     source = stored["source"] if volume is None else volume
-    inputs = match_inputs(source, network, settings, Silent(), count_absent_chunks=False)
+    inputs = match_inputs(source, network, settings, Silent())
     if inputs.volume.identity != stored["volume"]:
         raise StoreError(
             f"the volume {source} is not the one that the result was made of (its identity "

@@ -285,6 +285,19 @@ class Settings:
                 raise InputError(f"{name} cannot be {value}; give a positive number")
 
         self._check_company()
+        self._check_use()
+
+    def _check_use(self) -> None:
+        """Options that would change nothing, as there are no labels for them."""
+        if self.makes_labels:
+            return
+        for name in ("labels_from", "bandwidth", "min_size", "foreground_threshold"):
+            value = getattr(self, name)
+            if value is not None:
+                raise InputError(
+                    f"--{name.replace('_', '-')} {value} is for labels, and --save "
+                    f"{','.join(self.save)} makes none; leave it out, or save labels too"
+                )
 
     def _check_company(self) -> None:
         """Ways of sharing the work that exclude each other, or need to be told more."""

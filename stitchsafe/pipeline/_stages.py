@@ -36,14 +36,12 @@ from stitchsafe.engine import (
     Executor,
     Ledger,
     StageCount,
-    checksum,
     file_checksum,
     run_blocks,
     run_once,
     save_arrays,
     save_bytes,
 )
-from stitchsafe.errors import StoreError
 from stitchsafe.instances import (
     LabelSettings,
     WindowRecord,
@@ -71,9 +69,7 @@ from stitchsafe.pipeline._workshop import Workshop
 from stitchsafe.tiling import Field, Plan, Recipe
 from stitchsafe.volumes import Place, Volume
 
-__all__ = ["Progress", "Written", "refuse_changed_volume", "run_stages", "written_by"]
-
-_LOOKED_AT = 8
+__all__ = ["Progress", "Written", "run_stages", "written_by"]
 
 _SHARED = ("image", "predict")
 """Stages whose blocks are shared among the parts of a run; what follows, the last one does."""
@@ -115,8 +111,6 @@ class Written:
         Where each named file lies, by the index of its cell.
     layout
         Of the arrays that are fields: which elements a cell has.
-    portions
-        Whether its cells are the portions of a pass, of which only what was read is left.
     """
 
     stage: str
@@ -124,7 +118,6 @@ class Written:
     arrays: dict[str, Place] = field(default_factory=dict)
     files: Mapping[str, Callable[[CellIndex], Place]] = field(default_factory=dict)
     layout: Mapping[str, Field] = field(default_factory=dict)
-    portions: bool = False
 
 
 def run_stages(
@@ -154,29 +147,6 @@ def run_stages(
         workshop.store.raw.remove()
         ledger.sweep()  # workers and parts may have died meanwhile
     return Progress(count.total, count.resumed, instances)
-
-
-def refuse_changed_volume(store: ResultStore, recipe: Recipe, volume: Volume) -> None:
-    """Refuse to go on where the volume is no longer the one that was read.
-
-    Looks at some finished cells, spread over the region: enough for a file that was replaced, and
-    no second reading of a large volume. `verify` looks at all.
-
-    Raises
-    ------
-    StoreError
-        Naming a cell that has changed.
-    """
-    entered, _ = store.ledger.survey("predict")
-    done = sorted((index, record) for index, record in entered.items() if "input" in record)
-    for at in np.unique(np.linspace(0, len(done) - 1, _LOOKED_AT).astype(int)) if done else ():
-        index, record = done[at]
-        cell = recipe.cells.cell_at(index)
-        if record["input"] != checksum(volume.read(cell)):
-            raise StoreError(
-                f"{volume.path or 'the array'} has changed since {store.path} was begun (at "
-                f"{cell}); choose another place with --out, or start again with --overwrite"
-            )
 
 
 @dataclass(frozen=True)
@@ -334,7 +304,7 @@ def written_by(store: ResultStore, recipe: Recipe, volume: Volume) -> Iterator[W
     """The stages of a finished run with what of them remains, for checking the ledger."""
     first = first_pass(volume, recipe)
     if first is not None:
-        yield Written(FIRST_PASS, portions(first), portions=True)
+        yield Written(FIRST_PASS, portions(first))
     yield Written("consensus", None, files={"consensus": lambda _: store.consensus_file})
     yield Written("create", None)
     if store.stored()["form"]["image"] == "copy":

@@ -11,7 +11,9 @@ It lies on a disk or on an object store, and everything in it goes through `Plac
       instances.csv                the table
       .stitchsafe/
         recipe.json                recipe, network and volume: what resume compares
+        recipe-copy.json           the same once more, as nothing can be proved without it
         schedule.json              how the work was portioned, last
+        stamp.json                 what changes when a file of the volume does
         statistics/                what passes over the volume collect, until there is consensus
         consensus.json             statistics of the whole volume
         raw/<name>/                fields that steps with statistics of the whole follow, before
@@ -87,6 +89,10 @@ class ResultStore:
         return self.private / "recipe.json"
 
     @property
+    def recipe_copy(self) -> Place:
+        return self.private / "recipe-copy.json"
+
+    @property
     def consensus_file(self) -> Place:
         return self.private / "consensus.json"
 
@@ -112,6 +118,10 @@ class ResultStore:
     @property
     def schedule_file(self) -> Place:
         return self.private / "schedule.json"
+
+    @property
+    def stamp_file(self) -> Place:
+        return self.private / "stamp.json"
 
     @property
     def provenance_file(self) -> Place:
@@ -158,37 +168,88 @@ class ResultStore:
 
     @property
     def exists(self) -> bool:
-        """Whether a run has begun here."""
+        """Whether a run has begun here, whose recipe is known."""
         with _refused():
-            return self.recipe_file.is_file()
+            # The copy is written first: alone, it is the rest of a run, or of one that never began.
+            return self.recipe_file.is_file() or (self.recipe_copy.is_file() and self._has_work())
+
+    def _has_work(self) -> bool:
+        """Whether the ledger tells of finished cells."""
+        if self.path.kind == "http":  # where nothing can be listed, and nothing is written
+            return False
+        with _refused():
+            return any((self.ledger.folder / stage).children() for stage in ("predict", "finish"))
 
     def stored(self) -> dict[str, Any]:
-        """What the run here was begun with.
+        """What the run here was begun with, by whichever of its two records is sound.
 
         Raises
         ------
         StoreError
             If no run has begun here.
         IntegrityError
-            If its record is damaged.
+            If neither record is sound.
         """
-        if not self.exists:
+        if not self.exists and not self._has_work():
             raise StoreError(f"{self.path} is not a result of stitchsafe; check the path")
-        try:
-            content = load_json(self.recipe_file)
-            if content["format"] != FORMAT:
-                raise StoreError(
-                    f"{self.path} has the format {content['format']!r}, and this version reads "
-                    f"{FORMAT!r}; use the version that wrote it"
+        content = self._read(self.recipe_file)
+        if isinstance(content, str):
+            content, reason = self._read(self.recipe_copy), content
+            if isinstance(content, str):
+                raise IntegrityError(
+                    f"{self.recipe_file} {reason}, its copy {self.recipe_copy.name} {content}, and "
+                    "without either nothing of the result can be proved; restore one of them, or "
+                    "predict it again with --overwrite"
                 )
-        except PlaceError as error:
-            raise StoreError(str(error)) from error
-        except (IntegrityError, KeyError, OSError) as error:
-            raise IntegrityError(
-                f"{self.recipe_file} is damaged, and without it nothing of the result can be "
-                "proved; predict it again with --overwrite"
-            ) from error
+        if content["format"] != FORMAT:
+            raise StoreError(
+                f"{self.path} has the format {content['format']!r}, and this version reads "
+                f"{FORMAT!r}; use the version that wrote it"
+            )
         return content
+
+    def _read(self, record: Place) -> dict[str, Any] | str:
+        """One of the two records of the recipe, or why it cannot be had."""
+        try:
+            content = load_json(record)
+        except IntegrityError:
+            return "is damaged"
+        except PlaceError as error:  # says nothing of what is there
+            raise StoreError(str(error)) from error
+        except OSError as error:
+            return "is gone" if isinstance(error, FileNotFoundError) else f"{error.strerror}"
+        return content if "format" in content else "is damaged"
+
+    def unsound_recipes(self) -> dict[Place, str]:
+        """Which of the two records of the recipe is not what was written, and why."""
+        stored = self.stored()
+        found = {place: self._read(place) for place in (self.recipe_file, self.recipe_copy)}
+        return {
+            place: content if isinstance(content, str) else "is not what was written"
+            for place, content in found.items()
+            if content != stored
+        }
+
+    def mend_recipe(self) -> None:
+        """Write anew whichever of the two records of the recipe is not sound."""
+        stored = self.stored()
+        for place in self.unsound_recipes():
+            save_json(place, stored)
+
+    def refuse_lost_recipe(self) -> None:
+        """Refuse to begin where there is work whose recipe is not known any more.
+
+        Raises
+        ------
+        StoreError
+            If there is.
+        """
+        if not self.exists and self._has_work():
+            raise StoreError(
+                f"{self.path} holds finished work, and {self.recipe_file} with the recipe that it "
+                "was made by is gone, as is its copy; restore one of them, choose another place "
+                "with --out, or replace the result with --overwrite"
+            )
 
     def recipe(self) -> Recipe:
         return Recipe.from_json(self.stored()["recipe"])
@@ -305,12 +366,28 @@ class ResultStore:
     def begin(self, recipe: Recipe, content: dict[str, Any]) -> None:
         """Enter the recipe: from now on, the store is a run that can be resumed."""
         made_by = {"recipe": recipe.to_json(), "fingerprint": recipe.fingerprint}
-        save_json(self.recipe_file, {"format": FORMAT, **made_by, **content})
+        for place in (self.recipe_copy, self.recipe_file):
+            save_json(place, {"format": FORMAT, **made_by, **content})
+
+    def withdraw(self) -> None:
+        """Take back that a run has begun, before anything is finished."""
+        self.recipe_file.remove()
+        self.recipe_copy.remove()
 
     def clear(self) -> None:
-        """Remove an earlier result, or the rest of one that never began."""
-        if self.private.is_dir():
-            self.path.remove()
+        """Remove an earlier result, or the rest of one that never began.
+
+        Ended half-way, it leaves neither entries of work whose recipe is gone, nor a place that
+        seems to be of others.
+        """
+        if not self.private.is_dir():
+            return
+        self.ledger.folder.remove()
+        self.withdraw()
+        for name in self.path.children():
+            if name != self.private.name:
+                (self.path / name).remove()
+        self.path.remove()
 
 
 @contextmanager

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stitchsafe.coordinates import Roi
-from stitchsafe.engine import Events, FieldMaker, Fields, Silent
+from stitchsafe.engine import Events, FieldMaker, Fields, Shares, Silent
 from stitchsafe.errors import IntegrityError, ModelError, StoreError, VolumeError
 from stitchsafe.networks import load_network
 from stitchsafe.pipeline._audit import audit
@@ -28,6 +28,7 @@ from stitchsafe.pipeline._devices import is_this_machine, places_for
 from stitchsafe.pipeline._finishing import load_field_maps, mapped
 from stitchsafe.pipeline._inputs import Inputs, ModelLike, VolumeLike
 from stitchsafe.pipeline._origin import Origin
+from stitchsafe.pipeline._reading import Reading
 from stitchsafe.pipeline._reopen import reopen
 from stitchsafe.pipeline._samples import Samples, measure_seams, recorded, spread
 from stitchsafe.pipeline._store import ResultStore
@@ -188,7 +189,8 @@ def verify(
             trust=trust_model,
         )
     opened = reopen(store, network, volume)
-    findings = list(audit(store, recipe, opened.volume, events))
+    reading = Reading(opened.volume, Shares(recipe, grid_of(recipe, opened.network.geometry)))
+    findings = list(audit(store, reading, events))
     again = _predict_again(store, recipe, opened, cells, events)
     return Verification(
         again.voxels,

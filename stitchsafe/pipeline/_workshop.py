@@ -5,7 +5,7 @@ The run itself has one, and so has each worker, which opens it from a `Job`.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Any
@@ -259,11 +259,13 @@ class _Anew:
         del cells
         return self.maker.read(block)
 
-    def compute(self, cell: Roi, source: BlockInput) -> NDArray[Any]:
-        if self.maker.recipe.skips(cell):
-            return np.zeros(cell.shape, self.final.dtype)
-        fields = self.maker.fields(cell, source)
-        return final_labels_of(self.store, self.maker.recipe, cell, fields)
+    def compute(self, cells: Sequence[Roi], source: BlockInput) -> Iterator[NDArray[Any]]:
+        for cell in cells:
+            if self.maker.recipe.skips(cell):
+                yield np.zeros(cell.shape, self.final.dtype)
+                continue
+            fields = self.maker.fields(cell, source)
+            yield final_labels_of(self.store, self.maker.recipe, cell, fields)
 
     def write(self, cell: Roi, result: NDArray[Any]) -> CellRecord:
         self.final.write(cell, result)

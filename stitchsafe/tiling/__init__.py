@@ -4,7 +4,7 @@ from stitchsafe.tiling._axis import AxisTiling, Span
 from stitchsafe.tiling._fields import Field
 from stitchsafe.tiling._grid import Tile, TileGrid
 from stitchsafe.tiling._halo import Halo
-from stitchsafe.tiling._memory import INTERPRETER_BYTES, MemoryEstimate, estimate_memory
+from stitchsafe.tiling._memory import INTERPRETER_BYTES, MemoryEstimate, Storage, estimate_memory
 from stitchsafe.tiling._plan import Plan, Planned, grid_of, make_plan, with_seconds
 from stitchsafe.tiling._recipe import BorderRule, Normalization, Recipe, Schedule
 from stitchsafe.tiling._shapes import Shapes, choose_shapes, format_bytes
@@ -26,6 +26,7 @@ __all__ = [
     "Span",
     "Tile",
     "Skipping",
+    "Storage",
     "TileGrid",
     "choose_shapes",
     "estimate_memory",

@@ -174,6 +174,15 @@ class AxisTiling:
         """Where the tiles of the axis start."""
         return range(0, self.extent, self.tile)
 
+    def starts_within(self, begin: int, end: int) -> range:
+        """Where the tiles that meet a part of the axis start."""
+        return range(floor_to(begin, self.tile), end, self.tile)
+
+    def bounds(self, begin: int, end: int) -> tuple[int, int]:
+        """What the tiles that meet a part of the axis read, from where to where."""
+        spans = [self.span(start) for start in self.starts_within(begin, end)]
+        return min(span.begin for span in spans), max(span.end for span in spans)
+
     @property
     def domain(self) -> tuple[int, int]:
         """Input of the whole pass: the volume, extended by the border rule."""

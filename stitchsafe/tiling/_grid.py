@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from stitchsafe.coordinates import Roi, floor_to
+from stitchsafe.coordinates import Roi
 from stitchsafe.errors import PlanError
 from stitchsafe.geometry import NetworkGeometry, OutputAxis
 from stitchsafe.tiling._axis import AxisTiling, Span
@@ -144,6 +144,14 @@ class TileGrid:
             for start in itertools.product(*self._starts(region)):
                 yield self.tile_at(start)
 
+    def bounds(self, region: Roi) -> Roi:
+        """What the tiles that meet `region` read, as one box, which may leave the volume."""
+        bounds = [
+            axis.bounds(begin, end)
+            for axis, begin, end in zip(self.axes, region.offset, region.end, strict=True)
+        ]
+        return Roi.from_bounds([low for low, _ in bounds], [high for _, high in bounds])
+
     def whole(self) -> Tile:
         """The whole volume as one tile: the pass that stitching must equal."""
         spans = [axis.whole() for axis in self.axes]
@@ -162,6 +170,6 @@ class TileGrid:
 
     def _starts(self, region: Roi) -> list[range]:
         return [
-            range(floor_to(begin, axis.tile), end, axis.tile)
+            axis.starts_within(begin, end)
             for begin, end, axis in zip(region.offset, region.end, self.axes, strict=True)
         ]

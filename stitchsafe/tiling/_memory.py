@@ -7,7 +7,8 @@ Everything that lives at the same time is added up, process by process::
                   reading      the input of the block, and of the next one, read ahead
                   fields       of the cell
                   and the larger of
-                    forward    one tile's input and its activations (by their life in the trace)
+                    forward    one tile's input and its activations (by their life in the trace),
+                               or chunks being decoded
                     writing    what is made of the cell, or compressing it
 
 Nothing in it grows with the volume. What is kept of segments, about 400 bytes each while a window
@@ -21,7 +22,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
-__all__ = ["INTERPRETER_BYTES", "MemoryEstimate", "estimate_memory"]
+__all__ = ["INTERPRETER_BYTES", "MemoryEstimate", "Storage", "estimate_memory"]
 
 INTERPRETER_BYTES = 440_000_000
 """Python with torch, tensorstore and the clustering libraries loaded: 415 MB measured at rest, and
@@ -45,6 +46,45 @@ _STORE_COPIES = 2
 
 _UNDER_WAY = 3
 """Passes whose input or fields lie in pinned memory while a device is kept busy."""
+
+
+_DECODED_COPIES = 1.5
+"""A chunk that is decoded, and what of it is still encoded, as a rule less."""
+
+
+@dataclass(frozen=True, slots=True)
+class Storage:
+    """What a run reads and writes, voxel by voxel.
+
+    Parameters
+    ----------
+    itemsize
+        Bytes of a voxel of the volume.
+    cell_bytes
+        What is made of each voxel of a cell while the cell is written, beside its fields.
+    extent, chunk_shape, decoded_bytes
+        Of the volume: its shape, and what is decoded together; 0 bytes where nothing is.
+    decoders
+        How many chunks are decoded at once.
+    """
+
+    itemsize: int
+    cell_bytes: int = 0
+    extent: tuple[int, ...] = ()
+    chunk_shape: tuple[int, ...] = ()
+    decoded_bytes: int = 0
+    decoders: int = 1
+
+    def decoding(self, shape: Sequence[int]) -> int:
+        """Bytes that decoding takes while a region of a shape is read."""
+        if not self.decoded_bytes:
+            return 0
+        chunks = [
+            min(-(-size // chunk) + 1, -(-extent // chunk))
+            for size, extent, chunk in zip(shape, self.extent, self.chunk_shape, strict=True)
+        ]
+        live = min(math.prod(chunks), self.decoders)
+        return math.ceil(live * self.decoded_bytes * _DECODED_COPIES)
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,9 +137,8 @@ def estimate_memory(
     cell_shape: Sequence[int],
     in_channels: int,
     field_channels: float,
-    source_itemsize: int,
+    storage: Storage,
     itemsize: int,
-    cell_bytes: int,
     saves_fields: bool,
     blocks: int = 2,
     workers: int = 1,
@@ -115,10 +154,10 @@ def estimate_memory(
         What a tile reads, what a block reads, and the cell, in voxels.
     in_channels, field_channels
         Channels of the volume, and numbers per voxel of all fields together.
-    source_itemsize, itemsize
-        Bytes of a voxel in the volume and in the fields.
-    cell_bytes
-        What is made of each voxel of a cell while the cell is written, beside its fields.
+    storage
+        What is read and written.
+    itemsize
+        Bytes of a number in the fields.
     saves_fields
         Whether fields are written.
     blocks, workers
@@ -128,8 +167,12 @@ def estimate_memory(
     """
     tile, block, cell = (math.prod(s) for s in (input_shape, block_input_shape, cell_shape))
     live_blocks = min(2, math.ceil(blocks / workers))
-    reading = block * in_channels * source_itemsize * (live_blocks + _STORE_COPIES - 1)
-    gather = tile * in_channels * (source_itemsize + itemsize)
+    read = block * in_channels * storage.itemsize
+    decoding = storage.decoding(block_input_shape)
+    reading = read * (live_blocks + _STORE_COPIES - 1)
+    if live_blocks > 1:  # the next block is decoded beside a pass
+        reading, decoding = reading + max(0, decoding - read), 0
+    gather = tile * in_channels * (storage.itemsize + itemsize)
     passed = math.ceil(tile * itemsize * (in_channels + field_channels))
     fields = math.ceil(cell * field_channels * itemsize)
     activations = math.ceil(activation_bytes * _SCRATCH)
@@ -138,9 +181,9 @@ def estimate_memory(
         interpreter=interpreter,
         weights=parameter_bytes * _WEIGHT_COPIES,
         reading=reading,
-        forward=gather + (_UNDER_WAY * passed if on_device else activations),
+        forward=max(gather + (_UNDER_WAY * passed if on_device else activations), decoding),
         fields=fields * (2 if on_device else 1),  # a cell is written while the next is computed
-        writing=max(cell * cell_bytes, fields * _STORE_COPIES if saves_fields else 0),
+        writing=max(cell * storage.cell_bytes, fields * _STORE_COPIES if saves_fields else 0),
         workers=workers,
         coordinator=interpreter + parameter_bytes if workers > 1 else 0,
         device=_CONTEXT_BYTES + 2 * parameter_bytes + activations + _UNDER_WAY * passed

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -10,15 +11,16 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from stitchsafe.coordinates import Roi, ceil_to
+from stitchsafe.coordinates import CellGrid, Roi, ceil_to
 from stitchsafe.errors import PlanError
 from stitchsafe.geometry import Graph, NetworkGeometry, agrees
 from stitchsafe.tiling._axis import AxisTiling
 from stitchsafe.tiling._grid import TileGrid
 from stitchsafe.tiling._halo import Halo, widest_halo
-from stitchsafe.tiling._memory import MemoryEstimate, estimate_memory
+from stitchsafe.tiling._memory import MemoryEstimate, Storage, estimate_memory
 from stitchsafe.tiling._recipe import Recipe, Schedule
 from stitchsafe.tiling._shapes import Shapes, choose_shapes, format_bytes
+from stitchsafe.tiling._skipping import Skipping
 
 __all__ = ["Plan", "Planned", "grid_of", "make_plan", "with_seconds"]
 
@@ -162,7 +164,7 @@ def make_plan(
     *,
     extent: Sequence[int],
     roi: Roi,
-    source_itemsize: int,
+    storage: Storage,
     max_memory: int,
     draft: Callable[[Shapes, TileGrid], Recipe],
     tile_shape: Sequence[int] | None = None,
@@ -172,9 +174,9 @@ def make_plan(
     halo: Halo | None = None,
     exact: bool = True,
     workers: int = 1,
-    cell_bytes: int = 0,
     max_device_memory: int | None = None,
     below: Sequence[int] | None = None,
+    masked: Callable[[CellGrid], Skipping] | None = None,
 ) -> Plan:
     """Choose shapes within the budget, prove them by tracing, and cost them.
 
@@ -184,8 +186,8 @@ def make_plan(
         Geometry, costs, and a trace at any size.
     extent, roi
         The volume and the part of it that is wanted.
-    source_itemsize
-        Bytes per voxel of the volume.
+    storage
+        What is read of the volume and made of a cell.
     max_memory
         Budget in bytes.
     draft
@@ -201,12 +203,12 @@ def make_plan(
         memory allows it, and the widest halo that memory allows otherwise.
     workers
         Processes that do blocks side by side and share the memory.
-    cell_bytes
-        What is made of each voxel of a cell while the cell is written, beside its fields.
     max_device_memory
         Budget in bytes of a device's memory, for each worker; None where nothing bounds it.
     below
         A tile that memory has run out at: only smaller ones are taken.
+    masked
+        Which cells a mask leaves out; they are not counted.
 
     Raises
     ------
@@ -215,7 +217,6 @@ def make_plan(
     """
     geometry = network.geometry
     traces: dict[tuple[int, ...], Graph] = {}
-    itemsizes = source_itemsize, cell_bytes
 
     def traced(shape: tuple[int, ...]) -> Graph:
         if shape not in traces:
@@ -225,7 +226,7 @@ def make_plan(
     def memory_of(shapes: Shapes, margins: Halo | None = None) -> MemoryEstimate:
         grid = TileGrid.of(geometry, extent, shapes.tile, margins, exact=exact)
         recipe = draft(shapes, grid)
-        return _memory(network, recipe, grid, shapes.cell, itemsizes, traced, workers)
+        return _memory(network, recipe, grid, shapes.cell, storage, traced, workers)
 
     def peak(shapes: Shapes, margins: Halo | None = None) -> int:
         return memory_of(shapes, margins).peak
@@ -284,13 +285,18 @@ def make_plan(
     grid = TileGrid.of(geometry, extent, shapes.tile, halo, exact=exact)
     recipe = draft(shapes, grid)
     schedule = Schedule.of(recipe, block_shape)
-    memory = _memory(network, recipe, grid, schedule.block_shape, itemsizes, traced, workers)
+    memory = _memory(network, recipe, grid, schedule.block_shape, storage, traced, workers)
     if memory.peak > max_memory:
         raise PlanError(
             f"blocks of {schedule.block_shape} need {format_bytes(memory.peak, up=True)}, more "
             f"than the {format_bytes(max_memory)} given; take smaller blocks or raise --max-memory"
         )
-    counts = grid.input_shapes(roi)
+    if masked is not None:
+        recipe = replace(recipe, skipping=masked(recipe.cells))
+    wanted = [roi]
+    if recipe.skipping is not None:
+        wanted = [cell for cell in recipe.cells.cells() if not recipe.skips(cell)]
+    counts: Counter[tuple[int, ...]] = sum(map(grid.input_shapes, wanted), Counter())
     whole = grid.whole()
     if exact:
         for shape in counts:
@@ -332,7 +338,7 @@ def _memory(
     recipe: Recipe,
     grid: TileGrid,
     block: Sequence[int],
-    itemsizes: tuple[int, int],
+    storage: Storage,
     traced: Callable[[tuple[int, ...]], Graph],
     workers: int,
 ) -> MemoryEstimate:
@@ -352,9 +358,8 @@ def _memory(
         cell_shape=recipe.cell_shape,
         in_channels=network.channels,
         field_channels=float(sum(field.density() for field in recipe.fields)),
-        source_itemsize=itemsizes[0],
+        storage=storage,
         itemsize=np.dtype(recipe.kept).itemsize,
-        cell_bytes=itemsizes[1],
         saves_fields=recipe.save_fields,
         blocks=sum(1 for _ in islice(recipe.cells.blocks(block), 2 * workers)),
         workers=workers,

@@ -1,4 +1,4 @@
-"""Which chunks of an array are there, found without fetching any.
+"""Which chunks of an array are there, and since when, found without fetching any.
 
 On a disk by their directory entries, on object stores and in archives by listing, plane by plane of
 the grid, and on web servers, which list nothing, by asking for each one's header.
@@ -6,18 +6,20 @@ the grid, and on web servers, which list nothing, by asking for each one's heade
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from urllib.error import HTTPError, URLError
 from urllib.parse import quote
 from urllib.request import Request, urlopen
 
 from stitchsafe.volumes._place import Place, PlaceError
 
-__all__ = ["absent"]
+__all__ = ["absent", "stamp_of"]
 
 Cell = tuple[int, ...]
 
@@ -60,6 +62,22 @@ def absent(place: Place, ranges: Sequence[range], key: Callable[[Cell], str]) ->
                 begin = os.path.commonprefix(plane)  # noqa: RUF071 (of text, not of a path)
                 there = set(place.listing(begin))
                 yield from (name for name in plane if name not in there)
+
+
+def stamp_of(files: Iterable[Path]) -> str:
+    """Digest of the sizes and times of files; an equal one says that none has been written since.
+
+    The time of the last change of any kind is among them, which no copying tool sets back.
+    """
+    digest = hashlib.sha256()
+    for file in files:
+        try:
+            found = file.stat()
+            line = f"{found.st_size} {found.st_mtime_ns} {found.st_ctime_ns}"
+        except FileNotFoundError:
+            line = "absent"
+        digest.update(f"{file.name} {line}\n".encode())
+    return digest.hexdigest()
 
 
 def _batches(cells: itertools.product[Cell]) -> itertools.chain[list[Cell]]:

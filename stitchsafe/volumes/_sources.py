@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import functools
 import itertools
+import math
 import weakref
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,23 +19,30 @@ from typing import Any
 import numpy as np
 
 from stitchsafe.errors import VolumeError
+from stitchsafe.volumes._presence import stamp_of
 from stitchsafe.volumes._tensorstore import first_line
 from stitchsafe.volumes._volume import Array, Source
 
 __all__ = ["Hdf5Source", "MemorySource", "RawSource", "TiffSource", "TransposedSource"]
 
 
-class _NothingMissing:
-    """Of formats in which no chunk can be absent."""
+class _Undivided:
+    """Of formats in which no chunk can be absent: all lies in one file, or in memory."""
 
-    def missing_chunks(self, index: tuple[slice, ...]) -> int:
-        return 0
+    decoded_bytes = 0
 
-    def absent_chunk(self, index: tuple[slice, ...]) -> str | None:
+    @property
+    def file(self) -> Path | None:
         return None
 
+    def absent_chunks(self, index: tuple[slice, ...]) -> Iterator[str]:
+        return iter(())
 
-class MemorySource(_NothingMissing):
+    def stamp(self, index: tuple[slice, ...]) -> str | None:
+        return None if self.file is None else stamp_of([self.file])
+
+
+class MemorySource(_Undivided):
     """Anything with `shape` and slicing: NumPy, torch on the CPU, dask and Zarr arrays (lazily)."""
 
     def __init__(self, array: Any, facts: Mapping[str, Any] | None = None) -> None:
@@ -44,6 +52,8 @@ class MemorySource(_NothingMissing):
         probe = np.asarray(array[tuple(slice(0, 0) for _ in self.shape)])
         self.dtype: np.dtype[Any] = probe.dtype
         self.chunks = _chunks_of(array, self.shape)
+        if self.chunks != self.shape:
+            self.decoded_bytes = math.prod(self.chunks) * self.dtype.itemsize
 
     def read(self, index: tuple[slice, ...]) -> Array:
         return np.array(self._array[index])
@@ -57,7 +67,7 @@ def _chunks_of(array: Any, shape: tuple[int, ...]) -> tuple[int, ...]:
 
 
 @dataclass(frozen=True)
-class RawSource(_NothingMissing):
+class RawSource(_Undivided):
     """A C-ordered array of plain bytes somewhere in a file."""
 
     path: Path
@@ -73,6 +83,10 @@ class RawSource(_NothingMissing):
                 f"{self.path} is truncated, as it has {self.path.stat().st_size} bytes of "
                 f"{needed}; copy it again"
             )
+
+    @property
+    def file(self) -> Path:
+        return self.path
 
     @property
     def chunks(self) -> tuple[int, ...]:
@@ -97,7 +111,7 @@ class RawSource(_NothingMissing):
 
 
 @dataclass(frozen=True)
-class TransposedSource(_NothingMissing):
+class TransposedSource(_Undivided):
     """Another source with its axes in reverse: an array that was stored in Fortran order."""
 
     source: Source
@@ -114,6 +128,9 @@ class TransposedSource(_NothingMissing):
     def chunks(self) -> tuple[int, ...]:
         return self.source.chunks[::-1]
 
+    def stamp(self, index: tuple[slice, ...]) -> str | None:
+        return self.source.stamp(index[::-1])
+
     @property
     def facts(self) -> Mapping[str, Any]:
         return self.source.facts
@@ -122,7 +139,7 @@ class TransposedSource(_NothingMissing):
         return self.source.read(index[::-1]).T
 
 
-class Hdf5Source(_NothingMissing):
+class Hdf5Source(_Undivided):
     """A dataset of an HDF5 file. Opened again in a copy that was pickled."""
 
     def __init__(self, path: Path, name: str) -> None:
@@ -138,6 +155,12 @@ class Hdf5Source(_NothingMissing):
             "chunks": list(self.chunks),
             "compression": data.compression,
         }
+        if data.chunks is not None:
+            self.decoded_bytes = math.prod(self.chunks) * self.dtype.itemsize
+
+    @property
+    def file(self) -> Path:
+        return self._path
 
     @functools.cached_property
     def _dataset(self) -> Any:
@@ -158,7 +181,7 @@ class Hdf5Source(_NothingMissing):
             ) from error
 
 
-class TiffSource(_NothingMissing):
+class TiffSource(_Undivided):
     """A series of a TIFF file that is compressed or tiled, read by its strips and tiles."""
 
     def __init__(self, path: Path, facts: Mapping[str, Any]) -> None:
@@ -168,6 +191,11 @@ class TiffSource(_NothingMissing):
         self.shape: tuple[int, ...] = tuple(int(size) for size in array.shape)
         self.dtype: np.dtype[Any] = np.dtype(array.dtype)
         self.chunks: tuple[int, ...] = tuple(int(size) for size in array.chunks)
+        self.decoded_bytes = math.prod(self.chunks) * self.dtype.itemsize
+
+    @property
+    def file(self) -> Path:
+        return self._path
 
     @functools.cached_property
     def _array(self) -> Any:

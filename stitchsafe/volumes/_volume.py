@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol, runtime_checkable
 
@@ -76,15 +76,19 @@ class Volume(Protocol):
             The stored bytes cannot be read.
         """
 
-    def missing_chunks(self, roi: Roi | None = None) -> int:
-        """How many stored chunks (shards) the region needs that are absent.
+    @property
+    def decoded_bytes(self) -> int:
+        """Bytes of a stored chunk that is decoded whole, whatever is read of it; 0 without any."""
 
-        Zarr reads an absent chunk as the fill value, whether it was left out or lost. 0 for
+    def absent_chunks(self, roi: Roi | None = None) -> Iterator[str]:
+        """Names of the stored chunks (shards) that the region needs and that are absent.
+
+        Zarr reads an absent chunk as the fill value, whether it was left out or lost. None for
         formats in which nothing can be absent.
         """
 
-    def absent_chunk(self, roi: Roi | None = None) -> str | None:
-        """The name of one of them, if there is any."""
+    def stamp(self, roi: Roi) -> str | None:
+        """What changes when the files that hold a region are written; None where nothing tells."""
 
 
 class Source(Protocol):
@@ -97,12 +101,16 @@ class Source(Protocol):
     @property
     def chunks(self) -> tuple[int, ...]: ...
     @property
+    def decoded_bytes(self) -> int:
+        """Bytes of a chunk that is decoded whole before any of it can be read; 0 without any."""
+
+    @property
     def facts(self) -> Mapping[str, Any]:
         """What identifies the array beside its shape and type; JSON-able, free of paths."""
 
     def read(self, index: tuple[slice, ...]) -> Array: ...
-    def missing_chunks(self, index: tuple[slice, ...]) -> int: ...
-    def absent_chunk(self, index: tuple[slice, ...]) -> str | None: ...
+    def absent_chunks(self, index: tuple[slice, ...]) -> Iterator[str]: ...
+    def stamp(self, index: tuple[slice, ...]) -> str | None: ...
 
 
 def digest(metadata: object) -> str:
@@ -208,13 +216,16 @@ class SourceVolume:
         data = data.transpose(order).reshape(self.channels, *roi.shape)
         return np.ascontiguousarray(data, dtype=self.dtype)
 
-    def missing_chunks(self, roi: Roi | None = None) -> int:
-        roi = Roi.whole(self.shape) if roi is None else roi
-        return self.source.missing_chunks(self._index(roi)) if roi.size else 0
+    @property
+    def decoded_bytes(self) -> int:
+        return self.source.decoded_bytes
 
-    def absent_chunk(self, roi: Roi | None = None) -> str | None:
+    def absent_chunks(self, roi: Roi | None = None) -> Iterator[str]:
         roi = Roi.whole(self.shape) if roi is None else roi
-        return self.source.absent_chunk(self._index(roi)) if roi.size else None
+        return self.source.absent_chunks(self._index(roi)) if roi.size else iter(())
+
+    def stamp(self, roi: Roi) -> str | None:
+        return self.source.stamp(self._index(roi))
 
 
 def planar(volume: Volume) -> Volume:

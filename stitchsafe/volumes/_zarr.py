@@ -8,9 +8,11 @@ times as fast); zarr-python knows more codecs and data types and takes the rest.
 from __future__ import annotations
 
 import functools
+import itertools
 import json
+import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +21,7 @@ import numpy as np
 
 from stitchsafe.errors import InterruptedRunError, VolumeError
 from stitchsafe.volumes._place import Place, PlaceError, explained, is_unreachable
-from stitchsafe.volumes._presence import absent
+from stitchsafe.volumes._presence import absent, stamp_of
 from stitchsafe.volumes._tensorstore import first_line, open_existing
 from stitchsafe.volumes._volume import Array
 
@@ -182,8 +184,18 @@ class ZarrSource:
                 "the damaged chunk, or leave it out with --roi"
             ) from error
 
-    def absent_chunk(self, index: tuple[slice, ...]) -> str | None:
-        return next(absent(self._node.path, *self._stored(index)), None)
+    def absent_chunks(self, index: tuple[slice, ...]) -> Iterator[str]:
+        return absent(self._node.path, *self._stored(index))
+
+    def stamp(self, index: tuple[slice, ...]) -> str | None:
+        if (folder := self._node.path.local) is None:
+            return None
+        ranges, key = self._stored(index)
+        return stamp_of(folder / key(cell) for cell in itertools.product(*ranges))
+
+    @property
+    def decoded_bytes(self) -> int:
+        return int(math.prod(self.chunks) * self.dtype.itemsize)
 
     def _stored(
         self, index: tuple[slice, ...]
@@ -191,9 +203,6 @@ class ZarrSource:
         grid, key = _stored_grid(self._node)
         pairs = zip(index, grid, strict=True)
         return [range(s.start // c, -(-s.stop // c)) for s, c in pairs], key
-
-    def missing_chunks(self, index: tuple[slice, ...]) -> int:
-        return sum(1 for _ in absent(self._node.path, *self._stored(index)))
 
 
 def _stored_grid(

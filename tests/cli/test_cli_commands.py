@@ -448,3 +448,26 @@ def test_version_and_help(api: Calls, run: Run) -> None:
         assert ended.code == 0
         assert "Usage: stitchsafe" in ended.out
     assert api.made == []
+
+
+def test_help_is_read_as_it_was_written(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Help passes through a markup in which ``:word:`` may be a picture, and ``[word]`` a style."""
+    from rich.text import Text
+    from typer.main import get_command
+
+    from stitchsafe.cli.app import app
+
+    commands = get_command(app).commands.values()
+    texts = [(c.name, c.help) for c in commands]
+    texts += [(f"{c.name} {p.name}", getattr(p, "help", None)) for c in commands for p in c.params]
+    assert len(texts) > 80
+    for where, text in texts:
+        assert Text.from_markup(text or "").plain == (text or ""), where
+    monkeypatch.setenv("COLUMNS", "250")
+    for verb in VERBS:
+        shown = run([verb, "--help"]).out
+        assert not any(0x2600 <= ord(letter) < 0x2C00 or ord(letter) > 0xFFFF for letter in shown)
+    assert (
+        "Weights for package.module:factory, as safetensors or .pth"
+        in run(["predict", "--help"]).out
+    )

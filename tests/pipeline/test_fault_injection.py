@@ -55,7 +55,8 @@ def harm_output(result: ResultStore, here: Path, count: int) -> None:
 def harm_input(result: ResultStore, here: Path, count: int) -> None:
     stored = ArrayStore.open(here / "volume")
     chunks = {here / "volume" / name: part for name, part in stored.files(Roi.whole(SHAPE)).items()}
-    shown = inject(parts_of_input(result, open_volume(here / "volume"), chunks), count, seed=count)
+    volume = open_volume(here / "volume")
+    shown = inject(parts_of_input(result, volume, here / "tiny", chunks), count, seed=count)
     print(f"\n{count} faults in the input of {result.path.name}: {shown}")
     assert shown["refused"] > count / 2
     assert shown["named"] > count / 10

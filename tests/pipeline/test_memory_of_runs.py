@@ -120,6 +120,19 @@ def test_a_run_takes_what_was_predicted(here: Path, words: tuple[str, ...]) -> N
     assert abs(answer["peak_memory_bytes"] - peak) <= 0.1 * peak  # and it knows what it took
 
 
+def test_chunks_that_are_larger_than_what_is_read_of_them_count(here: Path) -> None:
+    """150 MB have to be decoded for a region of 0.1 MB."""
+    shape = (64, 540, 540)
+    volume = ArrayStore.create(here / "chunky.zarr", shape=shape, dtype="float64", chunks=shape)
+    ramp = np.arange(64 * 540 * 540, dtype=np.float64).reshape(shape)
+    volume.write(Roi.whole(shape), ramp)
+    words = ("--roi", "0:32,0:64,0:64", "--save", "fields", "--max-memory", "2GB")
+    answer, peak = predict(here, "chunky.zarr", "-m", "solid", "--tile-shape", "32,64,64", *words)
+    predicted = answer["plan"]["memory"]
+    print(f"{peak / predicted['peak']:.3f} of", predicted)
+    assert 0.8 <= peak / predicted["peak"] <= 1.0
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 def test_memory_does_not_grow_with_the_volume(tmp_path: Path) -> None:

@@ -114,6 +114,41 @@ def test_models_that_are_none(refused: Refused, here: Path) -> None:
     assert "config.yaml" in refused("volume.zarr", model=here / "nothing")
 
 
+LABELS = ("--labels-from=embeddings", "--bandwidth=2", "--min-size=0", "--foreground-threshold=0.5")
+
+
+@pytest.mark.parametrize("option", LABELS)
+def test_options_for_labels_that_are_not_made(refused: Refused, option: str) -> None:
+    name, _, value = option.partition("=")
+    line = refused("volume.zarr", "--save", "fields", option)
+    assert f"error: {name} {value}" in line
+    assert "--save fields makes none; leave it out" in line
+
+
+def test_options_for_labels_of_another_kind(refused: Refused, models: Path, run) -> None:
+    for source in ("foreground", "argmax"):
+        line = refused("volume.zarr", "--labels-from", source, "--bandwidth", "2")
+        assert "--bandwidth 2.0 is for labels of embeddings" in line
+        assert f"these are made of {source}; leave it out" in line
+    flat = ("--foreground-threshold", "0.4", "--labels-from", "argmax")
+    assert "--foreground-threshold 0.4 is for labels that a foreground" in refused(
+        "volume.zarr", *flat
+    )
+    # The card of this one says that the foreground is the background's, so there is use for both.
+    used = ("--bandwidth", "0.5", "--foreground-threshold", "0.4", "--min-size", "3")
+    assert ran(run, "predict", "volume.zarr", "-m", models / "tiny", "--dry-run", *used)
+
+
+def test_consent_that_is_not_needed_is_said(here: Path, models: Path, run) -> None:
+    code, _, error = run(
+        "predict", "volume.zarr", "-m", models / "tiny", "--dry-run", *RUN,
+        "--skip-postprocessing", "--accept-inexact",
+    )  # fmt: skip
+    assert code == 0
+    assert "--skip-postprocessing changes nothing, as tiny has no step" in error
+    assert "--accept-inexact changes nothing" in error
+
+
 def test_outputs_that_exist(refused: Refused, here: Path, models: Path, run) -> None:
     ran(run, "predict", "volume.zarr", "-m", models / "tiny", "-o", "out.zarr")
     at = ("-o", "out.zarr")

@@ -95,8 +95,6 @@ def test_every_file_is_found_and_repaired(sound: Path, tmp_path: Path, harm) -> 
         shutil.copytree(sound / "out.zarr", out)
         harm(out / name)
         assert not holds(out), name
-        if name.endswith("recipe.json"):
-            continue
         made = predict(sound, out, repair=True)
         assert content_of(out) == straight, name
         assert stitchsafe.verify(out, cells=1).ok, name
@@ -243,8 +241,112 @@ def test_verify_answers_in_json_whatever_is_damaged(
         answer = json.loads(capsys.readouterr().out)
         assert answer["ok"] is False
         assert any(name in place for place in answer["corrupt"])
-        assert answer["repairable"] is (name != "recipe.json")
+        assert answer["repairable"] is True
         path.write_bytes(before)
+
+
+RECIPES = ("recipe.json", "recipe-copy.json")
+
+
+@pytest.mark.parametrize(("name", "harm"), [*zip(RECIPES, HARMS[::3], strict=True)])
+def test_either_record_of_the_recipe_suffices(sound: Path, out: Path, name: str, harm) -> None:
+    straight, path = content_of(out), out / ".stitchsafe" / name
+    harm(path)
+    found = stitchsafe.verify(out, cells=1)
+    assert [place.partition(": ")[0] for place in found.corrupt] == [str(path)]
+    assert found.repairable
+    made = predict(sound, out)  # goes on by the other
+    assert made.progress.blocks_resumed == made.progress.blocks_total
+    predict(sound, out, repair=True)
+    assert content_of(out) == straight
+    assert stitchsafe.verify(out, cells=1).ok
+
+
+def test_a_copy_of_another_recipe_is_named(sound: Path, out: Path) -> None:
+    straight, copy = content_of(out), out / ".stitchsafe/recipe-copy.json"
+    edit_json(copy, lambda stored: stored.update(source="elsewhere.npy"))
+    found = stitchsafe.verify(out, cells=1)
+    assert found.corrupt == (f"{copy}: is not what was written",)
+    predict(sound, out, repair=True)
+    assert content_of(out) == straight
+
+
+@pytest.mark.parametrize("harm", [flip, Path.unlink])
+def test_a_result_without_any_record_of_its_recipe(
+    sound: Path, out: Path, harm, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Nothing can be proved of it; it stays until someone says that it shall be replaced."""
+    straight = content_of(out)
+    for name in RECIPES:
+        harm(out / ".stitchsafe" / name)
+    harmed = content_of(out)
+    with pytest.raises(SystemExit) as ended:
+        main(["verify", str(out), "--json", "--quiet"])
+    assert ended.value.code == 1
+    answer = json.loads(capsys.readouterr().out)
+    assert answer["repairable"] is False
+    assert "recipe.json is" in answer["corrupt"][0]
+    for more in ({}, {"repair": True}, {"min_size": 5}, {"part": "1/2"}):
+        with pytest.raises((StoreError, IntegrityError), match=r"recipe\.json .*--overwrite"):
+            predict(sound, out, **more)
+        assert content_of(out) == harmed
+    predict(sound, out, overwrite=True)
+    assert content_of(out) == straight
+
+
+def test_an_unfinished_run_whose_recipe_is_gone(
+    sound: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Cells are finished work already; what comes before them is not."""
+    out = tmp_path / "out.zarr"
+    half_done(sound, out, monkeypatch, "labels")
+    for name in RECIPES:
+        (out / ".stitchsafe" / name).unlink()
+    with pytest.raises(StoreError, match="recipe that it was made by is gone"):
+        predict(sound, out)
+    shutil.rmtree(out)
+    half_done(sound, out, monkeypatch, "predict")
+    (out / ".stitchsafe/recipe.json").unlink()  # as a part withdraws it, killed half-way
+    predict(sound, out)
+    assert content_of(out) == content_of(sound / "out.zarr")
+
+
+def test_a_kill_while_a_result_is_cleared(
+    out: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Wherever it strikes, there is no ledger without a recipe, and the place is still ours."""
+    from stitchsafe.pipeline._store import ResultStore
+    from stitchsafe.volumes import Place
+
+    class Killed(BaseException):
+        pass
+
+    remove, steps = Place.remove, 0
+    while True:
+        here = Path(shutil.copytree(out, tmp_path / f"{steps}.zarr"))
+        left = steps
+
+        def strike(place: Place) -> None:
+            nonlocal left
+            if not left:
+                raise Killed
+            left -= 1
+            remove(place)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Place, "remove", strike)
+            try:
+                ResultStore.at(here).clear()
+                break
+            except Killed:
+                pass
+        store = ResultStore.at(here)
+        store.refuse_lost_recipe()
+        store.refuse_foreign()
+        store.refuse_to_replace_others()
+        steps += 1
+    assert steps > 4
+    assert not here.exists()
 
 
 def test_an_entry_in_another_ones_place(out: Path) -> None:

@@ -67,6 +67,8 @@ def test_cells_without_the_mask_are_skipped(here: Path, tmp_path: Path) -> None:
     )  # fmt: skip
     assert "11 of 15 cells hold no voxel of it and are skipped" in heard
     assert made.to_json()["cells_skipped"] == 11
+    tiles = [len(list(made.plan.grid.tiles(cell))) for cell in made.plan.recipe.cells.cells()]
+    assert 0 < made.plan.tiles < sum(tiles) / 2  # what is left out is not counted
     inside = np.zeros(SHAPE, bool)
     for y, x in CELLS:
         inside[32 * y : 32 * y + 32, 32 * x : 32 * x + 32] = True

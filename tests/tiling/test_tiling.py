@@ -19,6 +19,7 @@ from stitchsafe.tiling import (
     Recipe,
     Schedule,
     Shapes,
+    Storage,
     TileGrid,
     choose_shapes,
     estimate_memory,
@@ -212,7 +213,7 @@ def test_memory_does_not_grow_with_the_volume_and_adds_up():
     fixed = {
         "parameter_bytes": 10**6, "activation_bytes": 10**8, "input_shape": (100, 100),
         "block_input_shape": (100, 100), "cell_shape": (64, 64), "in_channels": 1,
-        "field_channels": 3, "source_itemsize": 2, "itemsize": 4, "cell_bytes": 16,
+        "field_channels": 3, "storage": Storage(2, cell_bytes=16), "itemsize": 4,
         "saves_fields": False,
     }  # fmt: skip
     estimate = estimate_memory(**fixed)
@@ -228,7 +229,7 @@ def test_a_plan_counts_tiles_and_work(valid):
         )  # fmt: skip
 
     plan = make_plan(
-        valid, extent=(70, 90), roi=Roi.whole((70, 90)), source_itemsize=1, max_memory=10**10,
+        valid, extent=(70, 90), roi=Roi.whole((70, 90)), storage=Storage(1), max_memory=10**10,
         draft=draft, tile_shape=(16, 24), window=(48, 48), block_shape=(48, 96),
     )  # fmt: skip
     assert (plan.tiles, plan.blocks) == (5 * 4, 2)
