@@ -59,6 +59,9 @@ def garbage(path: Path) -> None:
 
 HARMS = (flip, truncate, garbage, Path.unlink)
 
+HANG_ON = ("/finish/.json", "embedding/0/zarr.json", "foreground/0/zarr.json")
+"""What all cells hang on: it says that scratch is gone, or how an array is to be read."""
+
 
 def files_of(sound: Path) -> list[str]:
     """All but the lock, which holds nothing."""
@@ -98,7 +101,8 @@ def test_every_file_is_found_and_repaired(sound: Path, tmp_path: Path, harm) -> 
         made = predict(sound, out, repair=True)
         assert content_of(out) == straight, name
         assert stitchsafe.verify(out, cells=1).ok, name
-        assert made.progress.blocks_total - made.progress.blocks_resumed <= 1
+        again = made.progress.blocks_total - made.progress.blocks_resumed
+        assert again <= (made.progress.blocks_total if name.endswith(HANG_ON) else 1), name
         shutil.rmtree(out)
 
 
