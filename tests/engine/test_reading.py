@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -47,3 +48,36 @@ def test_neighbouring_tiles_share_what_is_read(tmp_path: Path) -> None:
 
 def _bounds(region: Roi) -> tuple[tuple[int, ...], tuple[int, ...]]:
     return region.offset, region.end
+
+
+def test_a_device_goes_on_from_one_cell_to_the_next() -> None:
+    """The first pass of a cell is launched before the last one of the cell before is taken."""
+    data = np.random.default_rng(0).normal(size=(1, 64, 64)).astype(np.float32)
+    torch.manual_seed(0)
+    maker = field_maker(UNet(ndim=2, levels=1, base_channels=2), data, (16, 16))
+    cells = list(maker.recipe.cells.cells(Roi((0, 0), (32, 64))))
+    tiles = [len(list(maker.grid.tiles(cell))) for cell in cells]
+    assert len(cells) > 1
+    apart = [maker.fields(cell, maker.read(cell)) for cell in cells]
+    launched: list[int] = []
+    plain = maker.network.stream
+
+    def ahead(batches: Iterable[np.ndarray]) -> Iterator[tuple[np.ndarray, ...]]:
+        """As a device does: one pass is under way while the one before is taken."""
+        under_way = None
+        for batch in batches:
+            result = next(plain([batch]))
+            launched.append(len(launched))
+            if under_way is not None:
+                yield under_way
+            under_way = result
+        yield under_way
+
+    maker.network.stream = ahead  # type: ignore[method-assign]
+    made = maker.stream(cells, maker.read_cells(cells))
+    for number, expected in enumerate(apart):
+        found = next(made)
+        done = sum(tiles[: number + 1])
+        assert len(launched) == min(done + 1, sum(tiles))
+        for name, values in expected.items():
+            np.testing.assert_array_equal(found[name], values)
