@@ -8,6 +8,10 @@ on order, so the sketch of a union is the merge of sketches, bit for bit.
 Positions within 2048 bandwidths of 0 are served: then squared distances and weighted sums stay
 below 2**53, so that float64 arithmetic on them, matrix products included, is exact, and neither
 the number of threads nor the library behind them can change a result.
+
+A sketch is smaller than its points in up to about 8 dimensions. In more, few points share a cell:
+then it is in effect the list of the points, in canonical order and rounded to units, which stays
+exact for up to 64 dimensions.
 """
 
 from __future__ import annotations
@@ -22,13 +26,25 @@ from numpy.typing import NDArray
 
 from stitchsafe.errors import InputError
 
-__all__ = ["LARGEST_DIMENSION", "UNITS", "Sketch", "to_units"]
+__all__ = [
+    "LARGEST_DIMENSION",
+    "LARGEST_VALUE",
+    "UNITS",
+    "Sketch",
+    "cell_bits",
+    "check_dimensions",
+    "check_reach",
+    "to_units",
+]
 
 UNITS = 4096
 """Units per bandwidth."""
 
 LARGEST_DIMENSION = 64
-_REACH = 2048 * UNITS
+LARGEST_VALUE = 2048
+"""Bandwidths from 0 that positions may lie."""
+
+_REACH = LARGEST_VALUE * UNITS
 _CELL_BITS = {1: 9, 2: 9, 3: 10, 4: 10}  # log2 of a cell's side in units; 11 in more dimensions
 
 Int64 = NDArray[np.int64]
@@ -50,26 +66,41 @@ def to_units(points: NDArray[Any], bandwidth: float) -> Int64:
         For values that are not finite, further than 2048 bandwidths from 0, or of more than 64
         dimensions.
     """
-    if points.shape[1] > LARGEST_DIMENSION:
-        raise InputError(
-            f"embeddings have {points.shape[1]} dimensions, more than the {LARGEST_DIMENSION} that "
-            "clustering is exact for; train with fewer"
-        )
+    check_dimensions(points.shape[1])
     scaled = np.multiply(points, UNITS / bandwidth, dtype=np.float64)
     if scaled.size:
-        reach = max(-float(scaled.min()), float(scaled.max()))  # NaN fails the comparison below
-        if not reach <= _REACH:
-            worst = (
-                "a value that is not finite"
-                if not math.isfinite(reach)
-                else (f"a value {reach / UNITS:.4g} bandwidths from 0")
-            )
-            raise InputError(
-                f"embeddings hold {worst}, but clustering with bandwidth {bandwidth:g} reaches "
-                "2048 bandwidths; check the network and the bandwidth"
-            )
+        check_reach(float(scaled.min()), float(scaled.max()), bandwidth)
     units: Int64 = np.rint(scaled).astype(np.int64)
     return units
+
+
+def cell_bits(dimensions: int) -> int:
+    """log2 of a cell's side, in units."""
+    return _CELL_BITS.get(dimensions, 11)
+
+
+def check_dimensions(dimensions: int) -> None:
+    """Refuse more dimensions than arithmetic is exact for; see :func:`to_units`."""
+    if dimensions > LARGEST_DIMENSION:
+        raise InputError(
+            f"embeddings have {dimensions} dimensions, more than the {LARGEST_DIMENSION} that "
+            "clustering is exact for; train with fewer"
+        )
+
+
+def check_reach(low: float, high: float, bandwidth: float) -> None:
+    """Refuse values, in units, that are not finite or out of reach; see :func:`to_units`."""
+    reach = max(-low, high)  # NaN fails the comparison below
+    if not reach <= _REACH:
+        worst = (
+            "a value that is not finite"
+            if not math.isfinite(reach)
+            else (f"a value {reach / UNITS:.4g} bandwidths from 0")
+        )
+        raise InputError(
+            f"embeddings hold {worst}, but clustering with bandwidth {bandwidth:g} reaches "
+            "2048 bandwidths; check the network and the bandwidth"
+        )
 
 
 @dataclass(frozen=True)
@@ -93,8 +124,7 @@ class Sketch:
     @classmethod
     def of_units(cls, units: Int64) -> Sketch:
         """The sketch of positions from :func:`to_units`."""
-        bits = _CELL_BITS.get(units.shape[1], 11)
-        return _gather(units >> bits, np.ones(len(units), np.int64), units)
+        return _gather(units >> cell_bits(units.shape[1]), np.ones(len(units), np.int64), units)
 
     @classmethod
     def union(cls, sketches: Sequence[Sketch]) -> Sketch:
