@@ -160,7 +160,7 @@ class TorchBackend:
         squares = (found**2).sum(dim=1)
         index = torch.arange(len(found), device=self._device)
         labels = []
-        for part in units.split(max(1, _PAIRS // len(found))):
+        for part in torch.split(units, max(1, _PAIRS // len(found))):
             distances = part.to(torch.float64) @ (-2.0 * found.T)
             distances += squares
             # Which of equal ones argmin takes is not said; the first is the least index among them.
