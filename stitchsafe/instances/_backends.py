@@ -8,7 +8,8 @@ the Gaussian kernel they may differ in the last bits of ``exp``, before rounding
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import math
+from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -41,6 +42,7 @@ Float64 = NDArray[np.float64]
 Points = NDArray[Any]
 
 _BATCH = 1 << 18
+_HELD = 16  # sketches to wait for before they are united
 _PAIRS = 1 << 24  # distances that torch holds at a time
 
 
@@ -61,8 +63,7 @@ class NumpyBackend:
     """The reference."""
 
     def sketch(self, points: Points, bandwidth: float) -> Sketch:
-        parts = (Sketch.of_units(to_units(part, bandwidth)) for part in _batches(points))
-        return Sketch.union(list(parts))
+        return _united(Sketch.of_units(to_units(part, bandwidth)) for part in _batches(points))
 
     def sums(self, cells: Float64, values: Float64, kernel: Kernel) -> Sums:
         return numpy_sums(cells, values, kernel)
@@ -99,8 +100,7 @@ class TorchBackend:
             ) from None
 
     def sketch(self, points: Points, bandwidth: float) -> Sketch:
-        parts = [self._sketch(self._units(part, bandwidth)) for part in _batches(points)]
-        return Sketch.union(parts)
+        return _united(self._sketch(self._units(part, bandwidth)) for part in _batches(points))
 
     def sums(self, cells: Float64, values: Float64, kernel: Kernel) -> Sums:
         import torch
@@ -145,11 +145,22 @@ class TorchBackend:
     def _sketch(self, units: torch.Tensor) -> Sketch:
         import torch
 
-        cells, inverse, counts = torch.unique(
-            units >> cell_bits(units.shape[1]), dim=0, return_inverse=True, return_counts=True
-        )
-        sums = torch.zeros_like(cells).index_add_(0, inverse, units)
-        return Sketch(*(each.cpu().numpy() for each in (cells, counts, sums)))
+        cells = units >> cell_bits(units.shape[1])
+        low = cells.amin(dim=0)
+        extent = (cells.amax(dim=0) - low + 1).tolist()
+        if math.prod(extent) < 2**62:  # one integer per cell, which is much faster to sort
+            keys = torch.zeros_like(cells[:, 0])
+            for column, size in zip((cells - low).T, extent, strict=True):
+                keys = keys * size + column
+            found, place, counts = torch.unique(keys, return_inverse=True, return_counts=True)
+        else:
+            found, place, counts = torch.unique(
+                cells, dim=0, return_inverse=True, return_counts=True
+            )
+        distinct = cells.new_zeros((len(found), cells.shape[1]))
+        sums = torch.zeros_like(distinct).index_add_(0, place, units)
+        distinct[place] = cells
+        return Sketch(*(each.cpu().numpy() for each in (distinct, counts, sums)))
 
     def _nearest(self, units: torch.Tensor, modes: Modes) -> NDArray[np.int32]:
         import torch
@@ -192,6 +203,16 @@ def make_backend(name: str, device: str) -> Backend:
             "device='cpu'"
         )
     return _BACKENDS[name](device)
+
+
+def _united(sketches: Iterable[Sketch]) -> Sketch:
+    """The union, of which a few parts exist at a time."""
+    held: list[Sketch] = []
+    for sketch in sketches:
+        held.append(sketch)
+        if len(held) == _HELD:
+            held = [Sketch.union(held)]
+    return Sketch.union(held)
 
 
 def _batches(points: Points) -> Iterator[Points]:

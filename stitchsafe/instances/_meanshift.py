@@ -23,6 +23,7 @@ scikit-learn: every point a seed); quadratic, for small data and for tests.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
@@ -31,7 +32,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stitchsafe.errors import InputError
-from stitchsafe.instances._sketch import UNITS, Sketch, to_units
+from stitchsafe.instances._sketch import UNITS, Sketch, cell_bits, occupied_cells, to_units
 
 __all__ = [
     "GAUSSIAN_REACH",
@@ -140,9 +141,41 @@ def nearest_mode(units: Int64, modes: Modes) -> NDArray[np.int32]:
     modes
         At least one, unless there is no position.
     """
-    labels = np.zeros(len(units), np.int32)
     if len(modes.units) < 2:
-        return labels
+        return np.zeros(len(units), np.int32)
+    occupied = occupied_cells(units)
+    if occupied is None or 8 * len(occupied[1]) > len(units):
+        return _nearest_each(units, modes)
+    cells, keys, places = occupied
+    table = np.zeros(int(keys[-1]) + 1, np.int32)
+    table[keys] = _nearest_to_cells(cells, modes)
+    labels: NDArray[np.int32] = table[places]
+    open_ones = np.flatnonzero(labels < 0)
+    labels[open_ones] = _nearest_each(units[open_ones], modes)
+    return labels
+
+
+def _nearest_to_cells(cells: Int64, modes: Modes) -> NDArray[np.int32]:
+    """Index of the mode that is nearest to all positions of a cell, -1 where there is none."""
+    side = 1 << cell_bits(cells.shape[1])
+    centers = cells * side + (side - 1) / 2
+    # Half a diagonal on either side, and more than what sums and roots are rounded by.
+    margin = (side - 1) * math.sqrt(cells.shape[1]) + 8
+    labels = np.full(len(cells), -1, np.int32)
+    step = max(1, _PAIRS // len(modes.units))
+    for begin in range(0, len(cells), step):
+        part = centers[begin : begin + step]
+        squares = part @ (-2.0 * modes.units.T)
+        squares += (modes.units**2).sum(axis=1)
+        squares += (part**2).sum(axis=1)[:, None]
+        nearest = squares.argmin(axis=1)
+        first, second = np.sqrt(np.maximum(np.partition(squares, 1, axis=1)[:, :2], 0)).T
+        labels[begin : begin + step] = np.where(second - first > margin, nearest, -1)
+    return labels
+
+
+def _nearest_each(units: Int64, modes: Modes) -> NDArray[np.int32]:
+    labels = np.zeros(len(units), np.int32)
     # |p - m|^2 less |p|^2, which all modes share; exact, since all are whole numbers.
     scaled = np.ascontiguousarray(-2.0 * modes.units.T)
     squares = (modes.units**2).sum(axis=1)

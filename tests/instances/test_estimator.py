@@ -110,6 +110,7 @@ def test_merging_is_associative_and_commutative(points: np.ndarray, seed: int) -
 @given(points=point_sets, bandwidth=st.sampled_from([0.5, 1.5, 7.0]), seed=seeds)
 @example(points=np.full((9, 2), 2.5, np.float32), bandwidth=1.0, seed=0)
 @example(points=np.asarray([[0], [2], [4]], np.float32), bandwidth=0.5, seed=0)
+@example(points=30 * np.eye(20, dtype=np.float32)[::-1], bandwidth=0.5, seed=0)
 def test_torch_is_numpy_bit_for_bit(points: np.ndarray, bandwidth: float, seed: int) -> None:
     ours = MeanShift(bandwidth).fit(points)
     torchs = MeanShift(bandwidth, backend="torch").fit(points)
@@ -237,6 +238,7 @@ def test_more_points_than_a_batch_holds(monkeypatch: pytest.MonkeyPatch) -> None
     whole = {backend: model.fit(points).labels_.copy() for backend, model in models.items()}
     monkeypatch.setattr("stitchsafe.instances._backends._BATCH", 64)
     monkeypatch.setattr("stitchsafe.instances._backends._PAIRS", 8)
+    monkeypatch.setattr("stitchsafe.instances._backends._HELD", 3)
     monkeypatch.setattr("stitchsafe.instances._bandwidth._BATCH", 64)
     for backend, model in models.items():
         np.testing.assert_array_equal(model.fit(points).labels_, whole[backend])
