@@ -46,7 +46,7 @@ LARGEST_VALUE = 2048
 """Bandwidths from 0 that positions may lie."""
 
 _REACH = LARGEST_VALUE * UNITS
-_DENSE = 2  # cells of a lattice for each row to add up
+_DENSE = 2  # entries of a table for each row that is looked up in it
 _COUNTED = 2**53 // _REACH
 _CELL_BITS = {1: 9, 2: 9, 3: 10, 4: 10}  # log2 of a cell's side in units; 11 in more dimensions
 
@@ -150,7 +150,7 @@ class Sketch:
 
 
 def occupied_cells(units: Int64) -> tuple[Int64, Int64, Int64] | None:
-    """Cells that hold positions, where the lattice about them is no larger than their number.
+    """Cells that hold positions, unless these are so scattered that cells save nothing.
 
     Returns
     -------
@@ -162,30 +162,28 @@ def occupied_cells(units: Int64) -> tuple[Int64, Int64, Int64] | None:
         The key of each position's cell.
     """
     cells = np.asfortranarray(units) >> cell_bits(units.shape[1])
-    if len(cells) == 0:
+    dense = _dense_keys(cells)
+    if dense is None:
         return None
-    low = cells.min(axis=0)
-    extent = cells.max(axis=0) - low + 1
-    size = math.prod(extent.tolist())
-    if size > _DENSE * len(cells):
-        return None
-    places = _keys(cells, low, extent)
-    keys = np.flatnonzero(np.bincount(places, minlength=size))
-    return np.stack(np.unravel_index(keys, tuple(extent)), axis=1) + low, keys, places
+    places, reach = dense
+    keys, some = _occupants(places, reach)
+    return cells[some], keys, places
 
 
 def _gather(cells: Int64, counts: Int64, sums: Int64) -> Sketch:
     """Add up the rows of equal cells."""
     if len(cells) == 0:
         return Sketch(cells, counts, sums)
-    low = cells.min(axis=0)
-    extent = cells.max(axis=0) - low + 1
-    # A lattice about as small as the rows is counted out, which is faster than sorting them; sums
-    # in float64 are exact below 2**53.
-    reach = math.prod(extent.tolist())
-    if reach <= _DENSE * len(cells) and int(counts.sum()) <= _COUNTED:
-        return _count_out(cells, counts, sums, low, extent)
-    keys = _keys(cells, low, extent)
+    dense = _dense_keys(cells)
+    total = int(counts.sum())
+    if dense is not None and total <= _COUNTED:  # then sums in float64 are exact
+        keys, reach = dense
+        found, some = _occupants(keys, reach)
+        held = np.bincount(keys, None if total == len(counts) else counts)[found]
+        added = [np.bincount(keys, column)[found] for column in sums.T]
+        added_up = np.stack(added, axis=1).astype(np.int64)
+        return Sketch(cells[some], held.astype(np.int64), added_up)
+    keys = _sparse_keys(cells)
     order = np.argsort(keys, kind="stable")
     keys = keys[order]
     starts = np.flatnonzero(np.concatenate([[True], keys[1:] != keys[:-1]]))
@@ -196,30 +194,49 @@ def _gather(cells: Int64, counts: Int64, sums: Int64) -> Sketch:
     )
 
 
-def _count_out(cells: Int64, counts: Int64, sums: Int64, low: Int64, extent: Int64) -> Sketch:
-    keys = _keys(cells, low, extent)
-    size = int(extent.prod())
-    single = len(counts) == int(counts.sum())
-    held = np.bincount(keys, None if single else counts, size)
-    occupied = np.flatnonzero(held)
-    added = [np.bincount(keys, column, size)[occupied] for column in sums.T]
-    return Sketch(
-        np.stack(np.unravel_index(occupied, tuple(extent)), axis=1) + low,
-        held[occupied].astype(np.int64),
-        np.stack(added, axis=1).astype(np.int64),
-    )
+def _occupants(keys: Int64, reach: int) -> tuple[Int64, Int64]:
+    """The distinct keys in order, and where one row of each stands."""
+    row = np.full(reach, -1, np.int64)
+    row[keys] = np.arange(len(keys))
+    distinct = np.flatnonzero(row >= 0)
+    return distinct, row[distinct]
 
 
-def _keys(cells: Int64, low: Int64, extent: Int64) -> Int64:
-    """One integer per cell that orders cells lexicographically."""
-    keys = np.zeros(len(cells), np.int64)
-    reach = 1  # keys lie below it
-    for axis, size in enumerate(extent.tolist()):
-        if reach * size >= 2**62:  # close the gaps between keys, which keeps their order
+def _dense_keys(cells: Int64) -> tuple[Int64, int] | None:
+    """One integer per cell, in lexicographic order, below a number that a table can have.
+
+    Counting rows out in tables is several times faster than sorting them. Axes join one by one;
+    before the keys outgrow the table, the gaps between those that occur are closed.
+    """
+    if len(cells) == 0:
+        return None
+    keys, reach = np.zeros(len(cells), np.int64), 1
+    for column in cells.T:
+        low = int(column.min())
+        size = int(column.max()) - low + 1
+        if reach * size > _DENSE * len(cells):
+            ranks = np.cumsum(np.bincount(keys, minlength=reach) > 0) - 1
+            keys, reach = ranks[keys], int(ranks[-1]) + 1
+            if reach * size > _DENSE * len(cells):
+                return None
+        keys *= size
+        keys += column
+        keys -= low
+        reach *= size
+    return keys, reach
+
+
+def _sparse_keys(cells: Int64) -> Int64:
+    """One integer per cell, in lexicographic order."""
+    keys, reach = np.zeros(len(cells), np.int64), 1
+    for column in cells.T:
+        low = int(column.min())
+        size = int(column.max()) - low + 1
+        if reach * size >= 2**62:  # close the gaps, as above
             ranks, inverse = np.unique(keys, return_inverse=True)
             keys, reach = inverse.astype(np.int64), len(ranks)
         keys *= size
-        keys += cells[:, axis]
-        keys -= low[axis]
+        keys += column
+        keys -= low
         reach *= size
     return keys

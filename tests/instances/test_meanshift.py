@@ -117,6 +117,7 @@ def test_equally_near_modes_give_the_first() -> None:
     points = np.asarray([[0.0], [0.0], [4.0], [2.0]])
     modes = find_modes(Sketch.of_units(to_units(points[:3], 1.0)), 1.0)
     assert nearest_mode(to_units(points, 1.0), modes).tolist() == [0, 0, 1, 0]
+    assert nearest_mode(to_units(points[:0], 1.0), modes).tolist() == []
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, 1e9])
