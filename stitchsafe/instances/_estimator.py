@@ -135,14 +135,14 @@ class MeanShift(ClusterMixin, BaseEstimator):  # type: ignore[misc]
         points = self._validated(X, reset=True)
         self._forget()
         if self.exact:
-            self._points = [points]
+            self._points = [points.copy()]
         else:
             bandwidth = self.bandwidth
             if bandwidth is None:
                 bandwidth = estimate_bandwidth(points)
-            self._points = None
+            self.sketch_ = _sketch(backend, points, float(bandwidth))
             self._bandwidth = float(bandwidth)
-            self.sketch_ = _sketch(backend, points, self._bandwidth)
+            self._points = None
         self.labels_ = self._labels(points)
         return self
 
@@ -157,13 +157,16 @@ class MeanShift(ClusterMixin, BaseEstimator):  # type: ignore[misc]
         backend = self._backend()
         first = not hasattr(self, "_points")
         points = self._validated(X, reset=first)
-        if first:
-            self._points = [] if self.exact or self.bandwidth is None else None
-            self._bandwidth = math.nan if self.bandwidth is None else float(self.bandwidth)
-        if self._points is None:
+        if first and (self.exact or self.bandwidth is None):
+            self._points = [points.copy()]
+        elif first:
+            assert self.bandwidth is not None
+            self.sketch_ = _sketch(backend, points, float(self.bandwidth))
+            self._bandwidth = float(self.bandwidth)
+            self._points = None
+        elif self._points is None:
             added = _sketch(backend, points, self._bandwidth)
-            known = [] if first else [self.sketch_]
-            self.sketch_ = Sketch.union([*known, added])
+            self.sketch_ = Sketch.union([self.sketch_, added])
         else:
             self._points = [*self._points, points.copy()]
         self._outdate()

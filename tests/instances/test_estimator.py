@@ -17,7 +17,7 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 
 import stitchsafe
 from stitchsafe.errors import ClusteringError
-from stitchsafe.instances import MeanShift, estimate_bandwidth
+from stitchsafe.instances import MeanShift, PointSample, estimate_bandwidth
 
 VARIANTS = [
     {},
@@ -246,6 +246,42 @@ def test_more_points_than_a_batch_holds(monkeypatch: pytest.MonkeyPatch) -> None
     estimate = estimate_bandwidth(points)
     monkeypatch.undo()
     assert estimate_bandwidth(points) == estimate
+
+
+def test_samples_merge() -> None:
+    points = blobs(0, clusters=2, dims=2, points=5000, spread=1.0)
+    points[:2000] = np.round(points[:2000])  # many alike
+    points[-1] = 1e9  # its part alone knows how far the lattice must reach
+    whole = PointSample.of_points(points)
+    assert whole.bandwidth() == estimate_bandwidth(points) > 9e5
+    for seed in range(3):
+        merged = PointSample.union([PointSample.of_points(part) for part in cut(points, seed)])
+        for name in ("hashes", "points", "counts", "largest"):
+            np.testing.assert_array_equal(getattr(merged, name), getattr(whole, name))
+    with pytest.raises(ClusteringError, match=r"quantile 1\.5"):
+        whole.bandwidth(1.5)
+
+
+def test_exact_sums_in_canonical_order() -> None:
+    points = blobs(0, clusters=2, dims=3, points=200, spread=1.0)
+    whole = MeanShift(2.0, exact=True).fit(points)
+    for seed in range(3):
+        other = MeanShift(2.0, exact=True).fit(np.concatenate(cut(points, seed)))
+        np.testing.assert_array_equal(other.cluster_centers_, whole.cluster_centers_)
+
+
+def test_what_is_refused_leaves_nothing_behind() -> None:
+    model = MeanShift(1.0)
+    for far in ("partial_fit", "fit"):
+        with pytest.raises(ClusteringError, match="from 0"):
+            getattr(model, far)([[1e9, 0.0]])
+        with pytest.raises(NotFittedError):
+            model.predict([[0.0, 0.0]])
+        assert model.partial_fit([[0.0, 0.0]]).sketch_.counts.tolist() == [1]
+    with pytest.raises(ClusteringError, match="from 0"):
+        model.partial_fit([[1e9, 0.0]])
+    assert model.sketch_.counts.tolist() == [1]
+    assert not hasattr(model.set_params(exact=True).fit([[0.0, 1.0]]), "sketch_")
 
 
 def test_few_points_make_no_cluster() -> None:
