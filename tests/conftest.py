@@ -8,9 +8,19 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 from servers import CREDENTIALS, Bucket, Faults, faulty_proxy, object_store
+from zygote import Zygote
 
 REPOSITORY = Path(__file__).resolve().parent.parent
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """With the slow tests, more examples where a test does not say how many."""
+    settings.register_profile("ordinary", max_examples=20)
+    settings.register_profile("thorough", max_examples=100)
+    thorough = config.getoption("markexpr") in ("slow", "slow or not slow")
+    settings.load_profile("thorough" if thorough else "ordinary")
 
 
 @pytest.fixture(scope="session")
@@ -25,6 +35,13 @@ def shared_data() -> Path:
     if not folder.is_dir():
         pytest.skip(f"the shared data folder {folder} is absent (set STITCHSAFE_DATA)")
     return folder
+
+
+@pytest.fixture(scope="session")
+def zygote() -> Iterator[Zygote]:
+    """Starts the real program, without importing torch each time."""
+    with Zygote() as zygote:
+        yield zygote
 
 
 @pytest.fixture(scope="session")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import json
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -38,11 +40,6 @@ def tiny_model(
         "ndim": ndim, "in_channels": channels, "levels": 1, "base_channels": 2,
         "heads": {"embedding": 2, "foreground": 1}, **arguments,
     }  # fmt: skip
-    torch.manual_seed(seed)
-    module = UNet(**network)
-    with torch.no_grad():
-        for parameter in module.parameters():
-            torch.nn.init.normal_(parameter, std=0.4 if parameter.ndim > 1 else 0.1)
     axes = "zyx"[-ndim:]
     config = {
         "format": "stitchsafe-model/1",
@@ -62,8 +59,24 @@ def tiny_model(
         },
         "tiling": {"tile_shape": tile or window},
     }  # fmt: skip
-    save_folder(folder, module, ModelConfig.model_validate(config))
+    files = _files_of_folder(json.dumps(config), json.dumps(network), seed)
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, content in files.items():
+        (folder / name).write_bytes(content)
     return folder
+
+
+@functools.cache
+def _files_of_folder(config: str, network: str, seed: int) -> dict[str, bytes]:
+    """The files of a model folder, for which a network is analysed once."""
+    torch.manual_seed(seed)
+    module = UNet(**json.loads(network))
+    with torch.no_grad():
+        for parameter in module.parameters():
+            torch.nn.init.normal_(parameter, std=0.4 if parameter.ndim > 1 else 0.1)
+    with tempfile.TemporaryDirectory() as place:
+        save_folder(Path(place), module, ModelConfig.model_validate_json(config))
+        return {file.name: file.read_bytes() for file in Path(place).iterdir()}
 
 
 def smooth_volume(*shape: int, seed: int = 0) -> NDArray[np.uint8]:

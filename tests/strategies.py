@@ -1,4 +1,4 @@
-"""Hypothesis strategies that several rooms share."""
+"""Hypothesis strategies and settings that several rooms share."""
 
 from __future__ import annotations
 
@@ -7,9 +7,23 @@ from typing import Any
 
 import hypothesis.strategies as st
 import torch
+from hypothesis import HealthCheck, Phase, settings
 from hypothesis.strategies import DrawFn, SearchStrategy
 
 from stitchsafe.nn import UNet
+
+
+def analysing() -> settings:
+    """For tests each of whose examples analyses a network, which takes a second.
+
+    How many there are is the profile's to say: see `pytest_configure` in conftest.py. Explaining a
+    failure traces torch line by line, which takes for ever.
+    """
+    return settings(
+        deadline=None,
+        suppress_health_check=[HealthCheck.too_slow],
+        phases=[Phase.explicit, Phase.reuse, Phase.generate, Phase.shrink],
+    )
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,7 @@ from pathlib import Path
 
 import pytest
 from servers import Bucket
+from zygote import Zygote
 
 from stitchsafe.volumes import Place
 
@@ -73,11 +74,20 @@ def blocks_of(document: str) -> list[Block]:
     ]
 
 
-def run(block: Block, folder: Path) -> None:
+@pytest.fixture(scope="session")
+def programs(zygote: Zygote, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the program under test, one that starts soon."""
+    folder = tmp_path_factory.mktemp("bin")
+    zygote.program(folder / "stitchsafe")
+    return folder
+
+
+def run(block: Block, folder: Path, programs: Path) -> None:
     """Run a block as its reader would, the program being the one under test."""
+    places = (programs, Path(sys.executable).parent, os.environ["PATH"])
     environment = {
         **os.environ,
-        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+        "PATH": os.pathsep.join(map(str, places)),
         "MPLBACKEND": "Agg",
         "OMP_NUM_THREADS": "2",
     }
@@ -121,18 +131,18 @@ def the_readers_bucket(bucket: Bucket, the_readers_files: Path) -> None:
 
 
 @pytest.mark.usefixtures("the_readers_bucket")
-def test_what_is_shown_of_places_runs(the_readers_files: Path) -> None:
+def test_what_is_shown_of_places_runs(the_readers_files: Path, programs: Path) -> None:
     blocks = blocks_of("docs/places.md")
     assert len(blocks) == 2
     for block in blocks:
-        run(block, the_readers_files)
+        run(block, the_readers_files, programs)
 
 
 @pytest.mark.parametrize("document", [d for d in DOCUMENTS if d != "docs/places.md"])
-def test_what_is_shown_runs(document: str, the_readers_files: Path) -> None:
+def test_what_is_shown_runs(document: str, the_readers_files: Path, programs: Path) -> None:
     for block in blocks_of(document):
         if block.is_run and not block.is_slow:
-            run(block, the_readers_files)
+            run(block, the_readers_files, programs)
 
 
 @pytest.mark.slow
@@ -140,16 +150,22 @@ def test_what_is_shown_runs(document: str, the_readers_files: Path) -> None:
 @pytest.mark.parametrize(
     "document", [d for d in DOCUMENTS if any(block.is_slow for block in blocks_of(d))]
 )
-def test_what_is_shown_runs_the_slow_ones_too(document: str, the_readers_files: Path) -> None:
+def test_what_is_shown_runs_the_slow_ones_too(
+    document: str, the_readers_files: Path, programs: Path
+) -> None:
     for block in blocks_of(document):
         if block.is_run:
-            run(block, the_readers_files)
+            run(block, the_readers_files, programs)
 
 
-def test_a_wrong_block_is_noticed(tmp_path: Path) -> None:
-    for language, code in (("bash", "false\ntrue\n"), ("python", "import nothing_of_that_name\n")):
+def test_a_wrong_block_is_noticed(tmp_path: Path, programs: Path) -> None:
+    for language, code in (
+        ("bash", "false\ntrue\n"),
+        ("bash", "stitchsafe check nothing-of-that-name\ntrue\n"),
+        ("python", "import nothing_of_that_name\n"),
+    ):
         with pytest.raises(AssertionError, match=r"README.md:7 failed"):
-            run(Block("README.md", 7, language, code, ""), tmp_path)
+            run(Block("README.md", 7, language, code, ""), tmp_path, programs)
 
 
 @pytest.mark.parametrize("document", [*DOCUMENTS, "CHANGELOG.md"])

@@ -7,6 +7,7 @@ the architecture is one of stitchsafe's own, named in the configuration.
 from __future__ import annotations
 
 import json
+from functools import cached_property
 from pathlib import Path
 
 import yaml
@@ -15,6 +16,7 @@ from torch import nn
 
 from stitchsafe import nn as layers
 from stitchsafe.errors import ModelError
+from stitchsafe.geometry import NetworkGeometry
 from stitchsafe.networks._config import ModelConfig, load_config
 from stitchsafe.networks._damage import damage_named
 from stitchsafe.networks._torch import TorchNetwork
@@ -22,6 +24,22 @@ from stitchsafe.networks._torch import TorchNetwork
 __all__ = ["build_module", "load_folder", "save_folder"]
 
 _ARCHITECTURES = {"unet": layers.UNet}
+
+_ANALYSED: dict[str, NetworkGeometry] = {}
+"""By architecture and what it is given: weights have no part in it."""
+
+
+class _FolderNetwork(TorchNetwork):
+    """Its configuration tells all of its structure, so that a process analyses this once."""
+
+    @cached_property
+    def geometry(self) -> NetworkGeometry:
+        assert self.config is not None
+        assert self.config.network is not None
+        structure = f"{self.config.network!r} {self.ndim} {self._split}"
+        if structure not in _ANALYSED:
+            _ANALYSED[structure] = super().geometry
+        return _ANALYSED[structure]
 
 
 def build_module(config: ModelConfig) -> nn.Module:
@@ -64,7 +82,7 @@ def load_folder(folder: Path) -> TorchNetwork:
     weights = folder / "weights.safetensors"
     with damage_named(f"{weights} does not hold weights for its config.yaml", "fetch both again"):
         module.load_state_dict(load_file(weights))
-    return TorchNetwork(module, config=config)
+    return _FolderNetwork(module, config=config)
 
 
 def save_folder(folder: Path, module: nn.Module, config: ModelConfig) -> None:

@@ -72,8 +72,8 @@ def audit(store: ResultStore, reading: Reading, events: Events) -> Iterator[Find
             if cell is not None:
                 for text, files in arrays.damaged(cell, record):
                     yield Finding(text, redo=(stage.stage, index), remove=files)
-                for text in reading.changes(stage.stage, cell, record):
-                    yield Finding(text, hopeless=True)
+                for change in reading.changes(stage.stage, cell, record):
+                    yield Finding(str(change), hopeless=True)
             events.advance()
     for path, reason in store.unsound_recipes().items():
         yield Finding(f"{path}: {reason}")

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 from stitchsafe.coordinates import Roi
 from stitchsafe.engine import CellRecord, Events, Shares, checksum, load_json, save_json
@@ -29,6 +30,17 @@ from stitchsafe.volumes import PlaceError, Volume
 __all__ = ["Reading", "tell_absent"]
 
 _UNREADABLE = (StitchsafeError, ValueError, OSError)
+
+
+@dataclass(frozen=True)
+class Change:
+    """That something is no longer as it was read: what, and whether it can still be read."""
+
+    text: str
+    unreadable: bool = False
+
+    def __str__(self) -> str:
+        return self.text
 
 
 class Reading:
@@ -111,6 +123,8 @@ class Reading:
         events.stage("compare", len(read), "cells")
         for stage, cell, record in read:
             for change in self.changes(stage, cell, record):
+                if change.unreadable:
+                    continue  # the run says so where it needs it, and does what it can
                 raise StoreError(
                     f"{change}, so it has changed since {store.path} was begun; choose another "
                     "place with --out, or start again with --overwrite"
@@ -128,10 +142,11 @@ class Reading:
                 for index, record in sorted(store.ledger.survey(stage)[0].items()):
                     yield stage, cells.cell_at(index), record
 
-    def changes(self, stage: str, cell: Roi, record: CellRecord) -> Iterator[str]:
+    def changes(self, stage: str, cell: Roi, record: CellRecord) -> Iterator[Change]:
         """Why a cell would no longer read what it has read, if so."""
         if "input" not in record:
             return
+        place = f"{self.name} at {cell}"
         try:
             if stage == FIRST_PASS:
                 found = input_checksum(self.volume, cell)
@@ -139,11 +154,11 @@ class Reading:
                 share = self.shares.of(cell)
                 found = "" if share is None else checksum(self.volume.read(share))
             if found != record["input"]:
-                yield f"{self.name} at {cell}: holds other values than were read"
+                yield Change(f"{place}: holds other values than were read")
         except (PlaceError, InterruptedRunError):
             raise
         except _UNREADABLE as error:
-            yield f"{self.name} at {cell}: {error}"
+            yield Change(f"{place}: {error}", unreadable=True)
 
 
 def tell_absent(name: str, absent: set[str], settings: Settings, events: Events) -> None:

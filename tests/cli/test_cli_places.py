@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,6 +13,7 @@ import pytest
 import tifffile
 from reader_files import random_volume, write_ome_zarr
 from servers import Bucket, web_server
+from zygote import Zygote
 
 from stitchsafe.volumes import Place
 
@@ -173,12 +171,12 @@ def test_chunks_that_are_absent_are_counted_everywhere(
 
 
 def test_a_network_that_is_gone_is_code_2_before_and_3_after_work_began(
-    tmp_path: Path, model: Path, bucket: Bucket
+    zygote: Zygote, tmp_path: Path, model: Path, bucket: Bucket
 ) -> None:
     volume = tmp_path / "volume.npy"
     np.save(volume, random_volume(32, 32, 32))
-    words = [sys.executable, "-m", "stitchsafe", "predict", volume, "-m", model, "-o",
-             f"{bucket.url}/out.zarr", "--voxel-size", "10,10,10nm", "--quiet"]  # fmt: skip
+    words = ["predict", volume, "-m", model, "-o", f"{bucket.url}/out.zarr",
+             "--voxel-size", "10,10,10nm", "--quiet"]  # fmt: skip
     begun = False
 
     def gone(number: int, method: str, path: str) -> str | None:
@@ -188,14 +186,11 @@ def test_a_network_that_is_gone_is_code_2_before_and_3_after_work_began(
 
     for choose, code in ((lambda *_: "down", 2), (gone, 3)):
         bucket.faults.choose = choose
-        ended = subprocess.run(
-            list(map(str, words)), capture_output=True, text=True, check=False,
-            env={**os.environ, "STITCHSAFE_RETRIES": "1"},
-        )  # fmt: skip
+        ended = zygote.run(*words, STITCHSAFE_RETRIES="1")
         assert ended.returncode == code, ended.stderr
         assert ended.stderr.count("\n") == 1, ended.stderr
         assert "reached, after several attempts" in ended.stderr
     assert "same command" in ended.stderr
     bucket.faults.choose = lambda *_: None
-    ended = subprocess.run(list(map(str, words)), capture_output=True, text=True, check=False)
+    ended = zygote.run(*words)
     assert ended.returncode == 0, ended.stderr

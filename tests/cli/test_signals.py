@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +11,7 @@ import psutil
 import pytest
 from counted_network import VARIABLE, passes
 from stores import content_of, smooth_volume
-from zygote import Zygote
+from zygote import Run, Zygote
 
 CELLS = 25
 
@@ -26,13 +24,14 @@ class Runs:
         self.environment = {**environment, VARIABLE: str(here / "passes")}
         np.save(here / "volume.npy", smooth_volume(320, 320))
 
-    def start(self, *more: str) -> int:
-        words = ["predict", str(self.here / "volume.npy"), "-o", str(self.here / "out.zarr"),
+    def start(self, *more: str) -> Run:
+        words = ["predict", self.here / "volume.npy", "-o", self.here / "out.zarr",
                  "-m", "counted_network:counted", "--labels-from", "foreground", "--axes", "yx",
                  "--tile-shape", "64,64", "--threads", "1", "--max-memory", "10GB",
                  *more]  # fmt: skip
         (self.here / "log").unlink(missing_ok=True)
-        return self.zygote.start(words, self.here / "log", **self.environment)
+        # Small clustering windows, so that a small image has many cells.
+        return self.zygote.start(*words, log=self.here / "log", window=64, **self.environment)
 
     def computed(self) -> int:
         return passes(self.here / "passes").total()
@@ -42,12 +41,6 @@ class Runs:
         log = (self.here / "log").read_text()
         assert "Traceback" not in log, log
         return log.splitlines()[-1]
-
-
-@pytest.fixture(scope="module")
-def zygote() -> Iterator[Zygote]:
-    with Zygote(OMP_NUM_THREADS="1") as zygote:
-        yield zygote
 
 
 @pytest.fixture
@@ -74,41 +67,41 @@ def test_cells_that_are_finished_are_entered(runs: Runs, number: int, said: str)
     """All cells are one block here: without that, all of them would be done again."""
     run = runs.start("--block-shape", "999,999")
     until(lambda: runs.computed() >= 5)
-    os.kill(run, number)
-    assert runs.zygote.wait(run) == 3
+    run.send_signal(number)
+    assert run.wait() == 3
     assert runs.last_line.startswith(f"stitchsafe: error: {said}; the same command goes on")
     done = runs.computed()
     assert 5 <= done < CELLS
-    assert runs.zygote.wait(runs.start()) == 0
+    assert runs.start().wait() == 0
     assert CELLS <= runs.computed() <= CELLS + 1
 
 
 def test_with_workers_each_enters_what_it_has_and_none_remains(runs: Runs) -> None:
     run = runs.start("--workers", "2", "--block-shape", "64,999")
     until(lambda: runs.computed() >= 6)
-    workers = psutil.Process(run).children()
+    workers = psutil.Process(run.pid).children()
     assert len(workers) == 2
-    os.kill(run, signal.SIGTERM)
-    assert runs.zygote.wait(run) == 3
+    run.send_signal(signal.SIGTERM)
+    assert run.wait() == 3
     assert runs.last_line.startswith("stitchsafe: error: stopped by SIGTERM")
     assert not any(worker.is_running() for worker in workers)
-    assert runs.zygote.wait(runs.start()) == 0
+    assert runs.start().wait() == 0
     assert CELLS <= runs.computed() <= CELLS + 2
     interrupted = content_of(runs.here / "out.zarr")
     (runs.here / "out.zarr").rename(runs.here / "moved.zarr")
-    assert runs.zygote.wait(runs.start()) == 0
+    assert runs.start().wait() == 0
     assert content_of(runs.here / "out.zarr") == interrupted
 
 
 def test_a_second_ctrl_c_ends_at_once(deaf_runs: Runs) -> None:
     run = deaf_runs.start("--workers", "2")
     until(lambda: deaf_runs.computed() >= 2)
-    workers = psutil.Process(run).children()
-    os.kill(run, signal.SIGINT)
+    workers = psutil.Process(run.pid).children()
+    run.send_signal(signal.SIGINT)
     time.sleep(0.5)
-    assert psutil.Process(run).status() != psutil.STATUS_ZOMBIE  # waits for its workers
-    os.kill(run, signal.SIGINT)
-    assert deaf_runs.zygote.wait(run) == 3
+    assert psutil.Process(run.pid).status() != psutil.STATUS_ZOMBIE  # waits for its workers
+    run.send_signal(signal.SIGINT)
+    assert run.wait() == 3
     assert deaf_runs.last_line.startswith("stitchsafe: error: interrupted twice")
     assert not psutil.wait_procs(workers, timeout=30)[1]
 
@@ -118,8 +111,8 @@ def test_two_runs_on_one_output(deaf_runs: Runs) -> None:
     first = deaf_runs.start()
     until(lambda: deaf_runs.computed() >= 1)
     for more in ((), ("--part", "1/2"), ("--overwrite",)):
-        assert deaf_runs.zygote.wait(deaf_runs.start(*more)) == 2
+        assert deaf_runs.start(*more).wait() == 2
         assert "is writing" in deaf_runs.last_line
-    assert psutil.Process(first).status() != psutil.STATUS_ZOMBIE
-    os.kill(first, signal.SIGKILL)
-    assert deaf_runs.zygote.wait(first) == -signal.SIGKILL
+    assert psutil.Process(first.pid).status() != psutil.STATUS_ZOMBIE
+    first.kill()
+    assert first.wait() == -signal.SIGKILL

@@ -8,22 +8,14 @@ import hypothesis.strategies as st
 import numpy as np
 import pytest
 import torch
-from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import given
 from stitching import field_maker, own_pass, relative_error, stitched
-from strategies import Case, unet_cases
+from strategies import Case, analysing, unet_cases
 
 from stitchsafe.coordinates import Roi
 from stitchsafe.errors import PlanError
 from stitchsafe.networks import TorchNetwork
 from stitchsafe.nn import UNet
-
-# Explaining a failure traces torch line by line, which takes for ever.
-EXACTNESS = settings(
-    max_examples=40,
-    deadline=None,
-    suppress_health_check=[HealthCheck.too_slow],
-    phases=[Phase.explicit, Phase.reuse, Phase.generate, Phase.shrink],
-)
 
 
 def random_volume(case: Case, precision: str) -> np.ndarray:
@@ -31,7 +23,7 @@ def random_volume(case: Case, precision: str) -> np.ndarray:
     return np.random.default_rng(case.seed).normal(size=(channels, *case.shape)).astype(precision)
 
 
-@settings(EXACTNESS)
+@analysing()
 @given(
     case=unet_cases(),
     data=st.data(),
@@ -39,15 +31,15 @@ def random_volume(case: Case, precision: str) -> np.ndarray:
     precision=st.sampled_from(["float64", "float32"]),
 )
 def test_stitched_equals_whole(case, data, border, precision):
-    module = case.network(getattr(torch, precision))
-    period = TorchNetwork(module).geometry.period
+    network = TorchNetwork(case.network(getattr(torch, precision)))
+    period = network.geometry.period
     counts = [data.draw(st.integers(1, 4), label="tiles") for _ in period]
     tile = tuple(
         p * max(1, -(-extent // (count * p)))
         for p, extent, count in zip(period, case.shape, counts, strict=True)
     )
     maker = field_maker(
-        module, random_volume(case, precision), tile, border=border, precision=precision
+        network, random_volume(case, precision), tile, border=border, precision=precision
     )
     error = relative_error(stitched(maker), own_pass(maker)[0]["output"])
     assert error <= (1e-12 if precision == "float64" else 1e-5)

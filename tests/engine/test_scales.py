@@ -9,9 +9,10 @@ import hypothesis.strategies as st
 import numpy as np
 import pytest
 import torch
-from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import given
 from hypothesis.strategies import DrawFn
 from stitching import field_maker, own_pass, relative_error, stitched_fields
+from strategies import analysing
 from torch import nn
 
 from stitchsafe.coordinates import Roi
@@ -94,12 +95,7 @@ def scale_cases(draw: DrawFn) -> ScaleCase:
     )
 
 
-@settings(
-    max_examples=40,
-    deadline=None,
-    suppress_health_check=[HealthCheck.too_slow],
-    phases=[Phase.explicit, Phase.reuse, Phase.generate, Phase.shrink],
-)
+@analysing()
 @given(case=scale_cases(), data=st.data())
 def test_every_output_equals_its_whole_pass_over_any_region(case: ScaleCase, data) -> None:
     network = TorchNetwork(case.module())

@@ -470,6 +470,8 @@ def test_the_other_implementation_reads_the_same(packages: Path) -> None:
         ours = read_description(path, folder)
         with spec.ValidationContext(root=folder, perform_io_checks=False):
             theirs = spec.build_description(yaml.safe_load(path.read_text()))
+        if "_serializer" in str(theirs.validation_summary.details):
+            pytest.skip("this release of bioimageio.spec cannot work with this one of pydantic")
         for mine, other in zip(
             (*ours.inputs, *ours.outputs), (*theirs.inputs, *theirs.outputs), strict=True
         ):

@@ -20,6 +20,7 @@ from dask_cluster import RunningCluster, running_cluster
 from distributed import Client
 from heard import Heard
 from stores import Content, content_of, smooth_volume, tiny_model
+from zygote import Zygote
 
 import stitchsafe
 from stitchsafe.errors import InputError, ModelError
@@ -80,18 +81,15 @@ def test_a_running_cluster_one_of_whose_workers_dies(
     assert "was lost; 2 are left" in heard
 
 
-def test_the_command_line(tmp_path: Path, job: Path, cluster: RunningCluster) -> None:
+def test_the_command_line(
+    zygote: Zygote, tmp_path: Path, job: Path, cluster: RunningCluster
+) -> None:
     """With relative paths, which workers resolve as the caller does."""
     words = ["predict", "volume.npy", "-m", "tiny", "-o", tmp_path / "out.zarr", "--quiet",
              "--threads", "2", "--max-memory", "1GB"]  # fmt: skip
-
-    def run(*more: object) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", "stitchsafe", *map(str, (*words, *more))]
-        return subprocess.run(command, cwd=job, capture_output=True, text=True, check=False)
-
-    done = run("--dask", cluster.address)
+    done = zygote.run(*words, "--dask", cluster.address, cwd=job)
     assert (done.returncode, done.stderr) == (0, "")
-    nobody = run("--dask", "tcp://127.0.0.1:1", "--overwrite")
+    nobody = zygote.run(*words, "--dask", "tcp://127.0.0.1:1", "--overwrite", cwd=job)
     assert nobody.returncode == 2
     assert nobody.stderr.splitlines() == [
         "stitchsafe: error: no dask scheduler answers at tcp://127.0.0.1:1; check the address, and "

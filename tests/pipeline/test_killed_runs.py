@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 from stores import Content, content_of, smooth_volume, tiny_model
+from zygote import Run, Zygote
 
 import stitchsafe
 from stitchsafe.engine import Ledger
@@ -39,18 +40,17 @@ def straight(job: Path) -> Content:
     return content_of(job / "straight.zarr")
 
 
-def start(job: Path, out: Path) -> subprocess.Popen[bytes]:
+def start(zygote: Zygote, job: Path, out: Path) -> Run:
     words = ["predict", job / "volume.npy", "-m", job / "tiny", "-o", out, "--threads", "1"]
     words += ["--max-memory", "10GB", "--save", "labels,fields,table", "--image", "copy"]
-    command = [sys.executable, "-m", "stitchsafe", *map(str, words)]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    return zygote.start(*words)
 
 
 def entries(out: Path, stage: str) -> int:
     return len(list((out / ".stitchsafe" / "ledger" / stage).glob("*.json")))
 
 
-def wait_for(process: subprocess.Popen[bytes], reached: Callable[[], bool]) -> None:
+def wait_for(process: Run, reached: Callable[[], bool]) -> None:
     while not reached():
         assert process.poll() is None, process.communicate()
         time.sleep(0.001)
@@ -71,12 +71,12 @@ def resume(job: Path, out: Path, **more: object) -> stitchsafe.pipeline.Predicti
     ],
 )
 def test_killed_and_run_again(
-    tmp_path: Path, job: Path, straight: Content, moment: str,
+    zygote: Zygote, tmp_path: Path, job: Path, straight: Content, moment: str,
     reached: Callable[[Path], bool], block: tuple[int, ...] | None,
 ) -> None:  # fmt: skip
     """The real process, SIGKILL; resumed with the same blocks, or with others."""
     out = tmp_path / "out.zarr"
-    with start(job, out) as process:
+    with start(zygote, job, out) as process:
         wait_for(process, lambda: reached(out))
         process.kill()
         process.communicate()
@@ -88,15 +88,17 @@ def test_killed_and_run_again(
     assert content_of(out) == straight
 
 
-def test_an_interrupt_is_code_3_and_one_line(tmp_path: Path, job: Path, straight: Content) -> None:
+def test_an_interrupt_is_code_3_and_one_line(
+    zygote: Zygote, tmp_path: Path, job: Path, straight: Content
+) -> None:
     out = tmp_path / "out.zarr"
-    with start(job, out) as process:
+    with start(zygote, job, out) as process:
         wait_for(process, lambda: entries(out, "predict") >= 3)
         process.send_signal(signal.SIGINT)
         _, stderr = process.communicate()
     assert process.returncode == 3, stderr
-    assert stderr.decode().splitlines()[-1].startswith("stitchsafe: error: interrupted")
-    assert b"Traceback" not in stderr
+    assert stderr.splitlines()[-1].startswith("stitchsafe: error: interrupted")
+    assert "Traceback" not in stderr
     resume(job, out)
     assert content_of(out) == straight
 

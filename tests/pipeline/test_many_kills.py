@@ -10,9 +10,7 @@ from __future__ import annotations
 import contextlib
 import os
 import random
-import signal
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -21,7 +19,7 @@ import psutil
 import pytest
 from counted_network import VARIABLE, passes
 from stores import Content, content_of, smooth_volume, tiny_model
-from zygote import Zygote
+from zygote import Run, Zygote
 
 from stitchsafe.engine import Silent
 from stitchsafe.pipeline import predict
@@ -47,9 +45,11 @@ class Field:
     runs: int = 0
     chance: random.Random = field(default_factory=random.Random)
 
-    def start(self, out: Path, *more: str) -> int:
-        words = ["predict", str(self.here / "volume.npy"), "-o", str(out), *WORDS, *more]
-        return self.zygote.start(words, self.here / "log.txt")
+    def start(self, out: Path, *more: str) -> Run:
+        words = ["predict", self.here / "volume.npy", "-o", out, *WORDS, *more]
+        counting = {VARIABLE: str(self.here / "passes"), "OMP_NUM_THREADS": "1"}
+        # Small clustering windows, so that a small image has many cells.
+        return self.zygote.start(*words, log=self.here / "log.txt", window=64, **counting)
 
     def fresh(self) -> Path:
         self.runs += 1
@@ -65,7 +65,7 @@ class Field:
         time.sleep(self.chance.random() * 0.03)
         if not alive(victim):
             return False
-        os.kill(victim, signal.SIGKILL)
+        psutil.Process(victim).kill()
         self.kills += 1
         return True
 
@@ -93,18 +93,17 @@ def alive(process: int) -> bool:
 
 
 @pytest.fixture(scope="module")
-def field_of_runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Field]:
+def field_of_runs(tmp_path_factory: pytest.TempPathFactory, zygote: Zygote) -> Field:
     here = tmp_path_factory.mktemp("kills")
     np.save(here / "volume.npy", smooth_volume(SIDE, SIDE))
     seed = int(os.environ.get("STITCHSAFE_TEST_SEED", "0")) or time.time_ns() % 10**6
-    with Zygote(**{VARIABLE: str(here / "passes"), "OMP_NUM_THREADS": "1"}) as zygote:
-        found = Field(here, zygote, {}, seed)
-        found.chance.seed(seed)
-        out = found.fresh()
-        assert zygote.wait(found.start(out)) == 0, (here / "log.txt").read_text()
-        found.straight = content_of(out)
-        found.judge(out, 0)
-        yield found
+    found = Field(here, zygote, {}, seed)
+    found.chance.seed(seed)
+    out = found.fresh()
+    assert found.start(out).wait() == 0, (here / "log.txt").read_text()
+    found.straight = content_of(out)
+    found.judge(out, 0)
+    return found
 
 
 def alone(runs: Field, most: int) -> None:
@@ -112,8 +111,8 @@ def alone(runs: Field, most: int) -> None:
     out, kills = runs.fresh(), runs.kills
     while True:
         run = runs.start(out)
-        killed = runs.kills - kills < most and runs.kill_soon(out, run)
-        if runs.zygote.wait(run) == 0:
+        killed = runs.kills - kills < most and runs.kill_soon(out, run.pid)
+        if run.wait() == 0:
             break
         assert killed, (runs.here / "log.txt").read_text()
     runs.judge(out, runs.kills - kills)
@@ -127,12 +126,12 @@ def with_coordinator_killed(runs: Field, most: int) -> None:
         killed = False
         if runs.kills - kills < most:
             with contextlib.suppress(psutil.NoSuchProcess):
-                wait_for_workers(runs, run)
-                workers = psutil.Process(run).children()
-                killed = runs.kill_soon(out, run)
+                wait_for_workers(runs, run.pid)
+                workers = psutil.Process(run.pid).children()
+                killed = runs.kill_soon(out, run.pid)
                 _, left = psutil.wait_procs(workers, timeout=30)
                 assert not left, "a worker outlived its coordinator"
-        if runs.zygote.wait(run) == 0:
+        if run.wait() == 0:
             break
         assert killed, (runs.here / "log.txt").read_text()
     runs.judge(out, 2 * (runs.kills - kills))
@@ -143,12 +142,12 @@ def with_workers_killed(runs: Field, most: int) -> None:
     out, kills = runs.fresh(), runs.kills
     for _ in range(RUNS):
         run = runs.start(out, "--workers", "2")
-        while alive(run) and runs.kills - kills < most:
+        while alive(run.pid) and runs.kills - kills < most:
             with contextlib.suppress(psutil.NoSuchProcess):
-                wait_for_workers(runs, run)
-                if workers := psutil.Process(run).children():
+                wait_for_workers(runs, run.pid)
+                if workers := psutil.Process(run.pid).children():
                     runs.kill_soon(out, runs.chance.choice(workers).pid)
-        code = runs.zygote.wait(run)
+        code = run.wait()
         if code != 3:  # the same block was at hand three times, or four start-ups in a row
             break
     assert code == 0, (runs.here / "log.txt").read_text()
@@ -174,8 +173,8 @@ def in_parts(runs: Field, most: int) -> None:
     running = {part: runs.start(out, "--part", part) for part in ("1/2", "2/2")}
     while running:
         part = runs.chance.choice(sorted(running))
-        killed = runs.kills - kills < most and runs.kill_soon(out, running[part])
-        code = runs.zygote.wait(running.pop(part))
+        killed = runs.kills - kills < most and runs.kill_soon(out, running[part].pid)
+        code = running.pop(part).wait()
         assert killed or code == 0, (runs.here / "log.txt").read_text()
         if code != 0:
             running[part] = runs.start(out, "--part", part)

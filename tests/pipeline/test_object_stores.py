@@ -6,8 +6,6 @@ import json
 import random
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -16,6 +14,7 @@ import pytest
 from reader_files import write_ome_zarr
 from servers import Bucket
 from stores import Content, content_of, smooth_volume, tiny_model
+from zygote import Zygote
 
 import stitchsafe
 from stitchsafe.volumes import Place
@@ -56,13 +55,9 @@ def put(folder: Path, url: str) -> None:
             (Place.of(url) / file.relative_to(folder).as_posix()).write_bytes(file.read_bytes())
 
 
-def command(job: Path, *words: object) -> list[str]:
-    return [sys.executable, "-m", "stitchsafe", *map(str, words)]
-
-
-def predict_words(job: Path, out: str, *more: object) -> list[str]:
-    return command(
-        job, "predict", job / "volume.zarr", "-m", job / "tiny", "-o", out, "--threads", 1,
+def predict_words(job: Path, out: str, *more: object) -> tuple[object, ...]:
+    return (
+        "predict", job / "volume.zarr", "-m", job / "tiny", "-o", out, "--threads", 1,
         "--max-memory", "10GB", "--save", "labels,fields,table", "--image", "copy", *more,
     )  # fmt: skip
 
@@ -75,20 +70,20 @@ def any_fault(number: int, method: str, path: str) -> str | None:
 
 @pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_killed_and_resumed_on_a_bad_network(
-    tmp_path: Path, job: Path, straight: Content, bucket: Bucket, workers: int
+    zygote: Zygote, tmp_path: Path, job: Path, straight: Content, bucket: Bucket, workers: int
 ) -> None:
     """The real command on a store behind harm of all kinds: killed, resumed, verified."""
     out = f"{bucket.url}/results/out.zarr"
     bucket.faults.choose = any_fault
     words = predict_words(job, out, "--workers", workers)
-    with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+    with zygote.start(*words) as process:
         while not sum("ledger/predict" in path for _, path in list(bucket.faults.seen)) >= 3:
             assert process.poll() is None, process.communicate()
             time.sleep(0.005)
         process.kill()
         process.communicate()
         assert process.returncode == -signal.SIGKILL
-    done = subprocess.run([*words, "--json"], capture_output=True, text=True, check=False)
+    done = zygote.run(*words, "--json")
     assert done.returncode == 0, done.stderr
     answer = json.loads(done.stdout)
     assert answer["out"] == out
@@ -104,21 +99,21 @@ def test_killed_and_resumed_on_a_bad_network(
 
 
 def test_a_second_run_takes_over_and_the_older_one_stops(
-    tmp_path: Path, job: Path, straight: Content, bucket: Bucket
+    zygote: Zygote, tmp_path: Path, job: Path, straight: Content, bucket: Bucket
 ) -> None:
     """Two real runs on one result: the older one ends with code 3, and the result is whole."""
     out = f"{bucket.url}/out.zarr"
     words = predict_words(job, out)
-    with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as older:
+    with zygote.start(*words) as older:
         while not any(m == "PUT" and "ledger/predict" in p for m, p in list(bucket.faults.seen)):
             assert older.poll() is None, older.communicate()
             time.sleep(0.005)
         older.send_signal(signal.SIGSTOP)
         stitchsafe.predict(job / "volume.zarr", job / "tiny", out, **OPTIONS)
         older.send_signal(signal.SIGCONT)
-        _, stderr = older.communicate(timeout=200)
+        _, stderr = older.communicate()
     assert older.returncode == 3, stderr
-    assert b"another run has taken over" in stderr.splitlines()[-1]
+    assert "another run has taken over" in stderr.splitlines()[-1]
     found = content_of(fetch(out, tmp_path / "fetched"))
     scratch = {name for name in found if name.startswith(".stitchsafe/provisional/")}
     assert len(scratch) <= 1  # what the older one was at when it stopped

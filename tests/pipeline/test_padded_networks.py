@@ -7,8 +7,9 @@ from dataclasses import dataclass
 import hypothesis.strategies as st
 import numpy as np
 import torch
-from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import given
 from hypothesis.strategies import DrawFn
+from strategies import analysing
 from torch import nn
 
 import stitchsafe
@@ -98,12 +99,7 @@ def padded_cases(draw: DrawFn) -> PaddedCase:
     )
 
 
-@settings(
-    max_examples=25,
-    deadline=None,
-    suppress_health_check=[HealthCheck.too_slow],
-    phases=[Phase.explicit, Phase.reuse, Phase.generate, Phase.shrink],
-)
+@analysing()
 @given(case=padded_cases(), data=st.data(), border=st.sampled_from(["reflect", "edge"]))
 def test_predict_gives_the_modules_own_pass(case: PaddedCase, data, border) -> None:
     module = case.module()

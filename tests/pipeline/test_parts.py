@@ -5,15 +5,13 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-import subprocess
-import sys
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pytest
 from heard import Heard
 from stores import Content, content_of, smooth_volume, tiny_model
+from zygote import Run, Zygote
 
 import stitchsafe
 from stitchsafe.errors import InputError, StoreError
@@ -78,22 +76,21 @@ def test_whoever_comes_last_finishes(
 
 
 def test_real_processes_at_once_with_workers_of_their_own(
-    tmp_path: Path, job: Path, straight: Content
+    zygote: Zygote, tmp_path: Path, job: Path, straight: Content
 ) -> None:
     out = tmp_path / "out.zarr"
 
-    def run(index: int) -> subprocess.CompletedProcess[str]:
+    def start(index: int) -> Run:
         words = ["predict", job / "volume.npy", "-m", job / "tiny", "-o", out, "--threads", "1",
                  "--max-memory", "10GB", "--save", "labels,fields,table", "--image", "copy",
                  "--part", f"{index}/3", "--json"]  # fmt: skip
         words += ["--workers", "2"] if index == 2 else []
-        command = [sys.executable, "-m", "stitchsafe", *map(str, words)]
-        return subprocess.run(command, capture_output=True, text=True, check=False)
+        return zygote.start(*words)
 
-    with ThreadPoolExecutor(3) as pool:
-        done = list(pool.map(run, (1, 2, 3)))
-    assert [each.returncode for each in done] == [0, 0, 0], [each.stderr for each in done]
-    answers = [json.loads(each.stdout) for each in done]
+    with start(1) as first, start(2) as second, start(3) as third:
+        told = [run.communicate() for run in (first, second, third)]
+    assert [run.returncode for run in (first, second, third)] == [0, 0, 0], told
+    answers = [json.loads(output) for output, _ in told]
     assert any(answer["missing_blocks"] == 0 and answer["instances"] for answer in answers)
     assert sum(answer["blocks_total"] for answer in answers) == 15
     assert content_of(out) == straight

@@ -119,3 +119,40 @@ def test_whole_passes_equal_what_any_tile_shape_stitches(tmp_path: Path) -> None
         fields.append(field(out))
     for one, other in itertools.pairwise(fields):
         np.testing.assert_allclose(one, other, rtol=0, atol=1e-5 * np.abs(one).max())
+
+
+@pytest.mark.parametrize(
+    ("model", "shape", "tiles"),
+    [
+        ("nuclei-2d", (300, 520), [(256, 256), (64, 128), (256, 64)]),
+        pytest.param(
+            "neurites-em", (96, 160, 160), [(64, 64, 64), (32, 128, 64), (16, 32, 128)],
+            marks=pytest.mark.slow,
+        ),
+    ],
+)  # fmt: skip
+def test_labels_of_other_tile_shapes_hardly_differ(
+    model: str, shape: tuple[int, ...], tiles: list[tuple[int, ...]]
+) -> None:
+    """The windows stay; only the rounding of fields can move a voxel over a threshold."""
+    volume = smooth_volume(*shape)
+    made = [
+        stitchsafe.predict(
+            volume, model, tile_shape=tile, save=("fields", "labels"), max_memory=8 * 10**9,
+            voxel_size="10,10,10nm" if len(shape) == 3 else None, threads=1,
+        )
+        for tile in tiles
+    ]  # fmt: skip
+    assert made[0].progress.instances > 5
+    for one, other in itertools.combinations(made, 2):
+        assert one.plan.recipe.cell_shape == other.plan.recipe.cell_shape
+        assert one.plan.recipe.tile_shape != other.plan.recipe.tile_shape
+        apart = {
+            name: float(np.abs(values - other.fields[name]).max() / np.abs(values).max())
+            for name, values in one.fields.items()
+        }
+        found = stitchsafe.evaluate(one.labels, other.labels).to_json()
+        bits = found["voi_split"] + found["voi_merge"]
+        print(model, one.plan.recipe.tile_shape, other.plan.recipe.tile_shape, apart, bits)
+        assert max(apart.values()) <= 1e-5
+        assert bits <= 1e-3

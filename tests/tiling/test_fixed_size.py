@@ -8,9 +8,9 @@ import hypothesis.strategies as st
 import numpy as np
 import pytest
 import torch
-from hypothesis import HealthCheck, Phase, assume, given, settings
+from hypothesis import assume, given
 from stitching import field_maker, relative_error, stitched_fields
-from strategies import Case, unet_cases
+from strategies import Case, analysing, unet_cases
 from torch import nn
 
 import stitchsafe
@@ -37,15 +37,14 @@ class OneSize(nn.Module):
 class FixedNetwork(TorchNetwork):
     """A module of one size, with the geometry of its layers."""
 
-    def __init__(self, module: nn.Module, size: tuple[int, ...]) -> None:
-        super().__init__(OneSize(module, size))
-        free = TorchNetwork(module).geometry
+    def __init__(self, free: TorchNetwork, size: tuple[int, ...]) -> None:
+        super().__init__(OneSize(free.module, size))
         axes = [
             replace(axis, input_min=only, input_step=0)
-            for axis, only in zip(free.axes, size, strict=True)
+            for axis, only in zip(free.geometry.axes, size, strict=True)
         ]
         graph = super().trace(size)
-        self.fixed = replace(free, axes=tuple(axes), program=graph.program)
+        self.fixed = replace(free.geometry, axes=tuple(axes), program=graph.program)
 
     @property
     def geometry(self) -> NetworkGeometry:
@@ -65,22 +64,16 @@ def fixed_sizes(geometry: NetworkGeometry, spare: tuple[int, ...]) -> tuple[int,
     return tuple(sizes)
 
 
-@settings(
-    max_examples=25,
-    deadline=None,
-    suppress_health_check=[HealthCheck.too_slow],
-    phases=[Phase.explicit, Phase.reuse, Phase.generate, Phase.shrink],
-)
+@analysing()
 @given(case=unet_cases(), data=st.data(), border=st.sampled_from(["reflect", "edge", "zero"]))
 def test_stitched_from_one_size_equals_the_same_layers_over_the_whole(
     case: Case, data, border
 ) -> None:
-    module = case.network()
-    free = TorchNetwork(module).geometry
+    free = TorchNetwork(case.network())
     spare = tuple(data.draw(st.integers(0, 3), label="spare") for _ in case.shape)
-    size = fixed_sizes(free, spare)
+    size = fixed_sizes(free.geometry, spare)
     assume(np.prod(size) <= 4 * 120**2)
-    network = FixedNetwork(module, size)
+    network = FixedNetwork(free, size)
     tile = []
     for axis, extent in zip(network.geometry.axes, case.shape, strict=True):
         most = AxisTiling.largest_tile(axis, extent)
@@ -91,7 +84,7 @@ def test_stitched_from_one_size_equals_the_same_layers_over_the_whole(
     maker = field_maker(network, volume, tuple(tile), border=border)
     found = stitched_fields(maker)["output"]
     # Whole: the same layers without the check, over the domain of the fixed network.
-    reference = field_maker(module, volume, tuple(tile), border=border)
+    reference = field_maker(free, volume, tuple(tile), border=border)
     reference.grid = maker.grid
     assert relative_error(found, reference.whole()["output"]) <= 1e-12
     # Every input is of the one size, within the domain, and on the lattice.
@@ -105,18 +98,18 @@ def test_stitched_from_one_size_equals_the_same_layers_over_the_whole(
             assert (span.begin - first) % axis.geometry.period == 0
 
 
-def padded() -> UNet:
+@pytest.fixture(scope="module")
+def padded() -> TorchNetwork:
     torch.manual_seed(0)
-    return UNet(ndim=2, levels=1, base_channels=2, padding="same", heads={"a": 2}).eval()
+    return TorchNetwork(UNet(ndim=2, levels=1, base_channels=2, padding="same", heads={"a": 2}))
 
 
 OPTIONS = {"save": "fields", "threads": 1, "max_memory": 10**10}
 
 
-def test_predict_takes_the_largest_tile_that_fits() -> None:
-    module = padded()
-    axis = TorchNetwork(module).geometry.axes[0]
-    network = FixedNetwork(module, (32, 48))
+def test_predict_takes_the_largest_tile_that_fits(padded: TorchNetwork) -> None:
+    module, axis = padded.module, padded.geometry.axes[0]
+    network = FixedNetwork(padded, (32, 48))
     image = np.random.default_rng(0).normal(size=(71, 90)).astype(np.float32)
     made = stitchsafe.predict(image, network, **OPTIONS)
     margin = axis.context[0] + -axis.context[0] % axis.period + axis.context[1]
@@ -130,18 +123,17 @@ def test_predict_takes_the_largest_tile_that_fits() -> None:
     assert made.plan.redundancy > 1
 
 
-def test_a_volume_below_the_size_is_extended_to_it() -> None:
-    module = padded()
+def test_a_volume_below_the_size_is_extended_to_it(padded: TorchNetwork) -> None:
     image = np.random.default_rng(0).normal(size=(20, 11)).astype(np.float32)
-    made = stitchsafe.predict(image, FixedNetwork(module, (32, 16)), **OPTIONS)
+    made = stitchsafe.predict(image, FixedNetwork(padded, (32, 16)), **OPTIONS)
     with torch.no_grad():
         volume = torch.from_numpy(np.pad(image, [(0, 12), (0, 5)], "reflect"))
-        whole = module(volume[None, None])[0, :, :20, :11].numpy()
+        whole = padded.module(volume[None, None])[0, :, :20, :11].numpy()
     np.testing.assert_allclose(made.fields["output"], whole, rtol=0, atol=1e-6)
 
 
-def test_verify_predicts_from_other_tiles_of_that_size(tmp_path) -> None:
-    network = FixedNetwork(padded(), (32, 48))
+def test_verify_predicts_from_other_tiles_of_that_size(tmp_path, padded: TorchNetwork) -> None:
+    network = FixedNetwork(padded, (32, 48))
     image = np.random.default_rng(0).normal(size=(71, 90)).astype(np.float32)
     made = stitchsafe.predict(image, network, tmp_path / "out.zarr", **OPTIONS)
     found = stitchsafe.verify(made.out, volume=image, model=network)
@@ -149,14 +141,14 @@ def test_verify_predicts_from_other_tiles_of_that_size(tmp_path) -> None:
     assert found.voxels > 0
 
 
-def test_what_does_not_fit_the_size_is_refused() -> None:
+def test_what_does_not_fit_the_size_is_refused(padded: TorchNetwork) -> None:
     image = np.random.default_rng(0).normal(size=(71, 90)).astype(np.float32)
-    network = FixedNetwork(padded(), (32, 48))
+    network = FixedNetwork(padded, (32, 48))
     axis = network.geometry.axes[0]
     most = AxisTiling.largest_tile(axis, 71)
     with pytest.raises(PlanError, match=rf"do not fit the one input size.*--tile-shape {most},20"):
         stitchsafe.predict(image, network, tile_shape=(most + axis.period, 20), **OPTIONS)
-    narrow = FixedNetwork(padded(), (32, 8))
+    narrow = FixedNetwork(padded, (32, 8))
     with pytest.raises(PlanError, match="inputs of 8 voxels only, too few for one period"):
         stitchsafe.predict(image, narrow, **OPTIONS)
     made = stitchsafe.predict(image, narrow, accept_inexact=True, **OPTIONS)

@@ -6,8 +6,8 @@ import math
 import hypothesis.strategies as st
 import pytest
 import torch
-from hypothesis import given, settings
-from strategies import unet_cases
+from hypothesis import given
+from strategies import analysing, unet_cases
 
 from stitchsafe.coordinates import Roi
 from stitchsafe.errors import PlanError
@@ -58,7 +58,7 @@ def test_a_padded_networks_tiles_are_clipped_at_the_volume(same):
     assert last.end == 64
 
 
-@settings(max_examples=25, deadline=None)
+@analysing()
 @given(unet_cases(), st.data())
 def test_every_tile_takes_a_valid_input_on_the_lattice(case, data):
     geometry = TorchNetwork(case.network(torch.float32)).geometry

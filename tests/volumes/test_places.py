@@ -117,6 +117,7 @@ def test_faults_that_do_not_pass_are_one_line_after_bounded_attempts(bucket, fau
     assert ("answers 503" in last) == (fault == "busy")
 
 
+@pytest.mark.slow
 def test_a_server_that_never_answers_is_given_up():
     script = (
         "import sys; from stitchsafe.volumes import Place, _tensorstore; "
