@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from stitchsafe.coordinates import Roi
     from stitchsafe.errors import StitchsafeError
     from stitchsafe.geometry import NetworkGeometry
+    from stitchsafe.instances import MeanShift
     from stitchsafe.nn import UNet
     from stitchsafe.pipeline import check, demo, evaluate, plan, predict, verify
     from stitchsafe.training import train
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     __version__: str
 
 __all__ = [
+    "MeanShift",
     "NetworkGeometry",
     "Roi",
     "StitchsafeError",
@@ -42,6 +44,7 @@ __all__ = [
 ]
 
 _HOMES = {
+    "MeanShift": "stitchsafe.instances",
     "NetworkGeometry": "stitchsafe.geometry",
     "Roi": "stitchsafe.coordinates",
     "StitchsafeError": "stitchsafe.errors",

@@ -8,6 +8,7 @@
     │   │   └── VoxelSizeError     its voxels are not those that the network was trained on
     │   ├── ModelError             a network that cannot be found, loaded or trusted
     │   │   └── UnsafeNetworkError a network that cannot be stitched exactly
+    │   ├── ClusteringError        points or parameters that the estimator cannot take; a ValueError
     │   ├── PlanError              sizes that do not fit the network, the volume or the memory
     │   └── StoreError             an output that exists, or cannot be written where it was asked
     ├── MissingExtraError          an optional part is not installed                     exit 2
@@ -22,6 +23,7 @@ A message is one sentence in three parts: what is wrong and with which value, wh
 from __future__ import annotations
 
 __all__ = [
+    "ClusteringError",
     "InputError",
     "IntegrityError",
     "InterruptedRunError",
@@ -62,6 +64,13 @@ class ModelError(InputError):
 
 class UnsafeNetworkError(ModelError):
     """A network whose tiles cannot be stitched exactly."""
+
+
+class ClusteringError(InputError, ValueError):
+    """Points or parameters that the mean shift estimator cannot take.
+
+    A ``ValueError`` too, which is what scikit-learn's tools expect of an estimator.
+    """
 
 
 class PlanError(InputError):

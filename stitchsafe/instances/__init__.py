@@ -12,6 +12,11 @@ Each step is a pure function; results depend on the voxels and on the settings, 
 in which windows were computed.
 """
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from stitchsafe.instances._bandwidth import PointSample, estimate_bandwidth
 from stitchsafe.instances._evidence import Contacts, stream_contacts, touching
 from stitchsafe.instances._growth import grow_segments
 from stitchsafe.instances._meanshift import (
@@ -42,6 +47,9 @@ from stitchsafe.instances._stages import (
 from stitchsafe.instances._table import InstanceTable, instance_table
 from stitchsafe.instances._windows import connected_parts, segment_window, voxel_bytes
 
+if TYPE_CHECKING:
+    from stitchsafe.instances._estimator import MeanShift
+
 __all__ = [
     "Background",
     "Contacts",
@@ -49,9 +57,11 @@ __all__ = [
     "FinalIds",
     "InstanceTable",
     "LabelSettings",
+    "MeanShift",
     "Merge",
     "MergeEvidence",
     "Modes",
+    "PointSample",
     "SegmentSink",
     "SegmentTable",
     "Sketch",
@@ -59,6 +69,7 @@ __all__ = [
     "WindowRecord",
     "WindowSegments",
     "connected_parts",
+    "estimate_bandwidth",
     "exact_mean_shift",
     "final_labels",
     "find_modes",
@@ -77,3 +88,11 @@ __all__ = [
     "touching",
     "voxel_bytes",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "MeanShift":  # imports scikit-learn, which nothing else here needs
+        from stitchsafe.instances._estimator import MeanShift
+
+        return MeanShift
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

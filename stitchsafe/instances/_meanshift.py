@@ -1,4 +1,4 @@
-"""Flat-kernel mean shift, as scikit-learn defines it, on a binned sketch.
+"""Mean shift on a binned sketch: with the flat kernel as scikit-learn defines it, or a Gaussian.
 
 1. *Seeds*: cells from the heaviest to the lightest; each that no earlier seed holds within one
    bandwidth becomes a seed. They climb in rounds (64, 128, ...); seeds within a bandwidth of a mode
@@ -12,32 +12,64 @@
 All positions are whole numbers (see :mod:`._sketch`), so each step is exact: the same points give
 the same modes and labels, whatever their order, the threads or the machine.
 
+The Gaussian kernel weighs a cell at distance d by exp(-d²/2h²), h being the bandwidth, up to 6 h;
+the support of a position is the sum of weights there. These sums are of floats, but run over the
+same cells in the same order however the points came, and each step ends on whole units again. So
+order and partition cannot matter here either; another number of threads or another library could.
+
 :func:`exact_mean_shift` is the definition without the sketch (Comaniciu & Meer 2002, as in
 scikit-learn: every point a seed); quadratic, for small data and for tests.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from stitchsafe.errors import InputError
-from stitchsafe.instances._sketch import UNITS, Sketch, to_units
+from stitchsafe.instances._sketch import UNITS, Sketch, cell_bits, occupied_cells, to_units
 
-__all__ = ["Modes", "exact_mean_shift", "find_modes", "mean_shift", "nearest_mode"]
+__all__ = [
+    "GAUSSIAN_REACH",
+    "Kernel",
+    "Modes",
+    "Sums",
+    "exact_mean_shift",
+    "find_modes",
+    "mean_shift",
+    "nearest_center",
+    "nearest_mode",
+    "numpy_sums",
+]
 
 Float64 = NDArray[np.float64]
 Int64 = NDArray[np.int64]
-Shift = Callable[[Float64], tuple[Float64, Int64]]
+Shift = Callable[[Float64], tuple[Float64, Float64]]
+Kernel = Literal["flat", "gaussian"]
 
 _MAX_STEPS = 300
 _STILL = UNITS * 1e-3
 _FIRST_SEEDS = 64
 _PAIRS = 2_000_000  # pairs of positions that one batch holds at a time
+
+GAUSSIAN_REACH = 6
+"""Bandwidths from which on the Gaussian kernel is 0; its weight there is 1.5e-8."""
+
+
+class Sums(Protocol):
+    """Sums over cells that lie sorted along one axis, weighted by a kernel about positions."""
+
+    def __call__(self, near: Float64, begin: int, end: int, /) -> Float64:
+        """``(positions, columns)``: kernel times values, summed over cells `begin` to `end`."""
+
+
+MakeSums = Callable[[Float64, Float64, Kernel], Sums]
+"""Of cells ``(cells, dimensions)`` and their values ``(cells, columns)``."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +81,8 @@ class Modes:
     units
         float64 ``(modes, dimensions)`` of whole numbers: positions in units of bandwidth / 4096.
     support
-        int64 ``(modes,)``: points within the bandwidth.
+        int64 ``(modes,)``: points within the bandwidth; with the Gaussian kernel the sum of the
+        points' weights, rounded.
     bandwidth
         Radius of the kernel.
     """
@@ -64,7 +97,14 @@ class Modes:
         return (self.units * (self.bandwidth / UNITS)).astype(np.float32)
 
 
-def find_modes(sketch: Sketch, bandwidth: float, *, min_support: int = 1) -> Modes:
+def find_modes(
+    sketch: Sketch,
+    bandwidth: float,
+    *,
+    min_support: int = 1,
+    kernel: Kernel = "flat",
+    sums: MakeSums | None = None,
+) -> Modes:
     """The modes of a sketch made with this bandwidth.
 
     Parameters
@@ -75,15 +115,20 @@ def find_modes(sketch: Sketch, bandwidth: float, *, min_support: int = 1) -> Mod
         Radius of the kernel, in units of the points.
     min_support
         Modes whose kernel holds fewer points are dropped, unless none would remain.
+    kernel
+        ``flat`` or ``gaussian``.
+    sums
+        What computes the weighted sums; NumPy by default.
     """
     means = sketch.means
     if len(means) == 0:
         return Modes(means, sketch.counts, bandwidth)
-    ends, support = _climb(means[_seeds(means, sketch.counts)], means, sketch)
+    shift = _shifter(means, sketch, kernel, sums or numpy_sums)
+    ends, support = _climb(means[_seeds(means, sketch.counts)], shift)
     kept = _thin(ends, support, float(UNITS))
     strong = kept[support[kept] >= min_support]
     kept = strong if len(strong) else kept[:1]
-    return Modes(ends[kept], support[kept], bandwidth)
+    return Modes(ends[kept], np.rint(support[kept]).astype(np.int64), bandwidth)
 
 
 def nearest_mode(units: Int64, modes: Modes) -> NDArray[np.int32]:
@@ -96,9 +141,41 @@ def nearest_mode(units: Int64, modes: Modes) -> NDArray[np.int32]:
     modes
         At least one, unless there is no position.
     """
-    labels = np.zeros(len(units), np.int32)
     if len(modes.units) < 2:
-        return labels
+        return np.zeros(len(units), np.int32)
+    occupied = occupied_cells(units)
+    if occupied is None or 8 * len(occupied[1]) > len(units):
+        return _nearest_each(units, modes)
+    cells, keys, places = occupied
+    table = np.zeros(int(keys[-1]) + 1, np.int32)
+    table[keys] = _nearest_to_cells(cells, modes)
+    labels: NDArray[np.int32] = table[places]
+    open_ones = np.flatnonzero(labels < 0)
+    labels[open_ones] = _nearest_each(units[open_ones], modes)
+    return labels
+
+
+def _nearest_to_cells(cells: Int64, modes: Modes) -> NDArray[np.int32]:
+    """Index of the mode that is nearest to all positions of a cell, -1 where there is none."""
+    side = 1 << cell_bits(cells.shape[1])
+    centers = cells * side + (side - 1) / 2
+    # Half a diagonal on either side, and more than what sums and roots are rounded by.
+    margin = (side - 1) * math.sqrt(cells.shape[1]) + 8
+    labels = np.full(len(cells), -1, np.int32)
+    step = max(1, _PAIRS // len(modes.units))
+    for begin in range(0, len(cells), step):
+        part = centers[begin : begin + step]
+        squares = part @ (-2.0 * modes.units.T)
+        squares += (modes.units**2).sum(axis=1)
+        squares += (part**2).sum(axis=1)[:, None]
+        nearest = squares.argmin(axis=1)
+        first, second = np.sqrt(np.maximum(np.partition(squares, 1, axis=1)[:, :2], 0)).T
+        labels[begin : begin + step] = np.where(second - first > margin, nearest, -1)
+    return labels
+
+
+def _nearest_each(units: Int64, modes: Modes) -> NDArray[np.int32]:
+    labels = np.zeros(len(units), np.int32)
     # |p - m|^2 less |p|^2, which all modes share; exact, since all are whole numbers.
     scaled = np.ascontiguousarray(-2.0 * modes.units.T)
     squares = (modes.units**2).sum(axis=1)
@@ -150,7 +227,7 @@ def exact_mean_shift(points: NDArray[Any], bandwidth: float) -> tuple[Float64, N
     _check_bandwidth(bandwidth)
     data = np.asarray(points, np.float64)
     found: dict[tuple[float, ...], int] = {}
-    for seed in data:
+    for seed in np.unique(data, axis=0):
         center, support = seed, 0
         for _ in range(_MAX_STEPS + 1):
             inside = data[((data - center) ** 2).sum(axis=1) <= bandwidth**2]
@@ -160,9 +237,20 @@ def exact_mean_shift(points: NDArray[Any], bandwidth: float) -> tuple[Float64, N
         found[tuple(center)] = support
     ends = np.asarray(list(found), np.float64).reshape(-1, data.shape[1])
     kept = _thin(ends, np.asarray(list(found.values()), np.int64), bandwidth)
-    distances = ((data[:, None] - ends[kept][None]) ** 2).sum(axis=2)
-    labels = distances.argmin(axis=1) if len(data) else np.zeros(0)
-    return ends[kept], labels.astype(np.int32)
+    return ends[kept], nearest_center(data, ends[kept])
+
+
+def nearest_center(points: NDArray[Any], centers: Float64) -> NDArray[np.int32]:
+    """Index of the nearest of any centres to each point, by its distance itself.
+
+    :func:`nearest_mode` is for positions in whole units, where a faster way is exact.
+    """
+    labels = np.zeros(len(points), np.int32)
+    step = max(1, _PAIRS // max(1, centers.size))
+    for begin in range(0, len(points), step):
+        part = np.asarray(points[begin : begin + step], np.float64)
+        labels[begin : begin + step] = ((part[:, None] - centers) ** 2).sum(axis=2).argmin(axis=1)
+    return labels
 
 
 def _check_bandwidth(bandwidth: float) -> None:
@@ -176,7 +264,7 @@ def _seeds(means: Float64, counts: Int64) -> Int64:
     return order[_net(means[order], float(UNITS))]
 
 
-def _thin(ends: Float64, support: Int64, radius: float) -> Int64:
+def _thin(ends: Float64, support: Float64 | Int64, radius: float) -> Int64:
     """Ends that remain, from the most supported; equal ones: the lexicographically larger first."""
     order = np.lexsort((*ends.T[::-1], support))[::-1]
     return np.asarray(order[_net(ends[order], radius)], np.int64)
@@ -218,10 +306,9 @@ def _beyond(points: Float64, centers: Float64, radius: float) -> NDArray[np.bool
     return beyond
 
 
-def _climb(seeds: Float64, means: Float64, sketch: Sketch) -> tuple[Float64, Int64]:
+def _climb(seeds: Float64, shift: Shift) -> tuple[Float64, Float64]:
     """Ends of the climbs from `seeds`, and how many points their kernels hold."""
-    shift = _shifter(means, sketch)
-    ends, support = np.empty_like(seeds[:0]), np.zeros(0, np.int64)
+    ends, support = np.empty_like(seeds[:0]), np.zeros(0)
     batch = _FIRST_SEEDS
     while len(seeds):
         reached, held = _converge(seeds[:batch], shift)
@@ -232,9 +319,9 @@ def _climb(seeds: Float64, means: Float64, sketch: Sketch) -> tuple[Float64, Int
     return ends, support
 
 
-def _converge(seeds: Float64, shift: Shift) -> tuple[Float64, Int64]:
+def _converge(seeds: Float64, shift: Shift) -> tuple[Float64, Float64]:
     ends = seeds.copy()
-    support = np.zeros(len(seeds), np.int64)
+    support = np.zeros(len(seeds))
     active = np.arange(len(seeds))
     for _ in range(_MAX_STEPS + 1):
         if not len(active):
@@ -246,8 +333,8 @@ def _converge(seeds: Float64, shift: Shift) -> tuple[Float64, Int64]:
     return ends, support
 
 
-def _shifter(means: Float64, sketch: Sketch) -> Shift:
-    """The function that moves positions to the mean of the points within a bandwidth.
+def _shifter(means: Float64, sketch: Sketch, kernel: Kernel, make_sums: MakeSums) -> Shift:
+    """The function that moves positions to the weighted mean of the points about them.
 
     Cells lie sorted along the axis on which they spread most, and so do the positions asked for:
     a batch of them looks only at the stretch of cells that it can reach.
@@ -256,30 +343,48 @@ def _shifter(means: Float64, sketch: Sketch) -> Shift:
     order = np.argsort(means[:, axis], kind="stable")
     cells = means[order]
     along = np.ascontiguousarray(cells[:, axis])
-    squares = (cells**2).sum(axis=1)
-    weights = np.column_stack([sketch.counts, sketch.sums])[order].astype(np.float64)
+    values = np.column_stack([sketch.counts, sketch.sums])[order].astype(np.float64)
+    sums = make_sums(cells, values, kernel)
+    reach = UNITS if kernel == "flat" else GAUSSIAN_REACH * UNITS
 
-    def shift(positions: Float64) -> tuple[Float64, Int64]:
+    def shift(positions: Float64) -> tuple[Float64, Float64]:
         moved = np.empty_like(positions)
-        held = np.empty(len(positions), np.int64)
+        held = np.empty(len(positions))
         ranked = np.argsort(positions[:, axis], kind="stable")
         for part in np.array_split(ranked, max(1, len(ranked) // 32)):
             near = positions[part]
-            begin = np.searchsorted(along, near[0, axis] - UNITS, "left")
-            end = np.searchsorted(along, near[-1, axis] + UNITS, "right")
-            total = np.zeros((len(part), weights.shape[1]))
+            begin = np.searchsorted(along, near[0, axis] - reach, "left")
+            end = np.searchsorted(along, near[-1, axis] + reach, "right")
+            total = np.zeros((len(part), values.shape[1]))
             step = max(1, _PAIRS // len(part))
-            bounds = UNITS**2 - (near**2).sum(axis=1)
             for low in range(int(begin), int(end), step):
-                stretch = slice(low, min(low + step, int(end)))
-                distances = (-2.0 * near) @ cells[stretch].T
-                distances += squares[stretch]
-                inside = (distances <= bounds[:, None]).astype(np.float64)
-                total += inside @ weights[stretch]
-            held[part] = total[:, 0].astype(np.int64)
+                total += sums(near, low, min(low + step, int(end)))
+            held[part] = total[:, 0]
             empty = total[:, 0] == 0  # cannot be on a climb from a cell; stay where it is
             count = np.where(empty, 1.0, total[:, 0])
             moved[part] = np.where(empty[:, None], near, np.rint(total[:, 1:] / count[:, None]))
         return moved, held
 
     return shift
+
+
+def numpy_sums(cells: Float64, values: Float64, kernel: Kernel) -> Sums:
+    """See :class:`Sums`."""
+    squares = (cells**2).sum(axis=1)
+
+    def sums(near: Float64, begin: int, end: int) -> Float64:
+        # |n - c|^2 less |n|^2; exact, since all are whole numbers.
+        distances = (-2.0 * near) @ cells[begin:end].T
+        distances += squares[begin:end]
+        lengths = (near**2).sum(axis=1)[:, None]
+        if kernel == "flat":
+            weights = (distances <= UNITS**2 - lengths).astype(np.float64)
+        else:
+            distances += lengths
+            far = distances > (GAUSSIAN_REACH * UNITS) ** 2
+            weights = np.exp(distances * (-0.5 / UNITS**2))
+            weights[far] = 0
+        total: Float64 = weights @ values[begin:end]
+        return total
+
+    return sums

@@ -8,6 +8,10 @@ on order, so the sketch of a union is the merge of sketches, bit for bit.
 Positions within 2048 bandwidths of 0 are served: then squared distances and weighted sums stay
 below 2**53, so that float64 arithmetic on them, matrix products included, is exact, and neither
 the number of threads nor the library behind them can change a result.
+
+A sketch is smaller than its points in up to about 8 dimensions. In more, few points share a cell:
+then it is in effect the list of the points, in canonical order and rounded to units, which stays
+exact for up to 64 dimensions.
 """
 
 from __future__ import annotations
@@ -22,13 +26,28 @@ from numpy.typing import NDArray
 
 from stitchsafe.errors import InputError
 
-__all__ = ["LARGEST_DIMENSION", "UNITS", "Sketch", "to_units"]
+__all__ = [
+    "LARGEST_DIMENSION",
+    "LARGEST_VALUE",
+    "UNITS",
+    "Sketch",
+    "cell_bits",
+    "check_dimensions",
+    "check_reach",
+    "occupied_cells",
+    "to_units",
+]
 
 UNITS = 4096
 """Units per bandwidth."""
 
 LARGEST_DIMENSION = 64
-_REACH = 2048 * UNITS
+LARGEST_VALUE = 2048
+"""Bandwidths from 0 that positions may lie."""
+
+_REACH = LARGEST_VALUE * UNITS
+_DENSE = 2  # entries of a table for each row that is looked up in it
+_COUNTED = 2**53 // _REACH
 _CELL_BITS = {1: 9, 2: 9, 3: 10, 4: 10}  # log2 of a cell's side in units; 11 in more dimensions
 
 Int64 = NDArray[np.int64]
@@ -50,26 +69,41 @@ def to_units(points: NDArray[Any], bandwidth: float) -> Int64:
         For values that are not finite, further than 2048 bandwidths from 0, or of more than 64
         dimensions.
     """
-    if points.shape[1] > LARGEST_DIMENSION:
-        raise InputError(
-            f"embeddings have {points.shape[1]} dimensions, more than the {LARGEST_DIMENSION} that "
-            "clustering is exact for; train with fewer"
-        )
+    check_dimensions(points.shape[1])
     scaled = np.multiply(points, UNITS / bandwidth, dtype=np.float64)
     if scaled.size:
-        reach = max(-float(scaled.min()), float(scaled.max()))  # NaN fails the comparison below
-        if not reach <= _REACH:
-            worst = (
-                "a value that is not finite"
-                if not math.isfinite(reach)
-                else (f"a value {reach / UNITS:.4g} bandwidths from 0")
-            )
-            raise InputError(
-                f"embeddings hold {worst}, but clustering with bandwidth {bandwidth:g} reaches "
-                "2048 bandwidths; check the network and the bandwidth"
-            )
+        check_reach(float(scaled.min()), float(scaled.max()), bandwidth)
     units: Int64 = np.rint(scaled).astype(np.int64)
     return units
+
+
+def cell_bits(dimensions: int) -> int:
+    """log2 of a cell's side, in units."""
+    return _CELL_BITS.get(dimensions, 11)
+
+
+def check_dimensions(dimensions: int) -> None:
+    """Refuse more dimensions than arithmetic is exact for; see :func:`to_units`."""
+    if dimensions > LARGEST_DIMENSION:
+        raise InputError(
+            f"embeddings have {dimensions} dimensions, more than the {LARGEST_DIMENSION} that "
+            "clustering is exact for; train with fewer"
+        )
+
+
+def check_reach(low: float, high: float, bandwidth: float) -> None:
+    """Refuse values, in units, that are not finite or out of reach; see :func:`to_units`."""
+    reach = max(-low, high)  # NaN fails the comparison below
+    if not reach <= _REACH:
+        worst = (
+            "a value that is not finite"
+            if not math.isfinite(reach)
+            else (f"a value {reach / UNITS:.4g} bandwidths from 0")
+        )
+        raise InputError(
+            f"embeddings hold {worst}, but clustering with bandwidth {bandwidth:g} reaches "
+            "2048 bandwidths; check the network and the bandwidth"
+        )
 
 
 @dataclass(frozen=True)
@@ -93,8 +127,9 @@ class Sketch:
     @classmethod
     def of_units(cls, units: Int64) -> Sketch:
         """The sketch of positions from :func:`to_units`."""
-        bits = _CELL_BITS.get(units.shape[1], 11)
-        return _gather(units >> bits, np.ones(len(units), np.int64), units)
+        columns = np.asfortranarray(units)  # several times faster to run over
+        cells = columns >> cell_bits(units.shape[1])
+        return _gather(cells, np.ones(len(units), np.int64), columns)
 
     @classmethod
     def union(cls, sketches: Sequence[Sketch]) -> Sketch:
@@ -114,11 +149,41 @@ class Sketch:
         return means
 
 
+def occupied_cells(units: Int64) -> tuple[Int64, Int64, Int64] | None:
+    """Cells that hold positions, unless these are so scattered that cells save nothing.
+
+    Returns
+    -------
+    cells
+        ``(cells, dimensions)``, lexicographic.
+    keys
+        One integer per cell.
+    places
+        The key of each position's cell.
+    """
+    cells = np.asfortranarray(units) >> cell_bits(units.shape[1])
+    dense = _dense_keys(cells)
+    if dense is None:
+        return None
+    places, reach = dense
+    keys, some = _occupants(places, reach)
+    return cells[some], keys, places
+
+
 def _gather(cells: Int64, counts: Int64, sums: Int64) -> Sketch:
     """Add up the rows of equal cells."""
     if len(cells) == 0:
         return Sketch(cells, counts, sums)
-    keys = _keys(cells)
+    dense = _dense_keys(cells)
+    total = int(counts.sum())
+    if dense is not None and total <= _COUNTED:  # then sums in float64 are exact
+        keys, reach = dense
+        found, some = _occupants(keys, reach)
+        held = np.bincount(keys, None if total == len(counts) else counts)[found]
+        added = [np.bincount(keys, column)[found] for column in sums.T]
+        added_up = np.stack(added, axis=1).astype(np.int64)
+        return Sketch(cells[some], held.astype(np.int64), added_up)
+    keys = _sparse_keys(cells)
     order = np.argsort(keys, kind="stable")
     keys = keys[order]
     starts = np.flatnonzero(np.concatenate([[True], keys[1:] != keys[:-1]]))
@@ -129,16 +194,49 @@ def _gather(cells: Int64, counts: Int64, sums: Int64) -> Sketch:
     )
 
 
-def _keys(cells: Int64) -> Int64:
-    """One integer per cell that orders cells lexicographically."""
-    low = cells.min(axis=0)
-    extent = cells.max(axis=0) - low + 1
-    keys = np.zeros(len(cells), np.int64)
-    reach = 1  # keys lie below it
-    for axis, size in enumerate(extent.tolist()):
-        if reach * size >= 2**62:  # close the gaps between keys, which keeps their order
+def _occupants(keys: Int64, reach: int) -> tuple[Int64, Int64]:
+    """The distinct keys in order, and where one row of each stands."""
+    row = np.full(reach, -1, np.int64)
+    row[keys] = np.arange(len(keys))
+    distinct = np.flatnonzero(row >= 0)
+    return distinct, row[distinct]
+
+
+def _dense_keys(cells: Int64) -> tuple[Int64, int] | None:
+    """One integer per cell, in lexicographic order, below a number that a table can have.
+
+    Counting rows out in tables is several times faster than sorting them. Axes join one by one;
+    before the keys outgrow the table, the gaps between those that occur are closed.
+    """
+    if len(cells) == 0:
+        return None
+    keys, reach = np.zeros(len(cells), np.int64), 1
+    for column in cells.T:
+        low = int(column.min())
+        size = int(column.max()) - low + 1
+        if reach * size > _DENSE * len(cells):
+            ranks = np.cumsum(np.bincount(keys, minlength=reach) > 0) - 1
+            keys, reach = ranks[keys], int(ranks[-1]) + 1
+            if reach * size > _DENSE * len(cells):
+                return None
+        keys *= size
+        keys += column
+        keys -= low
+        reach *= size
+    return keys, reach
+
+
+def _sparse_keys(cells: Int64) -> Int64:
+    """One integer per cell, in lexicographic order."""
+    keys, reach = np.zeros(len(cells), np.int64), 1
+    for column in cells.T:
+        low = int(column.min())
+        size = int(column.max()) - low + 1
+        if reach * size >= 2**62:  # close the gaps, as above
             ranks, inverse = np.unique(keys, return_inverse=True)
             keys, reach = inverse.astype(np.int64), len(ranks)
-        keys = keys * size + (cells[:, axis] - low[axis])
+        keys *= size
+        keys += column
+        keys -= low
         reach *= size
     return keys

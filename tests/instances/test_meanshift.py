@@ -12,6 +12,7 @@ from sklearn.metrics import adjusted_rand_score
 
 from stitchsafe.errors import InputError
 from stitchsafe.instances import (
+    Modes,
     Sketch,
     exact_mean_shift,
     find_modes,
@@ -116,6 +117,7 @@ def test_equally_near_modes_give_the_first() -> None:
     points = np.asarray([[0.0], [0.0], [4.0], [2.0]])
     modes = find_modes(Sketch.of_units(to_units(points[:3], 1.0)), 1.0)
     assert nearest_mode(to_units(points, 1.0), modes).tolist() == [0, 0, 1, 0]
+    assert nearest_mode(to_units(points[:0], 1.0), modes).tolist() == []
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, 1e9])
@@ -142,3 +144,38 @@ def test_the_kernel_reaches_one_bandwidth_on_either_side(mirror: int) -> None:
     expected = sorted(exact_mean_shift(points, 1.0)[0].ravel())
     np.testing.assert_allclose(sorted(centers.ravel()), expected, atol=1e-3)
     assert len({*labels[:4].tolist()}) == 1
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    dims=st.integers(1, 4),
+    count=st.sampled_from([2, 3, 30]),
+    width=st.sampled_from([300, 2000]),
+    offset=st.sampled_from([0, 8_000_000]),
+)
+def test_labels_by_cell_are_those_of_each_position(
+    seed: int, dims: int, count: int, width: int, offset: int
+) -> None:
+    """Many positions to a cell, and modes about and among them, some as near as others."""
+    rng = np.random.default_rng(seed)
+    units = offset + rng.integers(-width, width, (3000, dims))
+    modes = Modes(
+        offset + np.round(rng.integers(-2 * width, 2 * width, (count, dims)), -2).astype(float),
+        np.ones(count, np.int64),
+        1.0,
+    )
+    squares = ((units[:, None] - modes.units.astype(np.int64)) ** 2).sum(axis=2)
+    np.testing.assert_array_equal(nearest_mode(units, modes), squares.argmin(axis=1))
+
+
+@pytest.mark.parametrize("dims", [1, 2, 3, 4, 12])
+def test_sketches_counted_out_are_those_sorted(dims: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    units = np.random.default_rng(dims).integers(-5000, 5000, (4000, dims))
+    counted = [Sketch.of_units(units), Sketch.union([Sketch.of_units(units)] * 2)]
+    monkeypatch.setattr("stitchsafe.instances._sketch._DENSE", 0)
+    by_sorting = [Sketch.of_units(units), Sketch.union([Sketch.of_units(units)] * 2)]
+    for one, other in zip(counted, by_sorting, strict=True):
+        for name in ("cells", "counts", "sums"):
+            assert getattr(one, name).dtype == np.int64
+            np.testing.assert_array_equal(getattr(one, name), getattr(other, name))
