@@ -20,29 +20,40 @@ result is replaced by one of another recipe, the older run is to be stopped firs
 takes over from parts and parts from a whole run, but parts leave each other alone.
 
 Names are ``run``, ``part-i-of-n``, and for steps that one of many parts does, ``consensus``,
-``finish`` and ``provenance``.
+``finish`` and ``provenance``. Parts that come to such a step at once do not take it from each
+other: whoever is at it shows that it lives by a key that it writes again and again, and the others
+wait until it says that it is done, or has not written for a while. ::
+
+    beats/consensus/4             a number that grows, or "over"
 """
 
 from __future__ import annotations
 
 import errno
 import fcntl
+import itertools
 import os
 import socket
+import threading
+import time
 import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
 from stitchsafe.errors import InterruptedRunError, StoreError
-from stitchsafe.volumes import Place
+from stitchsafe.volumes import Place, PlaceError
 
 __all__ = ["Lease"]
 
 _RUN = "run"
 _SHARED_STEPS = ("consensus", "finish", "provenance")
 _BUSY = (errno.EWOULDBLOCK, errno.EAGAIN, errno.EACCES)
-_EPOCHS = "epochs"
+_EPOCHS, _BEATS = "epochs", "beats"
+_BEAT_SECONDS, _SILENT_SECONDS = 2.0, 30.0
+_OVER = b"over"
 
 
 @dataclass(frozen=True)
@@ -81,7 +92,8 @@ class Lease:
         name
             What to hold.
         wait
-            Whether to wait for whoever holds it, where locks work.
+            Whether to wait for whoever holds it, where locks work; elsewhere for a step that
+            another part is at.
 
         Raises
         ------
@@ -94,14 +106,18 @@ class Lease:
             handles = _locked(place, name, wait)
             if handles is not None:
                 return cls(place, name, handles)
-        return cls._epoch_of(place, name)
+        return cls._epoch_of(place, name, wait)
 
     @classmethod
-    def _epoch_of(cls, place: Place, name: str) -> Lease:
+    def _epoch_of(cls, place: Place, name: str, wait: bool) -> Lease:
         token = f"{socket.gethostname()} {os.getpid()} {uuid.uuid4()}\n".encode()
         while True:
             known = frozenset((place / _EPOCHS).listing())
             taken = [int(key.partition("/")[2]) for key in known if key.startswith(f"{name}/")]
+            if name in _SHARED_STEPS and taken and _at_it(place, f"{name}/{max(taken)}", wait):
+                raise StoreError(
+                    f"another part is at the step {name!r} of {place.parent.parent}; wait for it"
+                )
             epoch = f"{name}/{max(taken, default=0) + 1}"
             if (place / _EPOCHS / epoch).create(token):
                 # Those that came between belong to others who found the same numbers.
@@ -157,6 +173,31 @@ class Lease:
             return name == self.name
         return self.name == _RUN or name in (_RUN, self.name)
 
+    @contextmanager
+    def beating(self) -> Iterator[None]:
+        """While it lasts, others see that the holder lives; afterwards, that it is done."""
+        if self.epoch is None:
+            yield
+            return
+        key, done = self.folder / _BEATS / self.epoch, threading.Event()
+
+        def beat() -> None:
+            for count in itertools.count(1):
+                with suppress(PlaceError):  # others wait a while for the next one
+                    key.write_bytes(str(count).encode())
+                if done.wait(_BEAT_SECONDS):
+                    return
+
+        thread = threading.Thread(target=beat, name="stitchsafe-lease", daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            done.set()
+            thread.join()
+            with suppress(PlaceError):
+                key.write_bytes(_OVER)
+
     def release(self) -> None:
         """Give it up; an epoch stays, as the next one must have a higher number."""
         for handle in self.handles:
@@ -165,6 +206,25 @@ class Lease:
 
     def __getstate__(self) -> dict[str, object]:
         return {**vars(self), "handles": ()}
+
+
+def _at_it(place: Place, epoch: str, wait: bool) -> bool:
+    """Whether somebody is at a step; once it is waited for, whether somebody was."""
+    key, last, since = place / _BEATS / epoch, b"", time.monotonic()
+    while True:
+        try:
+            found = key.read_bytes()
+        except FileNotFoundError:
+            found = b""
+        if found == _OVER:
+            return False
+        if not wait:
+            return True
+        if found != last:
+            last, since = found, time.monotonic()
+        if time.monotonic() - since > _SILENT_SECONDS:
+            return False
+        time.sleep(_BEAT_SECONDS / 4)
 
 
 def _locked(place: Place, name: str, wait: bool) -> tuple[int, ...] | None:

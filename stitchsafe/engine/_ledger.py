@@ -68,14 +68,14 @@ class Ledger:
     def holding(self, name: str, say: Callable[[str], None]) -> Iterator[None]:
         """Hold a further lease, for a step that one of several does.
 
-        Where locks work, whoever holds it is waited for; elsewhere it is taken over.
+        Whoever holds it is waited for.
         """
         try:
             step = Lease.take(self.folder, name)
         except StoreError:
             say(f"waiting for another part, which is at the step {name!r}")
             step = Lease.take(self.folder, name, wait=True)
-        with step:
+        with step, step.beating():
             self._steps.append(step)
             try:
                 yield
@@ -130,7 +130,7 @@ class Ledger:
     def stages(self) -> list[str]:
         """Names of the stages that have entries."""
         names = {name.partition("/")[0] for name in self.folder.listing() if "/" in name}
-        return sorted(names - {"epochs"})
+        return sorted(names - {"epochs", "beats"})
 
     def _entries(self, stage: str) -> Iterator[tuple[str, bytes]]:
         """Names and contents of a stage's entries."""

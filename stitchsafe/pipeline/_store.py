@@ -294,7 +294,9 @@ class ResultStore:
                 raise StoreError(
                     f"{self.path} exists and is an object; choose another place with --out"
                 )
-            if not self.exists and not self.private.is_dir() and self.path.is_dir():
+            # By one look: other parts may be making the result, and begin it with what is private.
+            there = () if self.exists else self.path.children()
+            if there and self.private.name not in there:
                 raise self._foreign()
             probe = self.private / f"writable-{uuid.uuid4().hex}"
             probe.write_bytes(b"")

@@ -6,6 +6,8 @@ import pickle
 import subprocess
 import sys
 import textwrap
+import threading
+import time
 
 import pytest
 
@@ -151,3 +153,32 @@ def test_a_copy_of_a_lock_is_none(folder):
         pickle.loads(pickle.dumps(held)).release()
         with pytest.raises(StoreError):
             Lease.take(folder)
+
+
+@pytest.mark.usefixtures("no_locks")
+def test_without_locks_a_step_is_waited_for_too(folder, monkeypatch):
+    monkeypatch.setattr("stitchsafe.engine._lease._BEAT_SECONDS", 0.05)
+    monkeypatch.setattr("stitchsafe.engine._lease._SILENT_SECONDS", 1.0)
+    one, other, done = Ledger(folder, "part-1-of-2"), Ledger(folder, "part-2-of-2"), []
+    said: list[str] = []
+
+    def second() -> None:
+        with other, other.holding("consensus", said.append):
+            done.append("second")
+            other.commit("consensus", {(): {}})
+
+    thread = threading.Thread(target=second)
+    with one, one.holding("consensus", said.append):
+        thread.start()
+        time.sleep(1.5)  # longer than silence may last
+        done.append("first")
+        one.commit("create", {(): {}})
+    thread.join()
+    assert done == ["first", "second"]
+    assert said == ["waiting for another part, which is at the step 'consensus'"]
+    # One that died at it is waited for until it has been silent for a while.
+    Lease.take(folder, "consensus")
+    with other, other.holding("consensus", said.append):
+        done.append("third")
+    assert done[-1] == "third"
+    assert other.stages() == ["consensus", "create"]

@@ -45,7 +45,8 @@ def fetch(url: str, folder: Path) -> Path:
     for key, data in place.read_many(place.listing()):
         (folder / key).parent.mkdir(parents=True, exist_ok=True)
         (folder / key).write_bytes(data)
-    shutil.rmtree(folder / ".stitchsafe" / "ledger" / "epochs", ignore_errors=True)
+    for name in ("epochs", "beats"):
+        shutil.rmtree(folder / ".stitchsafe" / "ledger" / name, ignore_errors=True)
     return folder
 
 
@@ -122,4 +123,15 @@ def test_a_second_run_takes_over_and_the_older_one_stops(
     options = {**OPTIONS, "save": "labels", "image": "none", "overwrite": True}
     stitchsafe.predict(job / "volume.zarr", job / "tiny", out, **options)
     assert not any(key.startswith(("fields", "instances")) for key in Place.of(out).listing())
+    assert stitchsafe.verify(out, cells=1).ok
+
+
+def test_parts_that_start_at_once_share_a_result(
+    zygote: Zygote, tmp_path: Path, job: Path, straight: Content, bucket: Bucket
+) -> None:
+    out = f"{bucket.url}/parts/out.zarr"
+    parts = [zygote.start(*predict_words(job, out, "--part", f"{n}/3")) for n in (1, 2, 3)]
+    ended = [(part.wait(), part.communicate()[1]) for part in parts]
+    assert [code for code, _ in ended] == [0, 0, 0], ended
+    assert content_of(fetch(out, tmp_path / "fetched")) == straight
     assert stitchsafe.verify(out, cells=1).ok
