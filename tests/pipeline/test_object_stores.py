@@ -7,6 +7,7 @@ import random
 import shutil
 import signal
 import time
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -130,8 +131,12 @@ def test_parts_that_start_at_once_share_a_result(
     zygote: Zygote, tmp_path: Path, job: Path, straight: Content, bucket: Bucket
 ) -> None:
     out = f"{bucket.url}/parts/out.zarr"
-    parts = [zygote.start(*predict_words(job, out, "--part", f"{n}/3")) for n in (1, 2, 3)]
-    ended = [(part.wait(), part.communicate()[1]) for part in parts]
-    assert [code for code, _ in ended] == [0, 0, 0], ended
+    with ExitStack() as stack:
+        parts = [
+            stack.enter_context(zygote.start(*predict_words(job, out, "--part", f"{n}/3")))
+            for n in (1, 2, 3)
+        ]
+        said = [part.communicate()[1] for part in parts]
+    assert [part.returncode for part in parts] == [0, 0, 0], said
     assert content_of(fetch(out, tmp_path / "fetched")) == straight
     assert stitchsafe.verify(out, cells=1).ok
