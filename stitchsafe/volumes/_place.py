@@ -196,13 +196,14 @@ class Place:
             return {"driver": "file", "path": f"{Path(self.key).absolute()}/"}
         if self.kind == "zip":
             assert self.archive is not None
-            return {"driver": "zip", "base": self.archive._file_spec, "path": path}
+            return {"driver": "zip", "base": self.archive.file_spec, "path": path}
         if self.kind == "http":
             return {"driver": "http", "base_url": f"{self.root}/{quote(path)}"}
         return {"driver": "s3", "bucket": self.root, "path": path, **_s3_access()}
 
     @property
-    def _file_spec(self) -> dict[str, Any]:
+    def file_spec(self) -> dict[str, Any]:
+        """What tensorstore calls it, as a file or an object."""
         spec = self.spec
         key = "base_url" if self.kind == "http" else "path"
         return {**spec, key: spec[key].removesuffix("/")}

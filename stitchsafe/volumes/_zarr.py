@@ -21,7 +21,7 @@ import numpy as np
 
 from stitchsafe.errors import InterruptedRunError, VolumeError
 from stitchsafe.volumes._place import Place, PlaceError, explained, is_unreachable
-from stitchsafe.volumes._presence import absent, stamp_of
+from stitchsafe.volumes._presence import Shards, absent, stamp_of
 from stitchsafe.volumes._tensorstore import first_line, open_existing
 from stitchsafe.volumes._volume import Array
 
@@ -185,7 +185,14 @@ class ZarrSource:
             ) from error
 
     def absent_chunks(self, index: tuple[slice, ...]) -> Iterator[str]:
-        return absent(self._node.path, *self._stored(index))
+        ranges, key = self._stored(index)
+        files = set()
+        for name in absent(self._node.path, ranges, key):
+            files.add(name)
+            yield name
+        if (shards := Shards.of(self._node.metadata)) is not None:
+            there = ((c, key(c)) for c in itertools.product(*ranges) if key(c) not in files)
+            yield from shards.absent(self._node.path, there, index)
 
     def stamp(self, index: tuple[slice, ...]) -> str | None:
         if (folder := self._node.path.local) is None:

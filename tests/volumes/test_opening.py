@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from stitchsafe.coordinates import Roi
 from stitchsafe.errors import VolumeError
-from stitchsafe.volumes import Volume, VoxelSize, open_volume, planar
+from stitchsafe.volumes import Place, Volume, VoxelSize, open_volume, planar
 
 CUBE = np.arange(5 * 6 * 7, dtype=np.uint16).reshape(5, 6, 7)
 
@@ -278,6 +278,33 @@ def test_absent_chunks_are_counted(shared_data, tmp_path):
         volume = open_volume(path)
         assert len(list(volume.absent_chunks())) == 6
         assert len(list(volume.absent_chunks(Roi((0, 0), (3, 4))))) == 1
+
+
+@pytest.mark.parametrize("location", ["start", "end"])
+def test_chunks_that_are_absent_from_a_shard_are_named(tmp_path, bucket, location):
+    codec = zarr.codecs.ShardingCodec(chunk_shape=(4, 8), index_location=location)
+    array = zarr.create_array(
+        tmp_path / "a", shape=(20, 32), chunks=(8, 16), serializer=codec, dtype="u2",
+        fill_value=7, compressors=None, filters=None,
+    )  # fmt: skip
+    array[0:4, 0:8] = 1
+    array[12:16, 24:32] = 2
+    array[8:12, 16:24] = 2
+    for file in (tmp_path / "a").rglob("*"):
+        if file.is_file():
+            Place.of(f"{bucket.url}/{file.relative_to(tmp_path)}").write_bytes(file.read_bytes())
+    for where in (tmp_path / "a", f"{bucket.url}/a"):
+        volume = open_volume(where, axes="yx")
+        found = list(volume.absent_chunks())
+        shards = ["c/0/1", "c/1/0", "c/2/0", "c/2/1"]
+        inside = ["c/0/0:0,1", "c/0/0:1,0", "c/0/0:1,1", "c/1/1:0,1", "c/1/1:1,0"]
+        assert sorted(found) == sorted([*shards, *inside])
+        assert list(volume.absent_chunks(Roi((0, 0), (4, 8)))) == []
+        assert list(volume.absent_chunks(Roi((3, 0), (2, 8)))) == ["c/0/0:1,0"]
+    shard = tmp_path / "a/c/0/0"
+    shard.write_bytes(shard.read_bytes()[:-1])
+    damaged = open_volume(tmp_path / "a", axes="yx").absent_chunks(Roi((0, 0), (8, 16)))
+    assert list(damaged) in ([], inside[:3])  # whoever reads it is told
 
 
 @pytest.mark.parametrize("kind", ["zarr", "h5", "npy", "tif", "array"])
