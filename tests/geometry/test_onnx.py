@@ -13,7 +13,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from hypothesis import HealthCheck, Phase, assume, given, settings
+from hypothesis import HealthCheck, Phase, assume, given, reject, settings
 from hypothesis.strategies import DrawFn
 from onnx import helper
 from onnx.external_data_helper import set_external_data
@@ -247,7 +247,11 @@ def test_one_breaking_operator_in_a_random_graph_is_named(
     known = analyse_module(broken, ndim=2, channels=1)
     sizes = [a.input_min + -(-48 // a.input_step) * a.input_step for a in whole.axes]
     with tempfile.TemporaryDirectory() as folder:
-        found = load_onnx(exported(broken, Path(folder) / "m.onnx", (1, 1, *sizes))).geometry
+        try:
+            file = exported(broken, Path(folder) / "m.onnx", (1, 1, *sizes))
+        except torch.onnx.errors.SymbolicValueError:  # of a norm after padding, by torch itself
+            reject()
+        found = load_onnx(file).geometry
     assert (known.verdict, found.verdict) == ("unsafe", "unsafe")
     assert known.breaks[0].layer.split(".")[0] == str(place)
     assert found.breaks[0].op == op
