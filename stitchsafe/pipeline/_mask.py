@@ -11,7 +11,7 @@ from stitchsafe.errors import InputError, VolumeError
 from stitchsafe.pipeline._reading import tell_absent
 from stitchsafe.pipeline._settings import Settings
 from stitchsafe.tiling import Skipping
-from stitchsafe.volumes import Volume, open_volume, pieces
+from stitchsafe.volumes import PlaceError, Volume, open_volume, pieces
 
 __all__ = ["skipping"]
 
@@ -45,7 +45,11 @@ def skipping(
         raise VolumeError(f"the mask {name} has {mask.channels} channels; give one of a single one")
     factors = _factors(mask, extent, name)
     covered = _covering(cells.region, factors, mask)
-    tell_absent(f"the mask {name}", set(mask.absent_chunks(covered)), settings, events)
+    try:
+        absent = set(mask.absent_chunks(covered))
+    except PlaceError as error:
+        raise error.refusal(VolumeError) from error
+    tell_absent(f"the mask {name}", absent, settings, events)
     found = Skipping.of(mask.identity, cells, _wanted(mask, factors, cells))
     if found.skipped == found.total:
         raise InputError(

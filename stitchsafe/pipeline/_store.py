@@ -215,7 +215,7 @@ class ResultStore:
         except IntegrityError:
             return "is damaged"
         except PlaceError as error:  # says nothing of what is there
-            raise StoreError(str(error)) from error
+            raise error.refusal(StoreError) from error
         except OSError as error:
             return "is gone" if isinstance(error, FileNotFoundError) else f"{error.strerror}"
         return content if "format" in content else "is damaged"
@@ -398,4 +398,4 @@ def _refused() -> Iterator[None]:
     try:
         yield
     except PlaceError as error:
-        raise StoreError(str(error)) from error
+        raise error.refusal(StoreError) from error
