@@ -230,11 +230,12 @@ class ResultStore:
             if content != stored
         }
 
-    def mend_recipe(self) -> None:
-        """Write anew whichever of the two records of the recipe is not sound."""
-        stored = self.stored()
-        for place in self.unsound_recipes():
+    def mend_recipe(self) -> list[str]:
+        """Write anew whichever of the two records of the recipe is not sound; which, and why."""
+        stored, unsound = self.stored(), self.unsound_recipes()
+        for place in unsound:
             save_json(place, stored)
+        return [f"{place}: {reason}" for place, reason in unsound.items()]
 
     def refuse_lost_recipe(self) -> None:
         """Refuse to begin where there is work whose recipe is not known any more.

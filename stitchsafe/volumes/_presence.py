@@ -181,7 +181,8 @@ def _answers(place: Place) -> bool:
         if attempt < _ATTEMPTS:
             time.sleep(0.25 * 2**attempt)
     raise PlaceError(
-        f"{place} does not answer whether it is there ({failed}); check the address and the network",
+        f"{place} does not answer whether it is there ({failed}); check the address and the "
+        "network",
         passing=not (isinstance(failed, HTTPError) and failed.code < 500)
         and not isinstance(getattr(failed, "reason", None), socket.gaierror),
     )
