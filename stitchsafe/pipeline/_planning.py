@@ -39,6 +39,7 @@ from stitchsafe.tiling import (
     make_plan,
     with_seconds,
 )
+from stitchsafe.volumes import MOST_READ_BYTES
 
 __all__ = ["draft_plan", "estimate_seconds", "plan"]
 
@@ -179,6 +180,7 @@ def draft_plan(
             chunk_shape=volume.chunk_shape,
             decoded_bytes=volume.decoded_bytes,
             decoders=max(2, usable_cores()),
+            read_whole=min(volume.decoded_bytes, MOST_READ_BYTES),
         ),
         max_memory=budget,
         draft=draft,
