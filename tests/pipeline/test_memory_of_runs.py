@@ -83,8 +83,8 @@ def _of(cell: Roi) -> tuple[tuple[int, ...], tuple[int, ...]]:
 @pytest.fixture(scope="module")
 def here(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("memory")
-    bumps(folder / "solid.zarr", 64, 64, 192, chunk=64)
-    bumps(folder / "flat.zarr", 1024, 1024, chunk=256)
+    bumps(folder / "solid.zarr", 64, 64, 128, chunk=64)
+    bumps(folder / "flat.zarr", 512, 1024, chunk=256)
     wide = {"base_channels": 24, "growth": 1, "normalize": "percentile"}
     tiny_model(folder / "solid", ndim=3, window=(64, 64, 64), **wide)
     tiny_model(folder / "flat", ndim=2, window=(512, 512), **{**wide, "base_channels": 48})
@@ -106,9 +106,13 @@ def here(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("solid.zarr", "-m", "solid", "--labels-from", "foreground"),
         ("large.zarr", "-m", "cells"),
         ("large.zarr", "-m", "grown"),
-        ("large.zarr", "-m", "cells", "--labels-from", "foreground"),
+        pytest.param(
+            ("large.zarr", "-m", "cells", "--labels-from", "foreground"), marks=pytest.mark.slow
+        ),
         ("flat.zarr", "-m", "flat", "--save", "fields"),
-        ("flat.zarr", "-m", "flat", "--labels-from", "foreground"),
+        pytest.param(
+            ("flat.zarr", "-m", "flat", "--labels-from", "foreground"), marks=pytest.mark.slow
+        ),
     ],
     ids=lambda words: " ".join(words[2:]),
 )

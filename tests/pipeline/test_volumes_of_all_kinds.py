@@ -129,7 +129,7 @@ def test_masks_that_do_not_fit_are_refused(here: Path, tmp_path: Path) -> None:
 def test_chunks_within_cells(here: Path, tmp_path: Path, ngff: str) -> None:
     out = predict(
         here, tmp_path / "out.zarr", ngff=ngff, chunk_shape=(8, 16), image="copy",
-        block_shape=(64, 96), workers=2,
+        block_shape=(64, 96), workers=2 if ngff == "0.5" else 1,  # shards need one writer each
     )  # fmt: skip
     for name in (LABELS, FIELD, "labels/instances/1"):
         stored = zarr.open_array(out / name, mode="r")
