@@ -62,19 +62,20 @@ class SegmentSink:
         self.cells, self.settings = cells, settings
         self.nan_is_background = nan_is_background
 
-    def take(self, cell: Roi, fields: Fields) -> Mapping[str, str]:
+    def take(self, cell: Roi, fields: Fields) -> CellRecord:
         segments = segment_window(
             fields, settings=self.settings, nan_is_background=self.nan_is_background
         )
         record = WindowRecord.of_segments(segments, cell, self.provisional.shape)
         self.provisional.write(cell, segments.labels)
         evidence = save_arrays(self.place(self.cells.index(cell)), record.to_arrays())
-        return {"provisional": checksum(segments.labels), "evidence": evidence}
+        checksums = {"provisional": checksum(segments.labels), "evidence": evidence}
+        return {"checksums": checksums, "segments": record.count}
 
-    def skip(self, cell: Roi) -> Mapping[str, str]:
+    def skip(self, cell: Roi) -> CellRecord:
         nothing = np.zeros(cell.shape, np.uint32)
         self.provisional.write(cell, nothing)
-        return {"provisional": checksum(nothing)}
+        return {"checksums": {"provisional": checksum(nothing)}, "segments": 0}
 
 
 def load_records(
