@@ -39,6 +39,7 @@ from stitchsafe.tiling import (
     make_plan,
     with_seconds,
 )
+from stitchsafe.volumes import MOST_READ_BYTES
 
 __all__ = ["draft_plan", "estimate_seconds", "plan"]
 
@@ -180,6 +181,7 @@ def draft_plan(
             decoded_bytes=volume.decoded_bytes,
             decoders=max(2, usable_cores()),
             merging_bytes=MERGING_BYTES if values is not None else 0,
+            read_whole=min(volume.decoded_bytes, MOST_READ_BYTES),
         ),
         max_memory=budget,
         draft=draft,

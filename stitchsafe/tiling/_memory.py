@@ -8,7 +8,7 @@ Everything that lives at the same time is added up, process by process::
                   fields       of the cell
                   and the larger of
                     forward    one tile's input and its activations (by their life in the trace),
-                               or chunks being decoded
+                               or chunks being decoded, or read whole for statistics
                     writing    what is made of the cell, or compressing it
 
 Nothing in it grows with the volume. What is kept of segments, about 400 bytes each while a window
@@ -68,6 +68,8 @@ class Storage:
         How many chunks are decoded at once.
     merging_bytes
         What the merging of cells takes when all are written.
+    read_whole
+        Bytes of a chunk that passes over the volume read whole, while nothing is computed.
     """
 
     itemsize: int
@@ -77,6 +79,7 @@ class Storage:
     decoded_bytes: int = 0
     decoders: int = 1
     merging_bytes: int = 0
+    read_whole: int = 0
 
     def decoding(self, shape: Sequence[int]) -> int:
         """Bytes that decoding takes while a region of a shape is read."""
@@ -185,7 +188,11 @@ def estimate_memory(
         interpreter=interpreter,
         weights=parameter_bytes * _WEIGHT_COPIES,
         reading=reading,
-        forward=max(gather + (_UNDER_WAY * passed if on_device else activations), decoding),
+        forward=max(
+            gather + (_UNDER_WAY * passed if on_device else activations),
+            decoding,
+            storage.read_whole + (0 if live_blocks > 1 else decoding),
+        ),
         fields=fields * (2 if on_device else 1),  # a cell is written while the next is computed
         writing=max(cell * storage.cell_bytes, fields * _STORE_COPIES if saves_fields else 0),
         merging=storage.merging_bytes,

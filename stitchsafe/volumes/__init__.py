@@ -22,6 +22,7 @@ from stitchsafe.volumes._pyramid import (
     pyramid_levels,
 )
 from stitchsafe.volumes._statistics import (
+    MOST_READ_BYTES,
     IntensityStatistics,
     Pass,
     StatisticsProgress,
@@ -36,6 +37,7 @@ from stitchsafe.volumes._volume import Volume, planar
 from stitchsafe.volumes._voxel_size import Level, VoxelSize, require_voxel_size
 
 __all__ = [
+    "MOST_READ_BYTES",
     "ArrayStore",
     "IntensityStatistics",
     "Level",
