@@ -7,6 +7,7 @@
     records            --stream_contacts--> contacts
     table, contacts    --merge_segments--> Merge       --relabel--> final labels
     records, Merge     --instance_table--> InstanceTable
+    final labels       --LabelMeasures--> InstanceTable
 
 Each step is a pure function; results depend on the voxels and on the settings, never on the order
 in which windows were computed.
@@ -26,6 +27,7 @@ from stitchsafe.instances._meanshift import (
     mean_shift,
     nearest_mode,
 )
+from stitchsafe.instances._measure import LabelMeasures
 from stitchsafe.instances._merge import (
     Decision,
     FinalIds,
@@ -56,6 +58,7 @@ __all__ = [
     "Decision",
     "FinalIds",
     "InstanceTable",
+    "LabelMeasures",
     "LabelSettings",
     "MeanShift",
     "Merge",

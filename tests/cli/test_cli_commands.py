@@ -27,7 +27,7 @@ from stitchsafe.errors import (
     VolumeError,
 )
 
-VERBS = ("predict", "plan", "check", "verify", "evaluate", "train", "demo")
+VERBS = ("predict", "plan", "check", "verify", "evaluate", "export", "train", "demo")
 PREDICTED = {
     "out": "out.zarr",
     "blocks_total": 12,
@@ -48,6 +48,7 @@ LINES = {
     "check": ["check", "disks-2d"],
     "verify": ["verify", "out.zarr"],
     "evaluate": ["evaluate", "a.zarr", "b.zarr"],
+    "export": ["export", "out.zarr", "--to", "csv"],
     "train": ["train", "config.yaml"],
     "demo": ["demo"],
 }
@@ -210,6 +211,15 @@ def test_evaluate_passes_thresholds(api: Calls, run: Run) -> None:
     assert api.last == {"grid": (64, 96)}
     run(["evaluate", "a.tif", "b.h5:labels", "--grid", "auto"])
     assert api.last == {"grid": "auto"}
+
+
+def test_export_passes_forms_and_place(api: Calls, run: Run) -> None:
+    words = ["export", "out.zarr", "--to", "tiff, csv", "-o", "there", "--overwrite"]
+    assert run([*words, "--max-memory", "2GB"]).code == 0
+    verb, arguments, keywords = api.made[-1]
+    assert (verb, arguments) == ("export", ("out.zarr", ["tiff", "csv"], "there"))
+    assert keywords.pop("events") is not None
+    assert keywords == {"overwrite": True, "max_memory": 2 * 10**9}
 
 
 def test_train_passes_its_options(api: Calls, run: Run) -> None:

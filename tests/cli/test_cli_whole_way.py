@@ -47,6 +47,9 @@ def test_the_whole_way(run: Run, here: Path, model: Path, repository: Path) -> N
     assert scores["adapted_rand_error"] == pytest.approx(0)
     assert scores["n_pred"] == values["instances"]
     assert scores["seams"] is None
+    exported = json.loads(run("export", "out.zarr", "--to", "csv", "--json").out)
+    assert set(exported) == documented_keys(repository, "export")
+    assert exported["files"] == {"csv": str(here / "out.csv")}
 
 
 def test_harm_at_seams_is_told(run: Run, here: Path, model: Path) -> None:
