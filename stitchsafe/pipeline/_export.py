@@ -20,16 +20,14 @@ from typing import Any, BinaryIO, Literal, TypedDict, get_args
 from stitchsafe.coordinates import grid_cells
 from stitchsafe.engine import Events, Silent
 from stitchsafe.errors import InputError, IntegrityError, PlanError, StoreError
-from stitchsafe.instances import LabelMeasures
+from stitchsafe.instances import InstanceTable, LabelMeasures
 from stitchsafe.interruption import heed
 from stitchsafe.pipeline._machine import allotted_memory
 from stitchsafe.pipeline._result import LabelResult
 from stitchsafe.pipeline._tables import (
-    Columns,
+    csv_pieces,
     csv_to_parquet,
     require_parquet,
-    with_volumes,
-    write_csv,
     write_parquet,
 )
 from stitchsafe.tiling import format_bytes
@@ -239,17 +237,17 @@ def _writers(
         _refuse_too_many(found, max_memory)
         measured: list[LabelMeasures] = []
 
-        def portions() -> Iterator[Columns]:
+        def tables() -> Iterator[InstanceTable]:
             if not measured:
                 measured.append(_measure(found, events))
             for table in measured[0].tables():
                 heed()
-                axes = found.volume.axes
-                yield with_volumes(table.columns(axes), axes, found.volume.voxel_size)
+                yield table
 
+        shown = found.volume.axes, found.volume.voxel_size
         writers |= {
-            "csv": lambda file: write_csv(file, portions()),
-            "parquet": lambda file: write_parquet(file, portions()),
+            "csv": lambda file: file.writelines(csv_pieces(tables(), *shown)),
+            "parquet": lambda file: write_parquet(file, tables(), *shown),
         }
     return {form: writers[form] for form in files}
 
@@ -270,10 +268,14 @@ def _write_tiff(found: LabelResult, file: BinaryIO, scratch: Path, events: Event
     write_ome_tiff(file, levels, name=name, scratch=scratch, advance=advance)
 
 
+def _concluded(found: LabelResult) -> Mapping[str, Any]:
+    """What merging has entered of the instances."""
+    return found.store.ledger.finished("instances")[()]
+
+
 def _kept_table(found: LabelResult) -> str | None:
     """The checksum of the table that predict wrote; None where it was not asked to."""
-    merged = found.store.ledger.finished("merge").get((), {})
-    checksum = merged.get("checksums", {}).get("table")
+    checksum = _concluded(found)["checksums"].get("table")
     return None if checksum is None else str(checksum)
 
 
@@ -281,11 +283,10 @@ def _pieces(found: LabelResult, checksum: str) -> Iterator[bytes]:
     """The bytes of the table that predict wrote; in the end it is an error if they are others."""
     place, crc = found.store.table_file, 0
     try:
-        with _opened(place) as file:
-            while piece := file.read(1 << 22):
-                heed()
-                crc = zlib.crc32(piece, crc)
-                yield piece
+        for piece in place.read_pieces():
+            heed()
+            crc = zlib.crc32(piece, crc)
+            yield piece
     except FileNotFoundError:
         crc = -1
     if f"{crc:08x}" != checksum:
@@ -298,17 +299,15 @@ def _pieces(found: LabelResult, checksum: str) -> Iterator[bytes]:
 def _convert_table(found: LabelResult, checksum: str, file: BinaryIO) -> None:
     for _ in _pieces(found, checksum):
         pass  # unless it is damaged
-    with _opened(found.store.table_file) as source:
+    place = found.store.table_file
+    with (
+        io.BytesIO(place.read_bytes()) if place.local is None else place.local.open("rb") as source
+    ):
         csv_to_parquet(source, file)
 
 
-def _opened(place: Place) -> BinaryIO:
-    return io.BytesIO(place.read_bytes()) if place.local is None else place.local.open("rb")
-
-
 def _largest_id(found: LabelResult) -> int:
-    merged = found.store.ledger.finished("merge").get((), {})
-    return int(merged["instances"])
+    return int(_concluded(found)["instances"])
 
 
 def _refuse_too_many(found: LabelResult, max_memory: int | None) -> None:

@@ -4,41 +4,47 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
 
 from stitchsafe.errors import MissingExtraError
+from stitchsafe.instances import InstanceTable
 from stitchsafe.volumes import VoxelSize
 
-__all__ = ["Columns", "csv_to_parquet", "require_parquet", "with_volumes", "write_csv",
-           "write_parquet"]  # fmt: skip
+__all__ = ["csv_pieces", "csv_to_parquet", "require_parquet", "write_parquet"]
 
 Columns = Mapping[str, NDArray[Any]]
 
 _BLOCK = 1 << 24
+_ROWS = 1 << 14
 _WHOLE = ("id", "voxels", "begin_", "end_")
 
 
-def with_volumes(columns: Columns, axes: str, voxel_size: VoxelSize | None) -> Columns:
-    """The columns with the volume of instances, in units where the voxel size is known."""
+def columns_of(table: InstanceTable, axes: str, voxel_size: VoxelSize | None) -> Columns:
+    """Columns by name; volumes of instances in physical units where the voxel size is known."""
+    known = table.columns(axes)
     if voxel_size is None:
-        return columns
-    name = f"volume_{voxel_size.unit}{len(axes)}"
-    return {**columns, name: columns["voxels"] * float(np.prod(voxel_size.values))}
+        return known
+    volume = known["voxels"] * float(np.prod(voxel_size.values))
+    return {**known, f"volume_{voxel_size.unit}{len(axes)}": volume}
 
 
-def write_csv(file: BinaryIO, portions: Iterable[Columns]) -> None:
-    """Write a table with a head of names."""
-    for number, columns in enumerate(portions):
-        text = io.StringIO()
-        writer = csv.writer(text, lineterminator="\n")
-        if number == 0:
-            writer.writerow(columns)
-        writer.writerows(zip(*(column.tolist() for column in columns.values()), strict=True))
-        file.write(text.getvalue().encode())
+def csv_pieces(
+    tables: Iterable[InstanceTable], axes: str, voxel_size: VoxelSize | None
+) -> Iterator[bytes]:
+    """The instance table as CSV."""
+    head = columns_of(InstanceTable.empty(len(axes)), axes, voxel_size)
+    yield ",".join(head).encode() + b"\n"
+    for table in tables:
+        known = columns_of(table, axes, voxel_size)
+        for begin in range(0, len(table.ids), _ROWS):
+            rows = (column[begin : begin + _ROWS].tolist() for column in known.values())
+            text = io.StringIO()
+            csv.writer(text, lineterminator="\n").writerows(zip(*rows, strict=True))
+            yield text.getvalue().encode()
 
 
 def require_parquet() -> None:
@@ -55,24 +61,21 @@ def require_parquet() -> None:
         raise MissingExtraError("pyarrow", "parquet") from error
 
 
-def write_parquet(file: BinaryIO, portions: Iterable[Columns]) -> None:
-    """Write a table, one group of rows for each portion."""
+def write_parquet(
+    file: BinaryIO, tables: Iterable[InstanceTable], axes: str, voxel_size: VoxelSize | None
+) -> None:
+    """Write the instance table as Parquet, a group of rows for each of its portions."""
     import pyarrow
     from pyarrow.parquet import ParquetWriter
 
-    writer = None
-    try:
-        for columns in portions:
-            table = pyarrow.table(dict(columns))
-            writer = writer or ParquetWriter(file, table.schema)
-            writer.write_table(table)
-    finally:
-        if writer is not None:
-            writer.close()
+    head = columns_of(InstanceTable.empty(len(axes)), axes, voxel_size)
+    with ParquetWriter(file, pyarrow.table(dict(head)).schema) as writer:
+        for table in tables:
+            writer.write_table(pyarrow.table(dict(columns_of(table, axes, voxel_size))))
 
 
 def csv_to_parquet(source: BinaryIO, file: BinaryIO) -> None:
-    """Write the Parquet form of a table that `write_csv` wrote."""
+    """Write the Parquet form of a table of `csv_pieces`."""
     import pyarrow.parquet
     from pyarrow.csv import ConvertOptions, ReadOptions, open_csv
     from pyarrow.parquet import ParquetWriter

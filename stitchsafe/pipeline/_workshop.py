@@ -28,10 +28,9 @@ from stitchsafe.engine import (
     Stage,
     Work,
     checksum,
-    load_arrays,
 )
 from stitchsafe.errors import InputError, IntegrityError, ModelError
-from stitchsafe.instances import FinalIds, LabelSettings, SegmentSink, final_labels, segment_window
+from stitchsafe.instances import LabelSettings, SegmentSink, final_labels, segment_window
 from stitchsafe.networks import Network, is_factory
 from stitchsafe.pipeline._checked import CheckedCells, downsampling
 from stitchsafe.pipeline._consensus import deciding, load_consensus
@@ -45,6 +44,7 @@ from stitchsafe.pipeline._finishing import (
     load_field_maps,
 )
 from stitchsafe.pipeline._inputs import Inputs
+from stitchsafe.pipeline._merging import MergedWindows, MergingStages, is_merging
 from stitchsafe.pipeline._origin import Origin
 from stitchsafe.pipeline._outputs import LabelPyramid
 from stitchsafe.pipeline._reopen import reopen
@@ -155,6 +155,11 @@ class Workshop:
         return RawFields.of(self.store, self.recipe, self.ledger, lambda: self.maker)
 
     @property
+    def merging(self) -> MergingStages:
+        """The stages of merging, with what they have left by now."""
+        return MergingStages(self.store, self.recipe, self.ledger)
+
+    @property
     def _whole(self) -> list[str]:
         return list(self.recipe.finished)
 
@@ -170,6 +175,8 @@ class Workshop:
             return CellGrid(Roi.whole(self.recipe.extent), self.recipe.cell_shape)
         if stage.startswith("pyramid "):
             return self.pyramid.cells(_number(stage))
+        if is_merging(stage):
+            return self.merging.cells(stage)
         return self.recipe.cells
 
     def stage(self, name: str) -> Stage:
@@ -195,6 +202,8 @@ class Workshop:
             return ArrayWork("image", self.volume.read, ArrayStore.open(self.store.path / "0"))
         if name == "predict":
             return FieldWork(self.maker, self._sinks())
+        if is_merging(name):
+            return self.merging.work(name)
         if name == "labels":
             return self._relabelling()
         level = _number(name)
@@ -234,12 +243,12 @@ class Workshop:
             return _Anew(self.maker, self.store, final)
         scratch = ArrayStore.open(self.store.provisional)
         provisional = self._checked("predict", "provisional", scratch)
-        ids, extent = load_ids(self.store), self.recipe.extent
+        merged, extent = MergedWindows(self.store, self.recipe), self.recipe.extent
 
         def make(cell: Roi) -> NDArray[Any]:
             if self.recipe.skips(cell):
                 return np.zeros(cell.shape, final.dtype)
-            return final_labels(provisional.read(cell), cell, ids, extent)
+            return final_labels(provisional.read(cell), cell, merged.of(cell), extent)
 
         return ArrayWork("labels", make, final)
 
@@ -277,24 +286,6 @@ def _number(stage: str) -> int:
     return int(stage.rpartition(" ")[2])
 
 
-def load_ids(store: ResultStore) -> FinalIds:
-    """What merging decided.
-
-    Raises
-    ------
-    IntegrityError
-        If that is gone or damaged.
-    """
-    merged = store.ledger.finished("merge").get(())
-    try:
-        known = None if merged is None else merged["checksums"]["merges"]
-        return FinalIds.from_arrays(load_arrays(store.merges_file, known))
-    except OSError as error:
-        raise IntegrityError(
-            f"{store.merges_file} is gone; the same predict command with --repair merges again"
-        ) from error
-
-
 def final_labels_of(
     store: ResultStore, recipe: Recipe, cell: Roi, fields: dict[str, Any]
 ) -> NDArray[Any]:
@@ -306,4 +297,5 @@ def final_labels_of(
         settings=LabelSettings.from_json(recipe.labels),
         nan_is_background=recipe.nan == "keep",
     )
-    return final_labels(segments.labels, cell, load_ids(store), recipe.extent)
+    merged = MergedWindows(store, recipe).of(cell)
+    return final_labels(segments.labels, cell, merged, recipe.extent)
