@@ -6,6 +6,10 @@
     records of all     --Merging-->        the id of every segment, pairs that touch, InstanceTable
     labels of a window --final_labels-->   final labels      --LabelMeasures--> InstanceTable
 
+or, without instances::
+
+    fields of a cell   --class_map-->      final labels
+
 Each step is a pure function; results depend on the voxels and on the settings, never on the order
 in which windows were computed.
 """
@@ -15,6 +19,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from stitchsafe.instances._bandwidth import PointSample, estimate_bandwidth
+from stitchsafe.instances._classes import ClassSink, class_map, class_type
 from stitchsafe.instances._contacts import Contacts, touching
 from stitchsafe.instances._growth import grow_segments
 from stitchsafe.instances._meanshift import (
@@ -40,6 +45,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Background",
+    "ClassSink",
     "Contacts",
     "Decision",
     "InstanceTable",
@@ -59,6 +65,8 @@ __all__ = [
     "WindowRecord",
     "WindowSegments",
     "choose_districts",
+    "class_map",
+    "class_type",
     "connected_parts",
     "estimate_bandwidth",
     "exact_mean_shift",

@@ -275,6 +275,8 @@ def _concluded(found: LabelResult) -> Mapping[str, Any]:
 
 def _kept_table(found: LabelResult) -> str | None:
     """The checksum of the table that predict wrote; None where it was not asked to."""
+    if found.recipe.classes:
+        return None
     checksum = _concluded(found)["checksums"].get("table")
     return None if checksum is None else str(checksum)
 
@@ -307,6 +309,8 @@ def _convert_table(found: LabelResult, checksum: str, file: BinaryIO) -> None:
 
 
 def _largest_id(found: LabelResult) -> int:
+    if found.recipe.classes:
+        return found.recipe.classes - 1
     return int(_concluded(found)["instances"])
 
 

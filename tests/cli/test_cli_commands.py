@@ -213,6 +213,16 @@ def test_evaluate_passes_thresholds(api: Calls, run: Run) -> None:
     assert api.last == {"grid": "auto"}
 
 
+@pytest.mark.parametrize(("flag", "value"), [("--class-map", True), ("--parts", False)])
+def test_predict_passes_what_classes_become(api: Calls, run: Run, flag: str, value: bool) -> None:
+    run(["predict", "volume.zarr", "--labels-from", "argmax", flag])
+    assert (api.last["labels_from"], api.last["class_map"]) == ("argmax", value)
+    run(["predict", "volume.zarr"])
+    assert "class_map" not in api.last
+    api.behave = lambda *_, **__: Answer({**PREDICTED, "instances": None, "classes": 5})
+    assert "a map of 5 classes in out.zarr" in run(["predict", "volume.zarr", flag]).out
+
+
 def test_export_passes_forms_and_place(api: Calls, run: Run) -> None:
     words = ["export", "out.zarr", "--to", "tiff, csv", "-o", "there", "--overwrite"]
     assert run([*words, "--max-memory", "2GB"]).code == 0
