@@ -4,7 +4,11 @@
 
     fields of a window --segment_window--> WindowSegments --WindowRecord.of_segments--> WindowRecord
     records of all     --Merging-->        the id of every segment, pairs that touch, InstanceTable
-    labels of a window --final_labels-->   final labels
+    labels of a window --final_labels-->   final labels      --LabelMeasures--> InstanceTable
+
+or, without instances::
+
+    fields of a cell   --class_map-->      final labels
 
 Each step is a pure function; results depend on the voxels and on the settings, never on the order
 in which windows were computed.
@@ -15,6 +19,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from stitchsafe.instances._bandwidth import PointSample, estimate_bandwidth
+from stitchsafe.instances._classes import ClassSink, class_map, class_type
 from stitchsafe.instances._contacts import Contacts, touching
 from stitchsafe.instances._growth import grow_segments
 from stitchsafe.instances._meanshift import (
@@ -24,6 +29,7 @@ from stitchsafe.instances._meanshift import (
     mean_shift,
     nearest_mode,
 )
+from stitchsafe.instances._measure import LabelMeasures
 from stitchsafe.instances._merging import (
     MERGING_BYTES,
     Decision,
@@ -48,9 +54,11 @@ __all__ = [
     "MERGING_BYTES",
     "WALKED_BYTES",
     "Background",
+    "ClassSink",
     "Contacts",
     "Decision",
     "InstanceTable",
+    "LabelMeasures",
     "LabelSettings",
     "Made",
     "MeanShift",
@@ -65,6 +73,8 @@ __all__ = [
     "WindowRecord",
     "WindowSegments",
     "choose_districts",
+    "class_map",
+    "class_type",
     "connected_parts",
     "estimate_bandwidth",
     "exact_mean_shift",

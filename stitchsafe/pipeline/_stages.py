@@ -12,6 +12,9 @@
     pyramid 1, 2, …            one stage per level
     finish    all is done, and scratch goes
 
+Where labels are classes there is nothing to merge: predict writes them, and create labels comes
+before it.
+
 Which of them there are depends on the recipe alone; `verify` walks the same list.
 """
 
@@ -34,6 +37,7 @@ from stitchsafe.engine import (
     run_blocks,
     run_once,
 )
+from stitchsafe.instances import ClassSink, class_type
 from stitchsafe.pipeline._deciding import FIRST_PASS, decide, first_pass, portions
 from stitchsafe.pipeline._finishing import decide_fields
 from stitchsafe.pipeline._inputs import Inputs
@@ -71,7 +75,7 @@ class Progress:
     blocks_total, blocks_resumed
         Blocks in all (of a part: its own), and how many of them an earlier run had done.
     instances
-        Their number; None without labels, or where the result is not finished.
+        Their number; None without labels or of classes, or where the result is not finished.
     missing
         Blocks that other parts have still to do, where it is not finished.
     """
@@ -201,6 +205,9 @@ class _Run:
     def create(self) -> None:
         """Empty arrays, for all parts."""
         self.once("create", self._create)
+        if self.recipe.classes:
+            dtype = str(class_type(self.recipe.classes))
+            self.once("create labels", lambda: self._create_labels(dtype))
         make_scratch(self.store, self.recipe)  # also for cells whose entries have been deleted
 
     def fields(self) -> StageCount:
@@ -234,8 +241,11 @@ class _Run:
             decide_fields(self, self.workshop.raw, self.ledger)
             self.blocks("fields")
 
-    def labels(self) -> int:
-        """Final labels of what the fields gave; returns the number of instances."""
+    def labels(self) -> int | None:
+        """Final labels of what the fields gave; returns the number of instances, if they are."""
+        if self.recipe.classes:
+            self._pyramid()
+            return None
         merged = merge_all(
             self,
             self.workshop.merging,
@@ -246,9 +256,12 @@ class _Run:
         )
         self.once("create labels", lambda: self._create_labels(merged["dtype"]))
         self.blocks("labels")
+        self._pyramid()
+        return int(merged["instances"])
+
+    def _pyramid(self) -> None:
         for level in range(1, len(self.workshop.pyramid.levels)):
             self.blocks(f"pyramid {level}", self.recipe.cell_shape)
-        return int(merged["instances"])
 
     def _create_labels(self, dtype: str) -> CellRecord:
         shown = self.ledger.finished("create")[()]["image"] != "none"
@@ -274,7 +287,9 @@ def written_by(store: ResultStore, recipe: Recipe, volume: Volume) -> Iterator[W
         fields = {n: store.field(n) / "0" for n, _ in recipe.outputs if n not in final}
     if not over:
         fields |= {name: store.raw / name for name in final}
-    if recipe.labels is not None and not over:
+    if recipe.classes:
+        fields[ClassSink.NAME] = store.labels / "0"
+    elif recipe.labels is not None and not over:
         fields["provisional"] = store.provisional
     files = {"samples": store.samples, "evidence": store.evidence}
     layout = {each.name: each for each in recipe.fields}
@@ -284,11 +299,14 @@ def written_by(store: ResultStore, recipe: Recipe, volume: Volume) -> Iterator[W
         yield Written("field maps", None, files=decided)
         yield Written("fields", recipe.cells, final, layout=layout)
     if recipe.labels is not None:
-        yield Written("districts", None)
-        yield Written("merge", districts_of(store.ledger, recipe), files={"arrays": store.merged})
-        yield Written("instances", None, files={"table": lambda _: store.table_file})
+        if not recipe.classes:
+            merged = {"arrays": store.merged}
+            yield Written("districts", None)
+            yield Written("merge", districts_of(store.ledger, recipe), files=merged)
+            yield Written("instances", None, files={"table": lambda _: store.table_file})
         yield Written("create labels", None)
-        yield Written("labels", recipe.cells, {"labels": store.labels / "0"})
+        if not recipe.classes:
+            yield Written("labels", recipe.cells, {"labels": store.labels / "0"})
         pyramid = LabelPyramid.of(recipe, volume)
         for level in range(1, len(pyramid.levels)):
             arrays = {"labels": store.labels / str(level)}

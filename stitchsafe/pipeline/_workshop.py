@@ -30,7 +30,14 @@ from stitchsafe.engine import (
     checksum,
 )
 from stitchsafe.errors import InputError, IntegrityError, ModelError
-from stitchsafe.instances import LabelSettings, SegmentSink, final_labels, segment_window
+from stitchsafe.instances import (
+    ClassSink,
+    LabelSettings,
+    SegmentSink,
+    class_map,
+    final_labels,
+    segment_window,
+)
 from stitchsafe.networks import Network, is_factory
 from stitchsafe.pipeline._checked import CheckedCells, downsampling
 from stitchsafe.pipeline._consensus import deciding, load_consensus
@@ -207,8 +214,10 @@ class Workshop:
         if name == "labels":
             return self._relabelling()
         level = _number(name)
-        finer = "labels" if level == 1 else f"pyramid {level - 1}"
-        known = self._checked(finer, "labels", self._labels(level - 1))
+        finer, kept = f"pyramid {level - 1}", "labels"
+        if level == 1:
+            finer, kept = ("predict", ClassSink.NAME) if self.recipe.classes else (kept, kept)
+        known = self._checked(finer, kept, self._labels(level - 1))
         make = downsampling(known, self.pyramid.steps(level))
         return ArrayWork("labels", make, self._labels(level))
 
@@ -224,7 +233,10 @@ class Workshop:
             arrays = {name: ArrayStore.open(place) for name, place in places.items()}
             sinks.append(FieldSink(arrays, layout))
         if recipe.labels is not None:
-            settings = LabelSettings.from_json(recipe.labels)
+            settings, nan = LabelSettings.from_json(recipe.labels), recipe.nan == "keep"
+            if settings.is_class_map:
+                sinks.append(ClassSink(self._labels(0), settings, nan_is_background=nan))
+                return sinks
             provisional = ArrayStore.open(store.provisional)
             sinks.append(
                 SegmentSink(
@@ -232,7 +244,7 @@ class Workshop:
                     store.evidence,
                     recipe.cells,
                     settings,
-                    nan_is_background=recipe.nan == "keep",
+                    nan_is_background=nan,
                 )
             )
         return sinks
@@ -292,10 +304,9 @@ def final_labels_of(
     """Labels of a cell, made again from its fields."""
     if recipe.labels is None:
         raise IntegrityError("the result holds no labels; predict it with --save labels")
-    segments = segment_window(
-        fields,
-        settings=LabelSettings.from_json(recipe.labels),
-        nan_is_background=recipe.nan == "keep",
-    )
+    settings, nan = LabelSettings.from_json(recipe.labels), recipe.nan == "keep"
+    if settings.is_class_map:
+        return class_map(fields, settings=settings, nan_is_background=nan)
+    segments = segment_window(fields, settings=settings, nan_is_background=nan)
     merged = MergedWindows(store, recipe).of(cell)
     return final_labels(segments.labels, cell, merged, recipe.extent)
