@@ -24,10 +24,13 @@ SAMPLES = 64
 
 
 class Sink(Protocol):
-    """Takes the fields of a cell, and returns checksums of what it wrote, by name."""
+    """Takes the fields of a cell; returns its part of the cell's record.
 
-    def take(self, cell: Roi, fields: Fields) -> Mapping[str, str]: ...
-    def skip(self, cell: Roi) -> Mapping[str, str]:
+    That is checksums of what it wrote, by name, and whatever else later stages ask the ledger.
+    """
+
+    def take(self, cell: Roi, fields: Fields) -> CellRecord: ...
+    def skip(self, cell: Roi) -> CellRecord:
         """A cell that is not predicted, and 0 everywhere."""
 
 
@@ -61,10 +64,11 @@ class FieldWork:
 
     def write(self, cell: Roi, result: tuple[Fields | None, str | None]) -> CellRecord:
         fields, read = result
-        checksums: dict[str, str] = {}
+        record: CellRecord = {"checksums": {}}
         for sink in self.sinks:
-            checksums.update(sink.skip(cell) if fields is None else sink.take(cell, fields))
-        record: CellRecord = {"checksums": checksums}
+            part = sink.skip(cell) if fields is None else sink.take(cell, fields)
+            checksums = {**record["checksums"], **part["checksums"]}
+            record = {**record, **part, "checksums": checksums}
         if fields is None:
             record["skipped"] = True
         if read is not None:
@@ -83,14 +87,14 @@ class FieldSink:
     def __init__(self, arrays: Mapping[str, ArrayStore], layout: Sequence[Field]) -> None:
         self.arrays, self.layout = arrays, layout
 
-    def take(self, cell: Roi, fields: Fields) -> Mapping[str, str]:
+    def take(self, cell: Roi, fields: Fields) -> CellRecord:
         written = {}
         for field in self.layout:
             self.arrays[field.name].write(field.box(cell), fields[field.name])
             written[field.name] = checksum(fields[field.name])
-        return written
+        return {"checksums": written}
 
-    def skip(self, cell: Roi) -> Mapping[str, str]:
+    def skip(self, cell: Roi) -> CellRecord:
         zeros = {
             field.name: np.zeros(field.box(cell).shape, self.arrays[field.name].dtype)
             for field in self.layout
@@ -110,7 +114,7 @@ class SampleSink:
     ) -> None:
         self.place, self.cells, self.layout, self.seed = place, cells, layout, seed
 
-    def take(self, cell: Roi, fields: Fields) -> Mapping[str, str]:
+    def take(self, cell: Roi, fields: Fields) -> CellRecord:
         index = self.cells.index(cell)
         arrays: dict[str, NDArray[np.generic]] = {}
         for field in self.layout:
@@ -119,11 +123,11 @@ class SampleSink:
             inside = tuple((positions - np.asarray(elements.offset)).T)
             arrays[f"positions_{field.name}"] = positions
             arrays[f"field_{field.name}"] = fields[field.name][(slice(None), *inside)]
-        return {"samples": save_arrays(self.place(index), arrays)}
+        return {"checksums": {"samples": save_arrays(self.place(index), arrays)}}
 
-    def skip(self, cell: Roi) -> Mapping[str, str]:
+    def skip(self, cell: Roi) -> CellRecord:
         del cell
-        return {}
+        return {"checksums": {}}
 
 
 def sample_positions(elements: Roi, index: CellIndex, seed: int) -> NDArray[np.int64]:

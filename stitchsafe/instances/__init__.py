@@ -3,10 +3,12 @@
 ::
 
     fields of a window --segment_window--> WindowSegments --WindowRecord.of_segments--> WindowRecord
-    records            --SegmentTable.of_records--> table
-    records            --stream_contacts--> contacts
-    table, contacts    --merge_segments--> Merge       --relabel--> final labels
-    records, Merge     --instance_table--> InstanceTable
+    records of all     --Merging-->        the id of every segment, pairs that touch, InstanceTable
+    labels of a window --final_labels-->   final labels      --LabelMeasures--> InstanceTable
+
+or, without instances::
+
+    fields of a cell   --class_map-->      final labels
 
 Each step is a pure function; results depend on the voxels and on the settings, never on the order
 in which windows were computed.
@@ -17,7 +19,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from stitchsafe.instances._bandwidth import PointSample, estimate_bandwidth
-from stitchsafe.instances._evidence import Contacts, stream_contacts, touching
+from stitchsafe.instances._classes import ClassSink, class_map, class_type
+from stitchsafe.instances._contacts import Contacts, touching
 from stitchsafe.instances._growth import grow_segments
 from stitchsafe.instances._meanshift import (
     Modes,
@@ -26,64 +29,63 @@ from stitchsafe.instances._meanshift import (
     mean_shift,
     nearest_mode,
 )
-from stitchsafe.instances._merge import (
+from stitchsafe.instances._measure import LabelMeasures
+from stitchsafe.instances._merging import (
+    MERGING_BYTES,
     Decision,
-    FinalIds,
-    Merge,
-    MergeEvidence,
-    merge_segments,
-    smallest_dtype,
+    Made,
+    Merging,
+    Order,
+    choose_districts,
 )
-from stitchsafe.instances._records import SegmentTable, WindowRecord, WindowSegments
+from stitchsafe.instances._records import Segments, WindowRecord, WindowSegments
 from stitchsafe.instances._relabel import relabel
 from stitchsafe.instances._settings import Background, LabelSettings, Source
 from stitchsafe.instances._sketch import Sketch, to_units
-from stitchsafe.instances._stages import (
-    SegmentSink,
-    final_labels,
-    load_records,
-    merge_windows,
-)
-from stitchsafe.instances._table import InstanceTable, instance_table
+from stitchsafe.instances._stages import SegmentSink, final_labels, load_evidence
+from stitchsafe.instances._table import InstanceTable
+from stitchsafe.instances._walk import WALKED_BYTES
 from stitchsafe.instances._windows import connected_parts, segment_window, voxel_bytes
 
 if TYPE_CHECKING:
     from stitchsafe.instances._estimator import MeanShift
 
 __all__ = [
+    "MERGING_BYTES",
+    "WALKED_BYTES",
     "Background",
+    "ClassSink",
     "Contacts",
     "Decision",
-    "FinalIds",
     "InstanceTable",
+    "LabelMeasures",
     "LabelSettings",
+    "Made",
     "MeanShift",
-    "Merge",
-    "MergeEvidence",
+    "Merging",
     "Modes",
+    "Order",
     "PointSample",
     "SegmentSink",
-    "SegmentTable",
+    "Segments",
     "Sketch",
     "Source",
     "WindowRecord",
     "WindowSegments",
+    "choose_districts",
+    "class_map",
+    "class_type",
     "connected_parts",
     "estimate_bandwidth",
     "exact_mean_shift",
     "final_labels",
     "find_modes",
     "grow_segments",
-    "instance_table",
-    "load_records",
+    "load_evidence",
     "mean_shift",
-    "merge_segments",
-    "merge_windows",
     "nearest_mode",
     "relabel",
     "segment_window",
-    "smallest_dtype",
-    "stream_contacts",
     "to_units",
     "touching",
     "voxel_bytes",

@@ -117,6 +117,7 @@ class Prediction:
             "blocks_resumed": self.progress.blocks_resumed,
             "cells_skipped": 0 if skipping is None else skipping.skipped,
             "instances": self.progress.instances,
+            "classes": self.plan.recipe.classes or None,
             "missing_blocks": sum(missing.by_part.values()) if missing else 0,
             "seconds": self.seconds,
             "voxels_per_second": voxels / max(self.seconds, 1e-9),

@@ -7,26 +7,23 @@
     image     copy of the image, where one is asked for
     predict   fields of every cell -> fields, samples, provisional labels, evidence
     field statistics 1, …, field maps, fields   steps that need a whole field
-    merge     one table of final ids
+    districts, …, merge, instances   windows are merged, see `stitchsafe.pipeline._merging`
     create labels, labels      final labels
     pyramid 1, 2, …            one stage per level
     finish    all is done, and scratch goes
+
+Where labels are classes there is nothing to merge: predict writes them, and create labels comes
+before it.
 
 Which of them there are depends on the recipe alone; `verify` walks the same list.
 """
 
 from __future__ import annotations
 
-import csv
-import io
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
-from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
 
 from stitchsafe.coordinates import CellGrid, Roi
 from stitchsafe.engine import (
@@ -39,19 +36,13 @@ from stitchsafe.engine import (
     file_checksum,
     run_blocks,
     run_once,
-    save_arrays,
-    save_bytes,
 )
-from stitchsafe.instances import (
-    LabelSettings,
-    WindowRecord,
-    instance_table,
-    load_records,
-    merge_windows,
-)
+from stitchsafe.instances import ClassSink, class_type
 from stitchsafe.pipeline._deciding import FIRST_PASS, decide, first_pass, portions
 from stitchsafe.pipeline._finishing import decide_fields
 from stitchsafe.pipeline._inputs import Inputs
+from stitchsafe.pipeline._machine import allotted_memory
+from stitchsafe.pipeline._merging import districts_of, forget_merging, merge_all
 from stitchsafe.pipeline._outputs import (
     LabelPyramid,
     Layout,
@@ -84,7 +75,7 @@ class Progress:
     blocks_total, blocks_resumed
         Blocks in all (of a part: its own), and how many of them an earlier run had done.
     instances
-        Their number; None without labels, or where the result is not finished.
+        Their number; None without labels or of classes, or where the result is not finished.
     missing
         Blocks that other parts have still to do, where it is not finished.
     """
@@ -145,6 +136,7 @@ def run_stages(
         run.once("finish", run.finish)
         workshop.store.provisional.remove()
         workshop.store.raw.remove()
+        forget_merging(workshop.store, ledger)
         ledger.sweep()  # workers and parts may have died meanwhile
     return Progress(count.total, count.resumed, instances)
 
@@ -213,6 +205,9 @@ class _Run:
     def create(self) -> None:
         """Empty arrays, for all parts."""
         self.once("create", self._create)
+        if self.recipe.classes:
+            dtype = str(class_type(self.recipe.classes))
+            self.once("create labels", lambda: self._create_labels(dtype))
         make_scratch(self.store, self.recipe)  # also for cells whose entries have been deleted
 
     def fields(self) -> StageCount:
@@ -246,38 +241,27 @@ class _Run:
             decide_fields(self, self.workshop.raw, self.ledger)
             self.blocks("fields")
 
-    def labels(self) -> int:
-        """Final labels of what the fields gave; returns the number of instances."""
-        merged = self.once("merge", self._merge)
+    def labels(self) -> int | None:
+        """Final labels of what the fields gave; returns the number of instances, if they are."""
+        if self.recipe.classes:
+            self._pyramid()
+            return None
+        merged = merge_all(
+            self,
+            self.workshop.merging,
+            budget=self.settings.max_memory or allotted_memory().memory,
+            table="table" in self.settings.save,
+            voxel_size=self.volume.voxel_size,
+            axes=self.volume.axes,
+        )
         self.once("create labels", lambda: self._create_labels(merged["dtype"]))
         self.blocks("labels")
-        for level in range(1, len(self.workshop.pyramid.levels)):
-            self.blocks(f"pyramid {level}", self.recipe.cell_shape)
+        self._pyramid()
         return int(merged["instances"])
 
-    def _merge(self) -> CellRecord:
-        store, recipe, axes = self.store, self.recipe, self.volume.axes
-        assert recipe.labels is not None
-        labels = LabelSettings.from_json(recipe.labels)
-        entered = self.ledger.finished("predict")
-
-        def records() -> Iterator[WindowRecord]:
-            return load_records(store.evidence, recipe.cells, entered)
-
-        merge = merge_windows(records(), labels)
-        arrays = {**merge.final.to_arrays(), **merge.evidence.to_arrays()}
-        checksums = {"merges": save_arrays(store.merges_file, arrays)}
-        if "table" in self.settings.save:
-            columns = instance_table(records(), merge, recipe.roi).columns(axes)
-            checksums["table"] = save_bytes(store.table_file, _csv(columns, self.volume))
-        return {
-            "checksums": checksums,
-            "instances": merge.count,
-            "dtype": str(merge.dtype),
-            "conflicts": merge.conflicts,
-            "dropped_small": merge.dropped_small,
-            "dropped_background": merge.dropped_background,
-        }
+    def _pyramid(self) -> None:
+        for level in range(1, len(self.workshop.pyramid.levels)):
+            self.blocks(f"pyramid {level}", self.recipe.cell_shape)
 
     def _create_labels(self, dtype: str) -> CellRecord:
         shown = self.ledger.finished("create")[()]["image"] != "none"
@@ -285,19 +269,6 @@ class _Run:
             self.store, self.workshop.pyramid, self.volume, dtype, self.layout, with_image=shown
         )
         return {}
-
-
-def _csv(columns: dict[str, NDArray[Any]], volume: Volume) -> bytes:
-    """The instance table; volumes of instances in physical units where the voxel size is known."""
-    if volume.voxel_size is not None:
-        size = float(np.prod(volume.voxel_size.values))
-        unit = f"volume_{volume.voxel_size.unit}{len(volume.axes)}"
-        columns = {**columns, unit: columns["voxels"] * size}
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(columns)
-    writer.writerows(zip(*(column.tolist() for column in columns.values()), strict=True))
-    return text.getvalue().encode()
 
 
 def written_by(store: ResultStore, recipe: Recipe, volume: Volume) -> Iterator[Written]:
@@ -316,7 +287,9 @@ def written_by(store: ResultStore, recipe: Recipe, volume: Volume) -> Iterator[W
         fields = {n: store.field(n) / "0" for n, _ in recipe.outputs if n not in final}
     if not over:
         fields |= {name: store.raw / name for name in final}
-    if recipe.labels is not None and not over:
+    if recipe.classes:
+        fields[ClassSink.NAME] = store.labels / "0"
+    elif recipe.labels is not None and not over:
         fields["provisional"] = store.provisional
     files = {"samples": store.samples, "evidence": store.evidence}
     layout = {each.name: each for each in recipe.fields}
@@ -326,13 +299,14 @@ def written_by(store: ResultStore, recipe: Recipe, volume: Volume) -> Iterator[W
         yield Written("field maps", None, files=decided)
         yield Written("fields", recipe.cells, final, layout=layout)
     if recipe.labels is not None:
-        yield Written(
-            "merge",
-            None,
-            files={"merges": lambda _: store.merges_file, "table": lambda _: store.table_file},
-        )
+        if not recipe.classes:
+            merged = {"arrays": store.merged}
+            yield Written("districts", None)
+            yield Written("merge", districts_of(store.ledger, recipe), files=merged)
+            yield Written("instances", None, files={"table": lambda _: store.table_file})
         yield Written("create labels", None)
-        yield Written("labels", recipe.cells, {"labels": store.labels / "0"})
+        if not recipe.classes:
+            yield Written("labels", recipe.cells, {"labels": store.labels / "0"})
         pyramid = LabelPyramid.of(recipe, volume)
         for level in range(1, len(pyramid.levels)):
             arrays = {"labels": store.labels / str(level)}

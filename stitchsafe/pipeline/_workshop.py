@@ -28,10 +28,16 @@ from stitchsafe.engine import (
     Stage,
     Work,
     checksum,
-    load_arrays,
 )
 from stitchsafe.errors import InputError, IntegrityError, ModelError
-from stitchsafe.instances import FinalIds, LabelSettings, SegmentSink, final_labels, segment_window
+from stitchsafe.instances import (
+    ClassSink,
+    LabelSettings,
+    SegmentSink,
+    class_map,
+    final_labels,
+    segment_window,
+)
 from stitchsafe.networks import Network, is_factory
 from stitchsafe.pipeline._checked import CheckedCells, downsampling
 from stitchsafe.pipeline._consensus import deciding, load_consensus
@@ -45,6 +51,7 @@ from stitchsafe.pipeline._finishing import (
     load_field_maps,
 )
 from stitchsafe.pipeline._inputs import Inputs
+from stitchsafe.pipeline._merging import MergedWindows, MergingStages, is_merging
 from stitchsafe.pipeline._origin import Origin
 from stitchsafe.pipeline._outputs import LabelPyramid
 from stitchsafe.pipeline._reopen import reopen
@@ -155,6 +162,11 @@ class Workshop:
         return RawFields.of(self.store, self.recipe, self.ledger, lambda: self.maker)
 
     @property
+    def merging(self) -> MergingStages:
+        """The stages of merging, with what they have left by now."""
+        return MergingStages(self.store, self.recipe, self.ledger)
+
+    @property
     def _whole(self) -> list[str]:
         return list(self.recipe.finished)
 
@@ -170,6 +182,8 @@ class Workshop:
             return CellGrid(Roi.whole(self.recipe.extent), self.recipe.cell_shape)
         if stage.startswith("pyramid "):
             return self.pyramid.cells(_number(stage))
+        if is_merging(stage):
+            return self.merging.cells(stage)
         return self.recipe.cells
 
     def stage(self, name: str) -> Stage:
@@ -195,11 +209,15 @@ class Workshop:
             return ArrayWork("image", self.volume.read, ArrayStore.open(self.store.path / "0"))
         if name == "predict":
             return FieldWork(self.maker, self._sinks())
+        if is_merging(name):
+            return self.merging.work(name)
         if name == "labels":
             return self._relabelling()
         level = _number(name)
-        finer = "labels" if level == 1 else f"pyramid {level - 1}"
-        known = self._checked(finer, "labels", self._labels(level - 1))
+        finer, kept = f"pyramid {level - 1}", "labels"
+        if level == 1:
+            finer, kept = ("predict", ClassSink.NAME) if self.recipe.classes else (kept, kept)
+        known = self._checked(finer, kept, self._labels(level - 1))
         make = downsampling(known, self.pyramid.steps(level))
         return ArrayWork("labels", make, self._labels(level))
 
@@ -215,7 +233,10 @@ class Workshop:
             arrays = {name: ArrayStore.open(place) for name, place in places.items()}
             sinks.append(FieldSink(arrays, layout))
         if recipe.labels is not None:
-            settings = LabelSettings.from_json(recipe.labels)
+            settings, nan = LabelSettings.from_json(recipe.labels), recipe.nan == "keep"
+            if settings.is_class_map:
+                sinks.append(ClassSink(self._labels(0), settings, nan_is_background=nan))
+                return sinks
             provisional = ArrayStore.open(store.provisional)
             sinks.append(
                 SegmentSink(
@@ -223,7 +244,7 @@ class Workshop:
                     store.evidence,
                     recipe.cells,
                     settings,
-                    nan_is_background=recipe.nan == "keep",
+                    nan_is_background=nan,
                 )
             )
         return sinks
@@ -234,12 +255,12 @@ class Workshop:
             return _Anew(self.maker, self.store, final)
         scratch = ArrayStore.open(self.store.provisional)
         provisional = self._checked("predict", "provisional", scratch)
-        ids, extent = load_ids(self.store), self.recipe.extent
+        merged, extent = MergedWindows(self.store, self.recipe), self.recipe.extent
 
         def make(cell: Roi) -> NDArray[Any]:
             if self.recipe.skips(cell):
                 return np.zeros(cell.shape, final.dtype)
-            return final_labels(provisional.read(cell), cell, ids, extent)
+            return final_labels(provisional.read(cell), cell, merged.of(cell), extent)
 
         return ArrayWork("labels", make, final)
 
@@ -277,33 +298,15 @@ def _number(stage: str) -> int:
     return int(stage.rpartition(" ")[2])
 
 
-def load_ids(store: ResultStore) -> FinalIds:
-    """What merging decided.
-
-    Raises
-    ------
-    IntegrityError
-        If that is gone or damaged.
-    """
-    merged = store.ledger.finished("merge").get(())
-    try:
-        known = None if merged is None else merged["checksums"]["merges"]
-        return FinalIds.from_arrays(load_arrays(store.merges_file, known))
-    except OSError as error:
-        raise IntegrityError(
-            f"{store.merges_file} is gone; the same predict command with --repair merges again"
-        ) from error
-
-
 def final_labels_of(
     store: ResultStore, recipe: Recipe, cell: Roi, fields: dict[str, Any]
 ) -> NDArray[Any]:
     """Labels of a cell, made again from its fields."""
     if recipe.labels is None:
         raise IntegrityError("the result holds no labels; predict it with --save labels")
-    segments = segment_window(
-        fields,
-        settings=LabelSettings.from_json(recipe.labels),
-        nan_is_background=recipe.nan == "keep",
-    )
-    return final_labels(segments.labels, cell, load_ids(store), recipe.extent)
+    settings, nan = LabelSettings.from_json(recipe.labels), recipe.nan == "keep"
+    if settings.is_class_map:
+        return class_map(fields, settings=settings, nan_is_background=nan)
+    segments = segment_window(fields, settings=settings, nan_is_background=nan)
+    merged = MergedWindows(store, recipe).of(cell)
+    return final_labels(segments.labels, cell, merged, recipe.extent)

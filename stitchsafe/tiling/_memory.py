@@ -66,6 +66,8 @@ class Storage:
         Of the volume: its shape, and what is decoded together; 0 bytes where nothing is.
     decoders
         How many chunks are decoded at once.
+    merging_bytes
+        What the merging of cells takes when all are written.
     read_whole
         Bytes of a chunk that passes over the volume read whole, while nothing is computed.
     """
@@ -76,6 +78,7 @@ class Storage:
     chunk_shape: tuple[int, ...] = ()
     decoded_bytes: int = 0
     decoders: int = 1
+    merging_bytes: int = 0
     read_whole: int = 0
 
     def decoding(self, shape: Sequence[int]) -> int:
@@ -96,7 +99,7 @@ class MemoryEstimate:
 
     Parameters
     ----------
-    interpreter, weights, reading, forward, fields, writing
+    interpreter, weights, reading, forward, fields, writing, merging
         Parts of one process that does blocks.
     workers
         How many of them there are.
@@ -112,15 +115,16 @@ class MemoryEstimate:
     forward: int
     fields: int
     writing: int
+    merging: int = 0
     workers: int = 1
     coordinator: int = 0
     device: int = 0
 
     @property
     def worker(self) -> int:
-        """Bytes of one worker at its worst moment: a forward pass and writing never overlap."""
-        held = self.interpreter + self.weights + self.reading + self.fields
-        return held + max(self.forward, self.writing)
+        """Bytes of one worker at its worst moment: what takes turns never overlaps."""
+        predicting = self.reading + self.fields + max(self.forward, self.writing)
+        return self.interpreter + self.weights + max(predicting, self.merging)
 
     @property
     def peak(self) -> int:
@@ -191,6 +195,7 @@ def estimate_memory(
         ),
         fields=fields * (2 if on_device else 1),  # a cell is written while the next is computed
         writing=max(cell * storage.cell_bytes, fields * _STORE_COPIES if saves_fields else 0),
+        merging=storage.merging_bytes,
         workers=workers,
         coordinator=interpreter + parameter_bytes if workers > 1 else 0,
         device=_CONTEXT_BYTES + 2 * parameter_bytes + activations + _UNDER_WAY * passed
