@@ -341,7 +341,9 @@ def test_verify_can_be_told_where_things_are_now(api: Calls, run: Run) -> None:
     verb, arguments, keywords = api.made[-1]
     del keywords["events"]
     assert (verb, arguments) == ("verify", ("out.zarr",))
-    assert keywords == {"volume": "v.zarr", "model": "folder", "trust_model": False}
+    assert keywords == {
+        "volume": "v.zarr", "model": "folder", "trust_model": False, "mask": None
+    }  # fmt: skip
 
 
 def test_decisions_are_said_on_stderr_and_no_bar_is_drawn_off_a_terminal(
