@@ -27,6 +27,7 @@ from stitchsafe.engine._sinks import (
     SampleSink,
     Sink,
     checksum,
+    rounded,
     sample_positions,
 )
 from stitchsafe.engine._stage import ArrayWork, Stage, Task, Work, Workshop
@@ -67,6 +68,7 @@ __all__ = [
     "load_json",
     "peak_memory",
     "return_freed_memory",
+    "rounded",
     "run_blocks",
     "run_once",
     "sample_positions",

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,20 +15,32 @@ from stitchsafe.coordinates import CellGrid, Roi
 from stitchsafe.engine._durable import save_arrays
 from stitchsafe.engine._forward import BlockInput, FieldMaker, Fields
 from stitchsafe.engine._ledger import CellIndex, CellRecord
+from stitchsafe.errors import NonFiniteError
 from stitchsafe.tiling import Field
 from stitchsafe.volumes import ArrayStore, Place
 
-__all__ = ["FieldSink", "FieldWork", "SampleSink", "Sink", "checksum", "sample_positions"]
+__all__ = [
+    "FieldSink",
+    "FieldWork",
+    "SampleSink",
+    "Sink",
+    "checksum",
+    "rounded",
+    "sample_positions",
+]
 
 SAMPLES = 64
 """Elements of each cell and field that are recorded for `verify`."""
 
 
 class Sink(Protocol):
-    """Takes the fields of a cell, and returns checksums of what it wrote, by name."""
+    """Takes the fields of a cell, and returns what the cell's record says of it.
 
-    def take(self, cell: Roi, fields: Fields) -> Mapping[str, str]: ...
-    def skip(self, cell: Roi) -> Mapping[str, str]:
+    Among that are the ``checksums`` of what was written, by name.
+    """
+
+    def take(self, cell: Roi, fields: Fields) -> CellRecord: ...
+    def skip(self, cell: Roi) -> CellRecord:
         """A cell that is not predicted, and 0 everywhere."""
 
 
@@ -61,15 +74,46 @@ class FieldWork:
 
     def write(self, cell: Roi, result: tuple[Fields | None, str | None]) -> CellRecord:
         fields, read = result
-        checksums: dict[str, str] = {}
+        record: CellRecord = {"checksums": {}}
         for sink in self.sinks:
-            checksums.update(sink.skip(cell) if fields is None else sink.take(cell, fields))
-        record: CellRecord = {"checksums": checksums}
+            part = sink.skip(cell) if fields is None else sink.take(cell, fields)
+            for key, values in part.items():
+                record.setdefault(key, {}).update(values)
         if fields is None:
             record["skipped"] = True
         if read is not None:
             record["input"] = read
         return record
+
+
+def rounded(
+    name: str, field: NDArray[np.floating], dtype: np.dtype[Any], cell: Roi
+) -> tuple[NDArray[np.floating], float]:
+    """A field of a cell in a narrower type, and the largest difference that this makes.
+
+    Raises
+    ------
+    NonFiniteError
+        For numbers that are beyond the range of the type.
+    """
+    narrow = np.empty(field.shape, dtype)
+    largest = 0.0
+    for values, target in zip(field, narrow, strict=True):
+        with np.errstate(over="ignore"):
+            target[...] = values
+        with np.errstate(invalid="ignore"):  # where the field itself is not finite
+            difference = np.abs(target - values)
+        difference[np.isnan(difference)] = 0
+        here = float(difference.max(initial=0.0))
+        if not math.isfinite(here):
+            beyond = float(np.abs(values[np.isfinite(values)]).max())
+            raise NonFiniteError(
+                f"the field {name!r} reaches {beyond:.4g} in the block at {cell}, and {dtype} "
+                f"holds up to {float(np.finfo(dtype).max):g}; start again with --field-type "
+                f"{field.dtype} and --overwrite"
+            )
+        largest = max(largest, here)
+    return narrow, largest
 
 
 def checksum(array: NDArray[np.generic]) -> str:
@@ -78,19 +122,37 @@ def checksum(array: NDArray[np.generic]) -> str:
 
 
 class FieldSink:
-    """Writes fields to arrays of shape (channels, *elements over the volume)."""
+    """Writes fields to arrays of shape (channels, *elements over the volume).
 
-    def __init__(self, arrays: Mapping[str, ArrayStore], layout: Sequence[Field]) -> None:
-        self.arrays, self.layout = arrays, layout
+    Where an array is of a narrower type, fields are rounded to it; the record says by how much at
+    most.
 
-    def take(self, cell: Roi, fields: Fields) -> Mapping[str, str]:
-        written = {}
+    Parameters
+    ----------
+    arrays
+        By the name of the field.
+    layout
+        The fields.
+    prefix
+        What the names of their checksums begin with.
+    """
+
+    def __init__(
+        self, arrays: Mapping[str, ArrayStore], layout: Sequence[Field], prefix: str = ""
+    ) -> None:
+        self.arrays, self.layout, self.prefix = arrays, layout, prefix
+
+    def take(self, cell: Roi, fields: Fields) -> CellRecord:
+        checksums, rounding = {}, {}
         for field in self.layout:
-            self.arrays[field.name].write(field.box(cell), fields[field.name])
-            written[field.name] = checksum(fields[field.name])
-        return written
+            array, data = self.arrays[field.name], fields[field.name]
+            if data.dtype != array.dtype:
+                data, rounding[field.name] = rounded(field.name, data, array.dtype, cell)
+            array.write(field.box(cell), data)
+            checksums[f"{self.prefix}{field.name}"] = checksum(data)
+        return {"checksums": checksums, **({"rounding": rounding} if rounding else {})}
 
-    def skip(self, cell: Roi) -> Mapping[str, str]:
+    def skip(self, cell: Roi) -> CellRecord:
         zeros = {
             field.name: np.zeros(field.box(cell).shape, self.arrays[field.name].dtype)
             for field in self.layout
@@ -110,7 +172,7 @@ class SampleSink:
     ) -> None:
         self.place, self.cells, self.layout, self.seed = place, cells, layout, seed
 
-    def take(self, cell: Roi, fields: Fields) -> Mapping[str, str]:
+    def take(self, cell: Roi, fields: Fields) -> CellRecord:
         index = self.cells.index(cell)
         arrays: dict[str, NDArray[np.generic]] = {}
         for field in self.layout:
@@ -119,9 +181,9 @@ class SampleSink:
             inside = tuple((positions - np.asarray(elements.offset)).T)
             arrays[f"positions_{field.name}"] = positions
             arrays[f"field_{field.name}"] = fields[field.name][(slice(None), *inside)]
-        return {"samples": save_arrays(self.place(index), arrays)}
+        return {"checksums": {"samples": save_arrays(self.place(index), arrays)}}
 
-    def skip(self, cell: Roi) -> Mapping[str, str]:
+    def skip(self, cell: Roi) -> CellRecord:
         del cell
         return {}
 

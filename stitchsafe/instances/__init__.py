@@ -20,6 +20,7 @@ from stitchsafe.instances._bandwidth import PointSample, estimate_bandwidth
 from stitchsafe.instances._evidence import Contacts, stream_contacts, touching
 from stitchsafe.instances._growth import grow_segments
 from stitchsafe.instances._meanshift import (
+    Kernel,
     Modes,
     exact_mean_shift,
     find_modes,
@@ -36,8 +37,8 @@ from stitchsafe.instances._merge import (
 )
 from stitchsafe.instances._records import SegmentTable, WindowRecord, WindowSegments
 from stitchsafe.instances._relabel import relabel
-from stitchsafe.instances._settings import Background, LabelSettings, Source
-from stitchsafe.instances._sketch import Sketch, to_units
+from stitchsafe.instances._settings import Background, Clusters, LabelSettings, Source
+from stitchsafe.instances._sketch import Sketch, SketchUnion, to_units
 from stitchsafe.instances._stages import (
     SegmentSink,
     final_labels,
@@ -45,17 +46,25 @@ from stitchsafe.instances._stages import (
     merge_windows,
 )
 from stitchsafe.instances._table import InstanceTable, instance_table
-from stitchsafe.instances._windows import connected_parts, segment_window, voxel_bytes
+from stitchsafe.instances._windows import (
+    clustered_points,
+    connected_parts,
+    modes_of,
+    segment_window,
+    voxel_bytes,
+)
 
 if TYPE_CHECKING:
     from stitchsafe.instances._estimator import MeanShift
 
 __all__ = [
     "Background",
+    "Clusters",
     "Contacts",
     "Decision",
     "FinalIds",
     "InstanceTable",
+    "Kernel",
     "LabelSettings",
     "MeanShift",
     "Merge",
@@ -65,9 +74,11 @@ __all__ = [
     "SegmentSink",
     "SegmentTable",
     "Sketch",
+    "SketchUnion",
     "Source",
     "WindowRecord",
     "WindowSegments",
+    "clustered_points",
     "connected_parts",
     "estimate_bandwidth",
     "exact_mean_shift",
@@ -79,6 +90,7 @@ __all__ = [
     "mean_shift",
     "merge_segments",
     "merge_windows",
+    "modes_of",
     "nearest_mode",
     "relabel",
     "segment_window",

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from stitchsafe.coordinates import CellGrid, Roi
 from stitchsafe.engine import CellIndex, CellRecord, Fields, checksum, load_arrays, save_arrays
 from stitchsafe.instances._evidence import Contacts, stream_contacts
+from stitchsafe.instances._meanshift import Modes
 from stitchsafe.instances._merge import FinalIds, Merge, merge_segments
 from stitchsafe.instances._records import SegmentTable, WindowRecord
 from stitchsafe.instances._relabel import relabel
@@ -45,7 +46,7 @@ class SegmentSink:
         The clustering windows.
     settings
         How instances are made.
-    nan_is_background
+    nan_is_background, modes
         See `segment_window`.
     """
 
@@ -57,24 +58,28 @@ class SegmentSink:
         settings: LabelSettings,
         *,
         nan_is_background: bool = False,
+        modes: Modes | None = None,
     ) -> None:
         self.provisional, self.place = provisional, place
         self.cells, self.settings = cells, settings
-        self.nan_is_background = nan_is_background
+        self.nan_is_background, self.modes = nan_is_background, modes
 
-    def take(self, cell: Roi, fields: Fields) -> Mapping[str, str]:
+    def take(self, cell: Roi, fields: Fields) -> CellRecord:
         segments = segment_window(
-            fields, settings=self.settings, nan_is_background=self.nan_is_background
+            fields,
+            settings=self.settings,
+            nan_is_background=self.nan_is_background,
+            modes=self.modes,
         )
         record = WindowRecord.of_segments(segments, cell, self.provisional.shape)
         self.provisional.write(cell, segments.labels)
         evidence = save_arrays(self.place(self.cells.index(cell)), record.to_arrays())
-        return {"provisional": checksum(segments.labels), "evidence": evidence}
+        return {"checksums": {"provisional": checksum(segments.labels), "evidence": evidence}}
 
-    def skip(self, cell: Roi) -> Mapping[str, str]:
+    def skip(self, cell: Roi) -> CellRecord:
         nothing = np.zeros(cell.shape, np.uint32)
         self.provisional.write(cell, nothing)
-        return {"provisional": checksum(nothing)}
+        return {"checksums": {"provisional": checksum(nothing)}}
 
 
 def load_records(

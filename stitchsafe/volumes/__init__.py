@@ -12,6 +12,7 @@ from stitchsafe.volumes._ome_write import (
     create_group,
     create_image,
     create_labels,
+    write_note,
 )
 from stitchsafe.volumes._open import open_volume
 from stitchsafe.volumes._place import PARTIAL, Place, PlaceError, PlaceSyntaxError, is_url
@@ -67,4 +68,5 @@ __all__ = [
     "pyramid_levels",
     "require_voxel_size",
     "statistics",
+    "write_note",
 ]

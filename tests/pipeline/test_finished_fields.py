@@ -22,7 +22,7 @@ import stitchsafe
 from stitchsafe.coordinates import Roi
 from stitchsafe.engine import Ledger
 from stitchsafe.errors import InterruptedRunError, ModelError
-from stitchsafe.pipeline import _finishing
+from stitchsafe.pipeline import _raw
 from stitchsafe.volumes import ArrayStore, _statistics
 
 pytest.importorskip("onnxruntime", reason="onnxruntime comes with the extra onnx")
@@ -165,7 +165,7 @@ def test_nor_do_portions_of_statistics(
 ) -> None:
     monkeypatch.setattr(_statistics, "_PORTION_VOXELS", 2**15)
     monkeypatch.setattr(_statistics, "_PIECE_VOXELS", 2**13)
-    monkeypatch.setattr(_finishing, "_KEPT", 1)
+    monkeypatch.setattr(_raw, "_KEPT", 1)
     monkeypatch.setattr(_statistics, "_MOST_PORTIONS", 10**6)
     predict(here, tmp_path / "out.zarr")
     found, expected = content_of(tmp_path / "out.zarr"), content_of(here / "straight.zarr")
