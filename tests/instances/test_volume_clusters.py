@@ -62,9 +62,7 @@ def sketched(parts: Sequence[np.ndarray], how: LabelSettings) -> SketchUnion:
     return union
 
 
-def in_windows(
-    fields: dict[str, np.ndarray], how: LabelSettings
-) -> tuple[np.ndarray, Modes]:
+def in_windows(fields: dict[str, np.ndarray], how: LabelSettings) -> tuple[np.ndarray, Modes]:
     """The whole way of what a run does: sketches of parts, one set of modes, windows, merging."""
     shape = next(iter(fields.values())).shape[1:]
     cells = list(grid_cells(Roi.whole(shape), how.window))
