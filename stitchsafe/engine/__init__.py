@@ -7,6 +7,7 @@ from stitchsafe.engine._durable import (
     file_checksum,
     load_arrays,
     load_json,
+    place_checksum,
     save_arrays,
     save_bytes,
     save_json,
@@ -30,7 +31,7 @@ from stitchsafe.engine._sinks import (
     rounded,
     sample_positions,
 )
-from stitchsafe.engine._stage import ArrayWork, Stage, Task, Work, Workshop
+from stitchsafe.engine._stage import ArrayWork, FileWork, Stage, Task, Work, Workshop
 
 __all__ = [
     "ArrayWork",
@@ -44,6 +45,7 @@ __all__ = [
     "FieldSink",
     "FieldWork",
     "Fields",
+    "FileWork",
     "Inline",
     "Intensity",
     "Lease",
@@ -67,6 +69,7 @@ __all__ = [
     "load_arrays",
     "load_json",
     "peak_memory",
+    "place_checksum",
     "return_freed_memory",
     "rounded",
     "run_blocks",

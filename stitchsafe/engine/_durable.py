@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import zlib
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ __all__ = [
     "file_checksum",
     "load_arrays",
     "load_json",
+    "place_checksum",
     "save_arrays",
     "save_bytes",
     "save_json",
@@ -34,16 +36,43 @@ def file_checksum(content: bytes) -> str:
     return f"{zlib.crc32(content):08x}"
 
 
-def save_bytes(path: Path | Place, content: bytes) -> str:
+def place_checksum(place: Place) -> str:
+    """The `file_checksum` of what lies somewhere, of whatever size.
+
+    Raises
+    ------
+    OSError
+        If it is not there.
+    """
+    found = 0
+    for piece in place.read_pieces():
+        found = zlib.crc32(piece, found)
+    return f"{found:08x}"
+
+
+def save_bytes(path: Path | Place, content: bytes | Iterable[bytes]) -> str:
     """Write a file so that a crash leaves the old one, or the new one, whole and on the disk.
+
+    Parameters
+    ----------
+    content
+        The bytes, all or in pieces.
 
     Returns
     -------
     str
         Its `file_checksum`.
     """
-    Place.of(path).write_bytes(content)
-    return file_checksum(content)
+    found = 0
+
+    def told() -> Iterator[bytes]:
+        nonlocal found
+        for piece in [content] if isinstance(content, bytes) else content:
+            found = zlib.crc32(piece, found)
+            yield piece
+
+    Place.of(path).write_bytes(told())
+    return f"{found:08x}"
 
 
 def save_json(path: Path | Place, content: dict[str, Any]) -> str:
@@ -93,7 +122,7 @@ def _seal(content: dict[str, Any]) -> str:
     return file_checksum(json.dumps(content, sort_keys=True).encode())
 
 
-def save_arrays(path: Path | Place, arrays: dict[str, NDArray[Any]]) -> str:
+def save_arrays(path: Path | Place, arrays: Mapping[str, NDArray[Any]]) -> str:
     """Write arrays as an ``.npz``; equal content is equal bytes. Returns the file's checksum."""
     buffer = io.BytesIO()
     np.savez(buffer, **dict(sorted(arrays.items())))  # type: ignore[arg-type]

@@ -34,9 +34,9 @@ SAMPLES = 64
 
 
 class Sink(Protocol):
-    """Takes the fields of a cell, and returns what the cell's record says of it.
+    """Takes the fields of a cell; returns its part of the cell's record.
 
-    Among that are the ``checksums`` of what was written, by name.
+    That is checksums of what it wrote, by name, and whatever else later stages ask the ledger.
     """
 
     def take(self, cell: Roi, fields: Fields) -> CellRecord: ...
@@ -77,8 +77,8 @@ class FieldWork:
         record: CellRecord = {"checksums": {}}
         for sink in self.sinks:
             part = sink.skip(cell) if fields is None else sink.take(cell, fields)
-            for key, values in part.items():
-                record.setdefault(key, {}).update(values)
+            checksums = {**record["checksums"], **part["checksums"]}
+            record = {**record, **part, "checksums": checksums}
         if fields is None:
             record["skipped"] = True
         if read is not None:
@@ -185,7 +185,7 @@ class SampleSink:
 
     def skip(self, cell: Roi) -> CellRecord:
         del cell
-        return {}
+        return {"checksums": {}}
 
 
 def sample_positions(elements: Roi, index: CellIndex, seed: int) -> NDArray[np.int64]:

@@ -6,7 +6,7 @@ that was interrupted is simply done again, and one that is done twice at once ge
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
@@ -15,11 +15,13 @@ from typing import Any, Protocol
 from numpy.typing import NDArray
 
 from stitchsafe.coordinates import CellGrid, Roi
+from stitchsafe.engine._durable import save_arrays
 from stitchsafe.engine._ledger import CellIndex, CellRecord, Ledger
 from stitchsafe.engine._sinks import checksum
 from stitchsafe.interruption import untorn
+from stitchsafe.volumes import Place
 
-__all__ = ["ArrayWork", "Stage", "Task", "Work", "Workshop", "do_task"]
+__all__ = ["ArrayWork", "FileWork", "Stage", "Task", "Work", "Workshop", "do_task"]
 
 
 class Work(Protocol):
@@ -74,6 +76,37 @@ class ArrayWork:
         leading = (0,) * (result.ndim - cell.ndim)
         self.target.write(Roi((*leading, *cell.offset), result.shape), result)
         return {"checksums": {self.name: checksum(result)}}
+
+
+@dataclass(frozen=True)
+class FileWork:
+    """Work that makes one file of arrays for each cell.
+
+    Parameters
+    ----------
+    make
+        The arrays of a cell, and what else is entered of it for later stages.
+    place
+        Where the file of a cell goes; the ledger calls its checksum ``arrays``.
+    """
+
+    make: Callable[[Roi], tuple[Mapping[str, NDArray[Any]], Mapping[str, Any]]]
+    place: Callable[[Roi], Place]
+
+    def read(self, block: Roi, cells: Sequence[Roi]) -> None:
+        del block, cells
+
+    def compute(
+        self, cells: Sequence[Roi], source: None
+    ) -> Iterator[tuple[Mapping[str, NDArray[Any]], Mapping[str, Any]]]:
+        del source
+        return map(self.make, cells)
+
+    def write(
+        self, cell: Roi, result: tuple[Mapping[str, NDArray[Any]], Mapping[str, Any]]
+    ) -> CellRecord:
+        arrays, notes = result
+        return {**notes, "checksums": {"arrays": save_arrays(self.place(cell), arrays)}}
 
 
 @dataclass(frozen=True)

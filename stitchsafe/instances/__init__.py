@@ -3,10 +3,8 @@
 ::
 
     fields of a window --segment_window--> WindowSegments --WindowRecord.of_segments--> WindowRecord
-    records            --SegmentTable.of_records--> table
-    records            --stream_contacts--> contacts
-    table, contacts    --merge_segments--> Merge       --relabel--> final labels
-    records, Merge     --instance_table--> InstanceTable
+    records of all     --Merging-->        the id of every segment, pairs that touch, InstanceTable
+    labels of a window --final_labels-->   final labels
 
 Each step is a pure function; results depend on the voxels and on the settings, never on the order
 in which windows were computed.
@@ -17,7 +15,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from stitchsafe.instances._bandwidth import PointSample, estimate_bandwidth
-from stitchsafe.instances._evidence import Contacts, stream_contacts, touching
+from stitchsafe.instances._contacts import Contacts, touching
 from stitchsafe.instances._growth import grow_segments
 from stitchsafe.instances._meanshift import (
     Kernel,
@@ -27,25 +25,14 @@ from stitchsafe.instances._meanshift import (
     mean_shift,
     nearest_mode,
 )
-from stitchsafe.instances._merge import (
-    Decision,
-    FinalIds,
-    Merge,
-    MergeEvidence,
-    merge_segments,
-    smallest_dtype,
-)
-from stitchsafe.instances._records import SegmentTable, WindowRecord, WindowSegments
+from stitchsafe.instances._merging import Decision, Made, Merging, Order, choose_districts
+from stitchsafe.instances._records import Segments, WindowRecord, WindowSegments
 from stitchsafe.instances._relabel import relabel
 from stitchsafe.instances._settings import Background, Clusters, LabelSettings, Source
 from stitchsafe.instances._sketch import Sketch, SketchUnion, to_units
-from stitchsafe.instances._stages import (
-    SegmentSink,
-    final_labels,
-    load_records,
-    merge_windows,
-)
-from stitchsafe.instances._table import InstanceTable, instance_table
+from stitchsafe.instances._stages import SegmentSink, final_labels, load_evidence
+from stitchsafe.instances._table import InstanceTable
+from stitchsafe.instances._walk import WALKED_BYTES
 from stitchsafe.instances._windows import (
     clustered_points,
     connected_parts,
@@ -62,22 +49,24 @@ __all__ = [
     "Clusters",
     "Contacts",
     "Decision",
-    "FinalIds",
     "InstanceTable",
     "Kernel",
     "LabelSettings",
+    "Made",
     "MeanShift",
-    "Merge",
-    "MergeEvidence",
+    "Merging",
     "Modes",
+    "Order",
     "PointSample",
     "SegmentSink",
-    "SegmentTable",
+    "Segments",
     "Sketch",
     "SketchUnion",
     "Source",
+    "WALKED_BYTES",
     "WindowRecord",
     "WindowSegments",
+    "choose_districts",
     "clustered_points",
     "connected_parts",
     "estimate_bandwidth",
@@ -85,17 +74,12 @@ __all__ = [
     "final_labels",
     "find_modes",
     "grow_segments",
-    "instance_table",
-    "load_records",
+    "load_evidence",
     "mean_shift",
-    "merge_segments",
-    "merge_windows",
     "modes_of",
     "nearest_mode",
     "relabel",
     "segment_window",
-    "smallest_dtype",
-    "stream_contacts",
     "to_units",
     "touching",
     "voxel_bytes",

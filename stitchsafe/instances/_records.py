@@ -2,9 +2,9 @@
 
 A :class:`WindowSegments` is what segmenting one window yields. A :class:`WindowRecord` is what
 later stages need of it when its labels have been written and forgotten: its segments' columns and
-the planes of labels on its faces. A :class:`SegmentTable` holds what merging needs of all windows,
-in the canonical order: windows by their first voxel in raster order over the volume, segments by
-theirs in the window. Nothing depends on the order in which windows were computed.
+the planes of labels on its faces. :class:`Segments` are those of several windows, in the canonical
+order: windows by their first voxel in raster order over the volume, segments by theirs in the
+window. Nothing depends on the order in which windows were computed.
 """
 
 from __future__ import annotations
@@ -18,12 +18,11 @@ from numpy.typing import NDArray
 
 from stitchsafe.coordinates import Roi
 
-__all__ = ["SegmentTable", "WindowRecord", "WindowSegments"]
+__all__ = ["Segments", "WindowRecord", "WindowSegments"]
 
 Int64 = NDArray[np.int64]
 
-_MERGED = ("modes", "clusters", "voxels", "first")
-_COLUMNS = (*_MERGED, "sums", "box_begin", "box_end")
+_COLUMNS = ("modes", "clusters", "voxels", "first", "sums", "box_begin", "box_end")
 
 
 @dataclass(frozen=True)
@@ -151,59 +150,55 @@ class WindowRecord:
 
 
 @dataclass(frozen=True)
-class SegmentTable:
-    """The segments of all windows as columns, as far as merging needs; rows in canonical order.
+class Segments:
+    """The segments of some windows as columns, in raster order of the windows.
 
     Parameters
     ----------
-    volume_shape
-        In voxels.
-    window_keys
+    keys
         int64 ``(windows,)``, ascending: `WindowRecord.key` of each window, empty ones too.
     starts
         int64 ``(windows + 1,)``: local label ``k`` of window ``w`` is row ``starts[w] + k - 1``.
-    windows
-        int64 ``(rows,)``: index of each row's window in `window_keys`.
-    modes, clusters, voxels, first
+    names
+        int64 ``(rows,)``: raster index of each segment's first voxel in the volume.
+    clusters, modes, voxels, sums, box_begin, box_end
         As in :class:`WindowRecord`, one row per segment.
     """
 
-    volume_shape: tuple[int, ...]
-    window_keys: Int64
+    keys: Int64
     starts: Int64
-    windows: Int64
-    modes: NDArray[np.float32]
+    names: Int64
     clusters: NDArray[np.int32]
+    modes: NDArray[np.float32]
     voxels: Int64
-    first: Int64
+    sums: Int64
+    box_begin: Int64
+    box_end: Int64
 
     @classmethod
-    def of_records(cls, records: Iterable[WindowRecord]) -> SegmentTable:
-        """The table of these windows, whatever the order in which they come.
-
-        Raises
-        ------
-        ValueError
-            If there is none, or one comes twice.
-        """
+    def of_records(cls, records: Iterable[WindowRecord], ndim: int) -> Segments:
+        """The segments of these windows, whatever the order in which they come."""
         ordered = sorted(records, key=lambda record: record.key)
         if not ordered:
-            raise ValueError("a table of segments needs at least one window")
-        keys = np.asarray([record.key for record in ordered], np.int64)
-        if np.any(keys[1:] == keys[:-1]):
-            raise ValueError("a window comes twice")
-        counts = np.asarray([record.count for record in ordered], np.int64)
+            none, boxes = np.zeros(0, np.int64), np.zeros((0, ndim), np.int64)
+            modes = np.zeros((0, 0), np.float32)
+            clusters = none.astype(np.int32)
+            return cls(none, np.zeros(1, np.int64), none, clusters, modes, none, *[boxes] * 3)
+        counts = [record.count for record in ordered]
         return cls(
-            volume_shape=ordered[0].volume_shape,
-            window_keys=keys,
+            keys=np.asarray([record.key for record in ordered], np.int64),
             starts=np.concatenate([[0], np.cumsum(counts)]).astype(np.int64),
-            windows=np.repeat(np.arange(len(ordered), dtype=np.int64), counts),
-            **{name: np.concatenate([getattr(r, name) for r in ordered]) for name in _MERGED},
+            names=np.concatenate([record.first for record in ordered]),
+            **{
+                name: np.concatenate([getattr(record, name) for record in ordered])
+                for name in ("clusters", "modes", "voxels", "sums", "box_begin", "box_end")
+            },
         )
 
     @property
-    def rows(self) -> int:
-        return len(self.voxels)
+    def windows(self) -> Int64:
+        """Key of each row's window."""
+        return np.repeat(self.keys, np.diff(self.starts))
 
 
 def _plane(labels: NDArray[np.uint32], axis: int, at: int) -> NDArray[np.uint32]:

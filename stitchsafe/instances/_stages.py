@@ -1,17 +1,11 @@
-"""Instances on the engine's runner: segment each window, merge all, write final labels.
+"""Instances on the engine's runner: what segments a window, and what makes its labels final.
 
-::
-
-    map     segment   fields of a cell -> provisional labels + evidence     (one window per cell)
-    reduce  merge     all evidence -> one table of final ids
-    map     relabel   provisional labels -> final labels
+What lies between, the merging of all windows, is :mod:`stitchsafe.instances._merging`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from itertools import islice
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -19,18 +13,14 @@ from numpy.typing import NDArray
 
 from stitchsafe.coordinates import CellGrid, Roi
 from stitchsafe.engine import CellIndex, CellRecord, Fields, checksum, load_arrays, save_arrays
-from stitchsafe.instances._evidence import Contacts, stream_contacts
 from stitchsafe.instances._meanshift import Modes
-from stitchsafe.instances._merge import FinalIds, Merge, merge_segments
-from stitchsafe.instances._records import SegmentTable, WindowRecord
+from stitchsafe.instances._records import WindowRecord
 from stitchsafe.instances._relabel import relabel
 from stitchsafe.instances._settings import LabelSettings
 from stitchsafe.instances._windows import segment_window
 from stitchsafe.volumes import ArrayStore, Place
 
-__all__ = ["SegmentSink", "final_labels", "load_records", "merge_windows"]
-
-_AT_ONCE = 16
+__all__ = ["SegmentSink", "final_labels", "load_evidence"]
 
 
 class SegmentSink:
@@ -74,52 +64,40 @@ class SegmentSink:
         record = WindowRecord.of_segments(segments, cell, self.provisional.shape)
         self.provisional.write(cell, segments.labels)
         evidence = save_arrays(self.place(self.cells.index(cell)), record.to_arrays())
-        return {"checksums": {"provisional": checksum(segments.labels), "evidence": evidence}}
+        checksums = {"provisional": checksum(segments.labels), "evidence": evidence}
+        return {"checksums": checksums, "segments": record.count}
 
     def skip(self, cell: Roi) -> CellRecord:
         nothing = np.zeros(cell.shape, np.uint32)
         self.provisional.write(cell, nothing)
-        return {"checksums": {"provisional": checksum(nothing)}}
+        return {"checksums": {"provisional": checksum(nothing)}, "segments": 0}
 
 
-def load_records(
+def load_evidence(
     place: Callable[[CellIndex], Place],
     cells: CellGrid,
     entered: Mapping[CellIndex, CellRecord],
-) -> Iterator[WindowRecord]:
-    """The evidence of all cells in raster order, but of those that were skipped.
-
-    Where reading takes a while, some are read ahead.
+    cell: Roi,
+) -> WindowRecord | None:
+    """The evidence of a cell; None of one that was skipped.
 
     Raises
     ------
     IntegrityError
         If it is not what was entered in the ledger.
     """
-
-    def load(index: CellIndex) -> WindowRecord:
-        known = entered[index]["checksums"]["evidence"]
-        return WindowRecord.from_arrays(load_arrays(place(index), known))
-
-    indices = map(cells.index, cells.cells())
-    wanted = (index for index in indices if not entered[index].get("skipped"))
-    with ThreadPoolExecutor(_AT_ONCE) as pool:
-        while batch := list(islice(wanted, _AT_ONCE)):
-            yield from (map if place(batch[0]).local else pool.map)(load, batch)
-
-
-def merge_windows(records: Iterable[WindowRecord], settings: LabelSettings) -> Merge:
-    """Unite the segments of all windows, which come in raster order."""
-    known, contacts = [], []
-    for record, found in stream_contacts(records):
-        known.append(record)
-        contacts.append(found)
-    table = SegmentTable.of_records(known)
-    return merge_segments(table, Contacts.concatenate(contacts), settings=settings)
+    index = cells.index(cell)
+    if entered[index].get("skipped"):
+        return None
+    known = entered[index]["checksums"]["evidence"]
+    return WindowRecord.from_arrays(load_arrays(place(index), known))
 
 
 def final_labels(
-    labels: NDArray[np.uint32], window: Roi, ids: FinalIds, extent: Sequence[int]
+    labels: NDArray[np.uint32],
+    window: Roi,
+    merged: Mapping[str, NDArray[Any]],
+    extent: Sequence[int],
 ) -> NDArray[Any]:
     """Final labels of a window from its provisional ones.
 
@@ -127,9 +105,19 @@ def final_labels(
     ----------
     labels, window
         Local labels, and where they lie.
-    ids
-        What merging decided.
+    merged
+        What merging left of the window's district: ``keys``, ``starts``, ``ids``.
     extent
         Shape of the volume, whose raster order names windows.
+
+    Raises
+    ------
+    KeyError
+        If the window is not among those that were merged.
     """
-    return relabel(labels, ids.lookup(int(np.ravel_multi_index(window.offset, tuple(extent)))))
+    key = int(np.ravel_multi_index(window.offset, tuple(extent)))
+    at = int(np.searchsorted(merged["keys"], key))
+    if at == len(merged["keys"]) or merged["keys"][at] != key:
+        raise KeyError(f"no window with the key {key}")
+    ids = merged["ids"][merged["starts"][at] : merged["starts"][at + 1]]
+    return relabel(labels, np.concatenate([np.zeros(1, ids.dtype), ids]))

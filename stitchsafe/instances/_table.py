@@ -1,8 +1,7 @@
-"""The instance table, from the columns of segments; no label is read again."""
+"""The instance table, from what objects are made of; no label is read again."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,22 +9,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stitchsafe.coordinates import Roi
-from stitchsafe.instances._merge import Merge
-from stitchsafe.instances._records import WindowRecord
+from stitchsafe.instances._objects import Objects
 
-__all__ = ["InstanceTable", "instance_table"]
+__all__ = ["InstanceTable"]
 
 Int64 = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
 class InstanceTable:
-    """One row per instance, by id.
+    """One row per instance, by id; some of them, or all.
 
     Parameters
     ----------
     ids
-        int64, 1 to the number of instances.
+        int64, consecutive.
     voxels
         int64.
     centroids
@@ -43,6 +41,36 @@ class InstanceTable:
     box_end: Int64
     touches_border: NDArray[np.bool_]
 
+    @classmethod
+    def empty(cls, ndim: int) -> InstanceTable:
+        """No rows."""
+        none = np.zeros((0, ndim), np.int64)
+        return cls(none[:, 0], none[:, 0], none.astype(np.float64), none, none, none[:, 0] > 0)
+
+    @classmethod
+    def of_objects(cls, objects: Objects, first: int, region: Roi) -> InstanceTable:
+        """Of objects in order of their ids.
+
+        Parameters
+        ----------
+        objects
+            Those that stay.
+        first
+            The id of the first of them.
+        region
+            What was segmented.
+        """
+        begin, end = objects.box_begin, objects.box_end
+        reaches = (begin <= region.offset) | (end >= region.end)
+        return cls(
+            ids=np.arange(first, first + objects.count, dtype=np.int64),
+            voxels=objects.voxels,
+            centroids=objects.sums / objects.voxels[:, None],
+            box_begin=begin,
+            box_end=end,
+            touches_border=np.asarray(reaches.any(axis=1)),
+        )
+
     def columns(self, axes: str) -> dict[str, NDArray[Any]]:
         """Flat columns for CSV and Parquet; `axes` such as ``zyx`` names the spatial ones."""
         flat: dict[str, NDArray[Any]] = {"id": self.ids, "voxels": self.voxels}
@@ -53,44 +81,3 @@ class InstanceTable:
         ):
             flat |= {f"{name}_{axis}": values[:, index] for index, axis in enumerate(axes)}
         return flat | {"touches_border": self.touches_border}
-
-
-def instance_table(
-    records: Iterable[WindowRecord], merge: Merge, region: Roi | None = None
-) -> InstanceTable:
-    """Add up segments to instances, window by window.
-
-    Parameters
-    ----------
-    records
-        The windows that were merged, in any order.
-    merge
-        What became of their segments.
-    region
-        What was segmented; the whole volume where None.
-    """
-    voxels = np.zeros(merge.count, np.int64)
-    sums = begin = end = np.zeros((merge.count, 0), np.int64)
-    for record in records:
-        if not sums.shape[1]:
-            region = Roi.whole(record.volume_shape) if region is None else region
-            sums = np.zeros((merge.count, region.ndim), np.int64)
-            begin = np.full_like(sums, np.iinfo(np.int64).max)
-            end = np.zeros_like(sums)
-        ids = merge.final.lookup(record.key)[1:]
-        kept = np.flatnonzero(ids)
-        at = ids[kept].astype(np.int64) - 1
-        np.add.at(voxels, at, record.voxels[kept])
-        np.add.at(sums, at, record.sums[kept])
-        np.minimum.at(begin, at, record.box_begin[kept])
-        np.maximum.at(end, at, record.box_end[kept])
-    assert region is not None, "a merge has at least one window"
-    reaches = (begin <= region.offset) | (end >= region.end)
-    return InstanceTable(
-        ids=np.arange(1, merge.count + 1, dtype=np.int64),
-        voxels=voxels,
-        centroids=sums / voxels[:, None],
-        box_begin=begin,
-        box_end=end,
-        touches_border=np.asarray(reaches.any(axis=1)),
-    )

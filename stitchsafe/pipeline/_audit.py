@@ -11,8 +11,17 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from stitchsafe.coordinates import Roi
-from stitchsafe.engine import CellIndex, CellRecord, Events, checksum, file_checksum, load_json
+from stitchsafe.engine import (
+    CellIndex,
+    CellRecord,
+    Events,
+    checksum,
+    file_checksum,
+    load_json,
+    place_checksum,
+)
 from stitchsafe.errors import IntegrityError, InterruptedRunError, StitchsafeError, StoreError
+from stitchsafe.pipeline._merging import forget_merging
 from stitchsafe.pipeline._outputs import linked_levels
 from stitchsafe.pipeline._reading import Reading
 from stitchsafe.pipeline._stages import Written, written_by
@@ -109,6 +118,7 @@ def forget_damaged(store: ResultStore, reading: Reading, events: Events) -> int:
         if finding.redo is not None:
             stage, index = finding.redo
             store.ledger.drop(stage, [] if index is None else [index])
+    forget_merging(store, store.ledger)  # scratch, which is not looked at
     store.mend_recipe()
     return len(findings)
 
@@ -175,7 +185,7 @@ def _damaged_files(stage: Written, index: CellIndex, record: CellRecord) -> Iter
             continue  # not asked for
         path = place(index)
         try:
-            if file_checksum(path.read_bytes()) != expected:
+            if place_checksum(path) != expected:
                 yield f"{path}: is not what was written"
         except PlaceError:
             raise  # says nothing of what is there

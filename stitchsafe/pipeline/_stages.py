@@ -8,7 +8,7 @@
     predict   fields of every cell -> fields, samples, provisional labels, evidence
     field statistics 1, …, field maps, fields   steps that need a whole field
     cluster statistics 1, …, clusters, segment   labels that need something of all fields
-    merge     one table of final ids
+    districts, …, merge, instances   windows are merged, see `stitchsafe.pipeline._merging`
     create labels, labels      final labels
     pyramid 1, 2, …            one stage per level
     finish    all is done, and scratch goes
@@ -18,16 +18,10 @@ Which of them there are depends on the recipe alone; `verify` walks the same lis
 
 from __future__ import annotations
 
-import csv
-import io
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
-from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
 
 from stitchsafe.coordinates import CellGrid, Roi
 from stitchsafe.engine import (
@@ -40,25 +34,18 @@ from stitchsafe.engine import (
     file_checksum,
     run_blocks,
     run_once,
-    save_arrays,
-    save_bytes,
-)
-from stitchsafe.instances import (
-    WindowRecord,
-    instance_table,
-    load_records,
-    merge_windows,
 )
 from stitchsafe.pipeline._clustering import (
     Clustering,
     decide_clusters,
     load_clustering,
     needs_consensus,
-    segmenting,
 )
 from stitchsafe.pipeline._deciding import FIRST_PASS, decide, first_pass, portions
 from stitchsafe.pipeline._finishing import decide_fields
 from stitchsafe.pipeline._inputs import Inputs
+from stitchsafe.pipeline._machine import allotted_memory
+from stitchsafe.pipeline._merging import districts_of, forget_merging, merge_all
 from stitchsafe.pipeline._outputs import (
     LabelPyramid,
     Layout,
@@ -164,6 +151,7 @@ def run_stages(
         run.once("finish", run.finish)
         workshop.store.provisional.remove()
         workshop.store.raw.remove()
+        forget_merging(workshop.store, ledger)
         ledger.sweep()  # workers and parts may have died meanwhile
     return Progress(count.total, count.resumed, instances, clustering=clustering, rounding=rounding)
 
@@ -297,36 +285,19 @@ class _Run:
 
     def labels(self) -> int:
         """Final labels of what the fields gave; returns the number of instances."""
-        merged = self.once("merge", self._merge)
+        merged = merge_all(
+            self,
+            self.workshop.merging,
+            budget=self.settings.max_memory or allotted_memory().memory,
+            table="table" in self.settings.save,
+            voxel_size=self.volume.voxel_size,
+            axes=self.volume.axes,
+        )
         self.once("create labels", lambda: self._create_labels(merged["dtype"]))
         self.blocks("labels")
         for level in range(1, len(self.workshop.pyramid.levels)):
             self.blocks(f"pyramid {level}", self.recipe.cell_shape)
         return int(merged["instances"])
-
-    def _merge(self) -> CellRecord:
-        store, recipe, axes = self.store, self.recipe, self.volume.axes
-        assert recipe.labels is not None
-        labels = load_clustering(store, recipe).settings
-        entered = self.ledger.finished(segmenting(recipe))
-
-        def records() -> Iterator[WindowRecord]:
-            return load_records(store.evidence, recipe.cells, entered)
-
-        merge = merge_windows(records(), labels)
-        arrays = {**merge.final.to_arrays(), **merge.evidence.to_arrays()}
-        checksums = {"merges": save_arrays(store.merges_file, arrays)}
-        if "table" in self.settings.save:
-            columns = instance_table(records(), merge, recipe.roi).columns(axes)
-            checksums["table"] = save_bytes(store.table_file, _csv(columns, self.volume))
-        return {
-            "checksums": checksums,
-            "instances": merge.count,
-            "dtype": str(merge.dtype),
-            "conflicts": merge.conflicts,
-            "dropped_small": merge.dropped_small,
-            "dropped_background": merge.dropped_background,
-        }
 
     def _create_labels(self, dtype: str) -> CellRecord:
         shown = self.ledger.finished("create")[()]["image"] != "none"
@@ -334,19 +305,6 @@ class _Run:
             self.store, self.workshop.pyramid, self.volume, dtype, self.layout, with_image=shown
         )
         return {}
-
-
-def _csv(columns: dict[str, NDArray[Any]], volume: Volume) -> bytes:
-    """The instance table; volumes of instances in physical units where the voxel size is known."""
-    if volume.voxel_size is not None:
-        size = float(np.prod(volume.voxel_size.values))
-        unit = f"volume_{volume.voxel_size.unit}{len(volume.axes)}"
-        columns = {**columns, unit: columns["voxels"] * size}
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(columns)
-    writer.writerows(zip(*(column.tolist() for column in columns.values()), strict=True))
-    return text.getvalue().encode()
 
 
 def written_by(store: ResultStore, recipe: Recipe, volume: Volume) -> Iterator[Written]:
@@ -382,11 +340,9 @@ def written_by(store: ResultStore, recipe: Recipe, volume: Volume) -> Iterator[W
         yield Written("field maps", None, files=decided)
         yield Written("fields", recipe.cells, final, layout=layout)
     if recipe.labels is not None:
-        yield Written(
-            "merge",
-            None,
-            files={"merges": lambda _: store.merges_file, "table": lambda _: store.table_file},
-        )
+        yield Written("districts", None)
+        yield Written("merge", districts_of(store.ledger, recipe), files={"arrays": store.merged})
+        yield Written("instances", None, files={"table": lambda _: store.table_file})
         yield Written("create labels", None)
         yield Written("labels", recipe.cells, {"labels": store.labels / "0"})
         pyramid = LabelPyramid.of(recipe, volume)

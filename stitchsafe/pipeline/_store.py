@@ -142,8 +142,13 @@ class ResultStore:
         return self.private / "provisional"
 
     @property
-    def merges_file(self) -> Place:
-        return self.private / "merges.npz"
+    def merging(self) -> Place:
+        """Scratch of merging."""
+        return self.private / "merging"
+
+    def merged(self, index: Sequence[int]) -> Place:
+        """Ids of the segments of one district, and what became of pairs that touch."""
+        return self.private / "merged" / f"{'_'.join(map(str, index))}.npz"
 
     @property
     def inexact_file(self) -> Place:

@@ -328,7 +328,7 @@ def _agree(
 
 
 def _label_mismatches(store: ResultStore, recipe: Recipe, cell: Roi, fields: dict[str, Any]) -> int:
-    if recipe.labels is None or not store.merges_file.is_file():
+    if recipe.labels is None or not store.ledger.survey("instances")[0]:
         return 0
     finest = store.labels / "0"
     if not any((finest / name).is_file() for name in ("zarr.json", ".zarray")):

@@ -28,10 +28,9 @@ from stitchsafe.engine import (
     Stage,
     Work,
     checksum,
-    load_arrays,
 )
 from stitchsafe.errors import InputError, IntegrityError, ModelError
-from stitchsafe.instances import FinalIds, SegmentSink, final_labels, segment_window
+from stitchsafe.instances import SegmentSink, final_labels, segment_window
 from stitchsafe.networks import Network, is_factory
 from stitchsafe.pipeline._checked import CheckedCells, downsampling
 from stitchsafe.pipeline._clustering import (
@@ -52,6 +51,7 @@ from stitchsafe.pipeline._finishing import (
     load_field_maps,
 )
 from stitchsafe.pipeline._inputs import Inputs
+from stitchsafe.pipeline._merging import MergedWindows, MergingStages, is_merging
 from stitchsafe.pipeline._origin import Origin
 from stitchsafe.pipeline._outputs import LabelPyramid
 from stitchsafe.pipeline._raw import RAW, RawFields
@@ -163,6 +163,11 @@ class Workshop:
         return RawFields.of(self.store, self.recipe, self.ledger, lambda: self.maker)
 
     @property
+    def merging(self) -> MergingStages:
+        """The stages of merging, with what they have left by now."""
+        return MergingStages(self.store, self.recipe, self.ledger)
+
+    @property
     def _whole(self) -> list[str]:
         return list(self.recipe.finished)
 
@@ -178,6 +183,8 @@ class Workshop:
             return CellGrid(Roi.whole(self.recipe.extent), self.recipe.cell_shape)
         if stage.startswith("pyramid "):
             return self.pyramid.cells(_number(stage))
+        if is_merging(stage):
+            return self.merging.cells(stage)
         return self.recipe.cells
 
     def stage(self, name: str) -> Stage:
@@ -209,6 +216,8 @@ class Workshop:
             return FieldWork(self.maker, self._sinks())
         if name == "segment":
             return SegmentWork(self.raw, self._segments())
+        if is_merging(name):
+            return self.merging.work(name)
         if name == "labels":
             return self._relabelling()
         level = _number(name)
@@ -251,12 +260,12 @@ class Workshop:
             return _Anew(self.maker, self.store, final)
         scratch = ArrayStore.open(self.store.provisional)
         provisional = self._checked(segmenting(self.recipe), "provisional", scratch)
-        ids, extent = load_ids(self.store), self.recipe.extent
+        merged, extent = MergedWindows(self.store, self.recipe), self.recipe.extent
 
         def make(cell: Roi) -> NDArray[Any]:
             if self.recipe.skips(cell):
                 return np.zeros(cell.shape, final.dtype)
-            return final_labels(provisional.read(cell), cell, ids, extent)
+            return final_labels(provisional.read(cell), cell, merged.of(cell), extent)
 
         return ArrayWork("labels", make, final)
 
@@ -294,24 +303,6 @@ def _number(stage: str) -> int:
     return int(stage.rpartition(" ")[2])
 
 
-def load_ids(store: ResultStore) -> FinalIds:
-    """What merging decided.
-
-    Raises
-    ------
-    IntegrityError
-        If that is gone or damaged.
-    """
-    merged = store.ledger.finished("merge").get(())
-    try:
-        known = None if merged is None else merged["checksums"]["merges"]
-        return FinalIds.from_arrays(load_arrays(store.merges_file, known))
-    except OSError as error:
-        raise IntegrityError(
-            f"{store.merges_file} is gone; the same predict command with --repair merges again"
-        ) from error
-
-
 def final_labels_of(
     store: ResultStore, recipe: Recipe, cell: Roi, fields: dict[str, Any]
 ) -> NDArray[Any]:
@@ -325,4 +316,5 @@ def final_labels_of(
         nan_is_background=recipe.nan == "keep",
         modes=clustering.modes,
     )
-    return final_labels(segments.labels, cell, load_ids(store), recipe.extent)
+    merged = MergedWindows(store, recipe).of(cell)
+    return final_labels(segments.labels, cell, merged, recipe.extent)

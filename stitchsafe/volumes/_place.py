@@ -48,6 +48,7 @@ PARTIAL = ".partial"
 """End of the names of files that are being written."""
 
 _AT_ONCE = 32
+_PIECE = 2**22
 _SCHEME = re.compile(r"([a-zA-Z][a-zA-Z0-9+.\-]+)://")
 
 
@@ -238,6 +239,21 @@ class Place:
             raise FileNotFoundError(2, "there is nothing", str(self))
         return found
 
+    def read_pieces(self) -> Iterator[bytes]:
+        """The bytes here, from a disk some at a time.
+
+        Raises
+        ------
+        OSError
+            As `read_bytes` does.
+        """
+        if self.kind != "file":
+            yield self.read_bytes()
+            return
+        with Path(self.key).open("rb") as file:
+            while piece := file.read(_PIECE):
+                yield piece
+
     def read_text(self) -> str:
         """What lies here, as UTF-8."""
         return self.read_bytes().decode()
@@ -322,13 +338,17 @@ class Place:
 
     # Writing
 
-    def write_bytes(self, content: bytes) -> None:
-        """Put bytes here, whole or not at all; on the disk, or acknowledged, when it returns."""
+    def write_bytes(self, content: bytes | Iterable[bytes]) -> None:
+        """Put bytes here, whole or not at all; on the disk, or acknowledged, when it returns.
+
+        Of several pieces a disk holds one at a time in memory, and an object store all.
+        """
         self._refuse_read_only()
         if self.kind == "file":
             with _partial(Path(self.key), content) as partial:
                 partial.replace(self.key)
             return
+        content = content if isinstance(content, bytes) else b"".join(content)
         with self._errors():
             self.parent._store().write(self.name, content).result()
 
@@ -403,13 +423,13 @@ def _after(prefix: str) -> str:
 
 
 @contextlib.contextmanager
-def _partial(path: Path, content: bytes) -> Iterator[Path]:
+def _partial(path: Path, content: bytes | Iterable[bytes]) -> Iterator[Path]:
     """The content in a temporary file beside `path`, durable; and what is done to it as well."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f"{path.name}.{os.getpid()}-{uuid.uuid4().hex[:8]}{PARTIAL}")
     try:
         with partial.open("wb") as file:
-            file.write(content)
+            file.writelines([content] if isinstance(content, bytes) else content)
             file.flush()
             os.fsync(file.fileno())
         yield partial

@@ -11,25 +11,24 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
+from merging import Merged, expected_ids, merge_records
 
-from stitchsafe.coordinates import Roi, grid_cells
+from stitchsafe.coordinates import CellGrid, Roi, grid_cells
 from stitchsafe.instances import (
     Contacts,
     Decision,
     LabelSettings,
-    Merge,
-    SegmentTable,
+    Order,
+    Segments,
     WindowRecord,
     WindowSegments,
+    choose_districts,
     connected_parts,
-    instance_table,
-    merge_segments,
     relabel,
     segment_window,
-    smallest_dtype,
-    stream_contacts,
     touching,
 )
+from stitchsafe.instances import _merging as merging_module
 
 
 def embedding(classes: np.ndarray, jitter: float = 0.0) -> np.ndarray:
@@ -39,8 +38,12 @@ def embedding(classes: np.ndarray, jitter: float = 0.0) -> np.ndarray:
 
 
 def run(
-    fields: dict[str, np.ndarray], how: LabelSettings, *, order: random.Random | None = None
-) -> tuple[np.ndarray, list[WindowRecord], Merge]:
+    fields: dict[str, np.ndarray],
+    how: LabelSettings,
+    *,
+    order: random.Random | None = None,
+    district: int | None = None,
+) -> tuple[np.ndarray, list[WindowRecord], Merged]:
     """The whole way, window by window in any order."""
     shape = next(iter(fields.values())).shape[1:]
     cells = list(grid_cells(Roi.whole(shape), how.window))
@@ -52,16 +55,10 @@ def run(
         got = segment_window(inside, settings=how)
         provisional[cell] = got.labels
         records.append(WindowRecord.of_segments(got, cell, shape))
-    table = SegmentTable.of_records(records)
-    ordered = sorted(records, key=lambda record: record.key)
-    pairs = [found for _, found in stream_contacts(ordered)]
-    if order is not None:
-        order.shuffle(pairs)
-    merge = merge_segments(table, Contacts.concatenate(pairs), settings=how)
-    labels = np.zeros(shape, merge.dtype)
-    for record in records:
-        final = relabel(provisional[record.region], merge.final.lookup(record.key))
-        labels[record.region.slices] = final
+    merge = merge_records(records, how, windows_per_district=district, order=order)
+    labels = np.zeros(shape, merge.order.dtype)
+    for cell, local in provisional.items():
+        labels[cell.slices] = merge.labels(local, cell, shape)
     return labels, records, merge
 
 
@@ -86,11 +83,21 @@ def chain(modes: Sequence[Sequence[float]], heights: Sequence[Sequence[int]]) ->
     return records
 
 
-def merged(records: Sequence[WindowRecord], **values: Any) -> tuple[SegmentTable, Merge]:
-    how = LabelSettings(window=(4, 4), **{"bandwidth": 1.0} | values)
-    table = SegmentTable.of_records(records)
-    contacts = Contacts.concatenate(found for _, found in stream_contacts(records))
-    return table, merge_segments(table, contacts, settings=how)
+def merged(records: Sequence[WindowRecord], **values: Any) -> Merged:
+    size = records[0].region.shape[0]
+    how = LabelSettings(window=(size, 4), **{"bandwidth": 1.0} | values)
+    return merge_records(records, how)
+
+
+def ids(merge: Merged) -> list[int]:
+    """Ids of segments in order of windows, and in these of first voxels."""
+    return [
+        value
+        for _, arrays in sorted(
+            (tuple(each["keys"].tolist()), each["ids"].tolist()) for each in merge.districts
+        )
+        for value in arrays
+    ]
 
 
 volumes = array_shapes(min_dims=2, max_dims=3, min_side=1, max_side=9).flatmap(
@@ -102,39 +109,119 @@ volumes = array_shapes(min_dims=2, max_dims=3, min_side=1, max_side=9).flatmap(
 
 
 @settings(deadline=None, max_examples=80)
-@given(volumes, st.randoms(use_true_random=False))
+@given(volumes, st.randoms(use_true_random=False), st.integers(1, 3))
 def test_separated_clusters_merge_to_what_the_whole_gives(
-    case: tuple[np.ndarray, tuple[int, ...]], order: random.Random
+    case: tuple[np.ndarray, tuple[int, ...]], order: random.Random, district: int
 ) -> None:
     classes, window = case
     fields = {"embedding": embedding(classes, jitter=0.05)}
     how = LabelSettings(window=window, bandwidth=2.0)
-    labels, records, merge = run(fields, how, order=order)
+    labels, _, merge = run(fields, how, order=order, district=district)
     expected, _ = connected_parts(classes + 1)
     np.testing.assert_array_equal(labels, expected)
     assert merge.conflicts == 0
     assert merge.count == labels.max(initial=0)
     again, _, same = run(fields, how)
     np.testing.assert_array_equal(labels, again)
-    for name, value in same.evidence.to_arrays().items():
-        np.testing.assert_array_equal(value, merge.evidence.to_arrays()[name])
+    assert same.pairs == merge.pairs
     # The table speaks of the very labels.
-    found = instance_table(records, merge)
-    for id_, voxels, centroid, begin, end, border in zip(
-        found.ids,
-        found.voxels,
-        found.centroids,
-        found.box_begin,
-        found.box_end,
-        found.touches_border,
-        strict=True,
-    ):
+    rows = [row for part in merge.table for row in _rows(part)]
+    assert [row[0] for row in rows] == list(range(1, merge.count + 1))
+    for id_, voxels, centroid, begin, end, border in rows:
         where = np.argwhere(labels == id_)
         assert voxels == len(where)
         np.testing.assert_allclose(centroid, where.mean(axis=0), rtol=1e-12)
         np.testing.assert_array_equal(begin, where.min(axis=0))
         np.testing.assert_array_equal(end, where.max(axis=0) + 1)
         assert border == bool(((where == 0) | (where == np.asarray(labels.shape) - 1)).any())
+
+
+def _rows(part: Any) -> Any:
+    return zip(
+        part.ids,
+        part.voxels,
+        part.centroids,
+        part.box_begin,
+        part.box_end,
+        part.touches_border,
+        strict=True,
+    )
+
+
+def drifting(shape: Sequence[int], how: LabelSettings, rng: np.random.Generator) -> Any:
+    """Windows of random parts, whose modes drift so that many candidates conflict."""
+    records = []
+    for cell in grid_cells(Roi.whole(shape), how.window):
+        clusters = rng.integers(0, 4, cell.shape).astype(np.int32)
+        labels, first = connected_parts(clusters)
+        of_segment = clusters.reshape(-1)[first] - 1
+        modes = np.sort(rng.uniform(0, 5, 3))[:, None].astype(np.float32)
+        got = WindowSegments(
+            labels=labels,
+            cores=labels,
+            modes=modes[of_segment],
+            clusters=of_segment.astype(np.int32),
+            voxels=np.bincount(labels.reshape(-1), minlength=len(first) + 1)[1:],
+            first=np.stack(np.unravel_index(first, cell.shape), axis=1).astype(np.int64),
+        )
+        records.append(WindowRecord.of_segments(got, cell, tuple(shape)))
+    return records
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    st.lists(st.integers(1, 14), min_size=2, max_size=3),
+    st.integers(2, 5),
+    st.integers(1, 4),
+    st.sampled_from(["none", "largest-cluster"]),
+    st.sampled_from([0, 3]),
+    st.randoms(use_true_random=False),
+)
+def test_districts_follow_the_rule_as_it_is_stated(
+    shape: list[int],
+    window: int,
+    district: int,
+    background: Any,
+    min_size: int,
+    order: random.Random,
+) -> None:
+    """With small portions of everything: several are walked, sorted and put in the table."""
+    how = LabelSettings(
+        window=(window,) * len(shape), bandwidth=1.0, background=background, min_size=min_size
+    )
+    records = drifting(shape, how, np.random.default_rng(order.randrange(2**32)))
+    small = {"AT_ONCE": 4, "WALKED_AT_ONCE": 8}
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in small.items():
+            patch.setattr(merging_module, name, value)
+        cut = merge_records(records, how, windows_per_district=district, order=order)
+    whole = merge_records(records, how, windows_per_district=64)
+    assert cut.ids == whole.ids == expected_ids(records, how)
+    assert cut.pairs == whole.pairs
+    assert cut.conflicts == whole.conflicts
+    assert [cut.order.dropped_small, cut.order.dropped_background, cut.count] == [
+        whole.order.dropped_small,
+        whole.order.dropped_background,
+        whole.count,
+    ]
+    joined = [
+        np.concatenate([np.stack(list(p.columns("abc"[: len(shape)]).values())) for p in m], axis=1)
+        for m in (cut.table, whole.table)
+        if m
+    ]
+    assert len(joined) in {0, 2}
+    if joined:
+        np.testing.assert_array_equal(*joined)
+        assert joined[0].shape[1] == cut.count
+
+
+def test_much_is_walked_in_the_property_above() -> None:
+    how = LabelSettings(window=(3, 3, 3), bandwidth=1.0)
+    records = drifting((12, 12, 12), how, np.random.default_rng(1))
+    merge = merge_records(records, how, windows_per_district=2)
+    assert merge.merging.levels == 1
+    assert len(merge.memory.said["walk"][()]["walked"]) > 4
+    assert merge.conflicts > 20
 
 
 @settings(deadline=None, max_examples=40)
@@ -157,7 +244,7 @@ def test_one_object_over_3_windows_each_way(ndim: int) -> None:
     labels, records, merge = run(fields, LabelSettings(window=(4,) * ndim, bandwidth=0.5))
     assert sum(record.count for record in records) == 3**ndim
     assert merge.count == 1
-    assert merge.dtype == np.uint8
+    assert merge.order.dtype == np.uint8
     assert (labels == 1).all()
 
 
@@ -173,29 +260,26 @@ def test_equal_embeddings_apart_stay_two() -> None:
 
 
 def test_touching_but_unlike_stay_two() -> None:
-    _, merge = merged(chain([[0.0], [1.5]], [[5], [5]]))
+    merge = merged(chain([[0.0], [1.5]], [[5], [5]]))
     assert merge.count == 2
     assert merge.conflicts == 0
-    assert merge.evidence.decisions.tolist() == [Decision.UNLIKE]
-    assert merge.evidence.voxels.tolist() == [5]
-    assert merge.evidence.distances.tolist() == [1.5]
-    assert merged(chain([[0.0], [1.0]], [[5], [5]]))[1].count == 1  # at the bandwidth: one
+    assert merge.pairs == {(0, 4): (5, 1.5, Decision.UNLIKE)}
+    assert merged(chain([[0.0], [1.0]], [[5], [5]])).count == 1  # at the bandwidth: one
 
 
 def test_a_drifting_chain_unites_the_closer_pair_and_counts_the_other() -> None:
     # A (0.0) and C (1.6) share a window; B (0.9) is like both, and closer to C.
     records = chain([[0.0, 1.6], [0.9]], [[3, 2], [5]])
-    _, merge = merged(records)
-    assert merge.ids.tolist() == [1, 2, 2]
+    merge = merged(records)
+    assert ids(merge) == [1, 2, 2]
     assert merge.conflicts == 1
-    assert merge.evidence.decisions.tolist() == [Decision.UNITED, Decision.CONFLICT]
-    assert merge.evidence.rows.tolist() == [[1, 2], [0, 2]]
-    assert merge.evidence.voxels.tolist() == [2, 3]
+    told = {pair: (voxels, decision) for pair, (voxels, _, decision) in merge.pairs.items()}
+    assert told == {(0, 4): (3, Decision.CONFLICT), (4, 24): (2, Decision.UNITED)}
 
 
-def test_of_equally_close_pairs_the_first_in_the_table_unites() -> None:
-    _, merge = merged(chain([[0.0, 1.5], [0.75]], [[1, 4], [5]]))
-    assert merge.ids.tolist() == [1, 2, 1]
+def test_of_equally_close_pairs_the_one_that_begins_first_unites() -> None:
+    merge = merged(chain([[0.0, 1.5], [0.75]], [[1, 4], [5]]))
+    assert ids(merge) == [1, 2, 1]
     assert merge.conflicts == 1
 
 
@@ -204,42 +288,10 @@ def test_a_long_drift_never_holds_two_clusters_of_a_window() -> None:
     steps = np.linspace(0, 1, 12)
     low = np.minimum(steps, 1 - steps) * 1.2
     modes = [[value, 1.5 - value] for value in low]
-    table, merge = merged(chain(modes, [[3, 3]] * 12))
-    for window in range(12):
-        own = merge.ids[table.windows == window]
-        assert len(set(own.tolist())) == 2
-    assert set(merge.ids.tolist()) == {1, 2}
-
-
-def test_the_walk_agrees_with_plain_brute_force() -> None:
-    rng = np.random.default_rng(5)
-    conflicts = 0
-    for _ in range(40):
-        columns = int(rng.integers(2, 7))
-        records = chain(
-            np.sort(rng.uniform(0, 3, (columns, 3)), axis=1).tolist(),
-            [[2, 2, 2] if column % 2 else [1, 3, 2] for column in range(columns)],
-        )
-        table, merge = merged(records)
-        sets = [{row} for row in range(table.rows)]
-        refused = 0
-        for (a, b), distance in zip(merge.evidence.rows, merge.evidence.distances, strict=True):
-            first, second = (next(s for s in sets if row in s) for row in (a, b))
-            if distance > 1.0 or first is second:
-                continue
-            held = [(table.windows[r], table.clusters[r]) for r in first | second]
-            if len({window for window, _ in held}) < len(set(held)):
-                continue
-            sets.remove(second)
-            first |= second
-        for (a, b), distance in zip(merge.evidence.rows, merge.evidence.distances, strict=True):
-            together = any(a in s and b in s for s in sets)
-            assert together == (merge.ids[a] == merge.ids[b])
-            refused += distance <= 1.0 and not together
-        assert merge.count == len(sets)
-        assert merge.conflicts == refused
-        conflicts += refused
-    assert conflicts > 20
+    merge = merged(chain(modes, [[3, 3]] * 12))
+    found = np.reshape(ids(merge), (12, 2))
+    assert (found[:, 0] != found[:, 1]).all()
+    assert set(found.reshape(-1).tolist()) == {1, 2}
 
 
 def test_parts_of_one_cluster_may_join_through_another_window() -> None:
@@ -261,7 +313,7 @@ def test_minimum_size_counts_whole_instances() -> None:
     assert (labels[1, 2:38] == labels[1, 2]).all()
     assert labels[1, 2] > 0
     assert not labels[2, 6:9].any()
-    assert merge.dropped_small == 1
+    assert merge.order.dropped_small == 1
     assert sorted(np.unique(labels)) == [0, *range(1, merge.count + 1)]
 
 
@@ -272,11 +324,11 @@ def test_the_largest_cluster_of_the_volume_is_background() -> None:
     classes[0:3, 13:16] = 2
     fields = {"embedding": embedding(classes)}
     how = LabelSettings(window=(4, 4), bandwidth=2.0, background="largest-cluster")
-    labels, records, merge = run(fields, how)
+    labels, _, merge = run(fields, how)
     np.testing.assert_array_equal(labels, np.select([classes == 2, classes == 1], [1, 2], 0))
     assert merge.count == 2
-    assert merge.dropped_background == 2
-    found = instance_table(records, merge)
+    assert merge.order.dropped_background == 2
+    (found,) = merge.table
     assert found.voxels.tolist() == [9, 48]
     assert found.touches_border.tolist() == [True, False]
     assert list(found.columns("yx")) == [
@@ -296,8 +348,9 @@ def test_all_background() -> None:
     fields = {"foreground": np.zeros((1, 7, 9), np.float32)}
     labels, records, merge = run(fields, LabelSettings(window=(4, 4), source="foreground"))
     assert not labels.any()
-    assert (sum(r.count for r in records), merge.count, merge.dtype) == (0, 0, np.uint8)
-    assert len(instance_table(records, merge).ids) == 0
+    found = (sum(r.count for r in records), merge.count, merge.order.dtype)
+    assert found == (0, 0, np.uint8)
+    assert merge.table == []
 
 
 def test_empty_windows_lie_between_others() -> None:
@@ -306,14 +359,16 @@ def test_empty_windows_lie_between_others() -> None:
     labels, _, merge = run(
         {"foreground": foreground}, LabelSettings(window=(3, 4), source="foreground")
     )
-    assert merge.final.starts.tolist() == [0, 1, 1, 2]
+    assert merge.districts[0]["starts"].tolist() == [0, 1, 1, 2]
     assert labels[1].tolist() == [1] + 9 * [0] + [2, 0]
-    assert merge.final.lookup(4).tolist() == [0]
+    nothing = np.zeros((3, 4), np.uint32)
+    assert not merge.labels(nothing, Roi((0, 4), (3, 4)), (3, 12)).any()
     with pytest.raises(KeyError, match="5"):
-        merge.final.lookup(5)
+        merge.labels(nothing, Roi((0, 5), (3, 4)), (3, 12))
 
 
-def test_a_region_that_does_not_begin_at_the_origin() -> None:
+@pytest.mark.parametrize("district", [1, 2, 8])
+def test_a_region_that_does_not_begin_at_the_origin(district: int) -> None:
     classes = np.random.default_rng(3).integers(0, 2, (14, 17)).astype(np.int32)
     region = Roi((3, 5), (9, 11))
     how = LabelSettings(window=(4, 4), bandwidth=1.0)
@@ -322,14 +377,13 @@ def test_a_region_that_does_not_begin_at_the_origin() -> None:
         got = segment_window({"embedding": embedding(classes[cell.slices])}, settings=how)
         provisional[cell] = got.labels
         records.append(WindowRecord.of_segments(got, cell, classes.shape))
-    _, merge = merged(records)
-    labels = np.zeros(classes.shape, merge.dtype)
-    for record in records:
-        lookup = merge.final.lookup(record.key)
-        labels[record.region.slices] = relabel(provisional[record.region], lookup)
+    merge = merge_records(records, how, region=region, windows_per_district=district)
+    labels = np.zeros(classes.shape, merge.order.dtype)
+    for cell, local in provisional.items():
+        labels[cell.slices] = merge.labels(local, cell, classes.shape)
     expected = connected_parts(classes[region.slices] + 1)[0]
     np.testing.assert_array_equal(labels[region.slices], expected)
-    border = instance_table(records, merge, region).touches_border
+    border = np.concatenate([part.touches_border for part in merge.table])
     assert border.any()
     assert not border.all()
 
@@ -346,13 +400,9 @@ def test_contacts_count_faces() -> None:
 
 
 def test_windows_off_the_grid_are_refused() -> None:
-    first, second = chain([[0.0], [0.0]], [[5], [5]])
-    with pytest.raises(ValueError, match="twice"):
-        SegmentTable.of_records([first, second, first])
-    (short,) = chain([[0.0]], [[4]])
-    moved = WindowRecord(**{**vars(short), "region": Roi((0, 4), (4, 4))})
+    (long,), (short,) = chain([[0.0]], [[5]]), chain([[0.0]], [[4]])
     with pytest.raises(ValueError, match="do not face each other"):
-        list(stream_contacts([first, moved]))
+        Contacts.between(long, short, 1)
 
 
 def test_tables_of_other_windows_are_refused() -> None:
@@ -365,4 +415,27 @@ def test_tables_of_other_windows_are_refused() -> None:
     [(0, "u1"), (255, "u1"), (256, "u2"), (65535, "u2"), (65536, "u4"), (2**32, "u8")],
 )
 def test_the_smallest_type_that_holds(count: int, dtype: str) -> None:
-    assert smallest_dtype(count) == np.dtype(dtype)
+    assert Order(starts=(0,), counts=(count,)).dtype == np.dtype(dtype)
+
+
+def test_districts_hold_what_memory_allows() -> None:
+    cells = CellGrid(Roi((8, 0), (25, 40)), (4, 4))
+    indices = [cells.index(cell) for cell in cells.cells()]
+    few = dict.fromkeys(indices, 10)
+    assert choose_districts(cells, few) == (64, 64)  # all is one district
+    many = dict.fromkeys(indices, 20_000)
+    assert choose_districts(cells, many) == (4, 4)
+    assert choose_districts(cells, dict.fromkeys(indices, 10_000)) == (8, 8)
+    assert choose_districts(cells, {**few, indices[7]: 10**7}) == (4, 4)
+
+
+def test_districts_without_any_window() -> None:
+    """All that a mask leaves out; windows beside it have no neighbours there."""
+    fields = {"embedding": np.full((1, 4, 16), 0.5, np.float32)}
+    how = LabelSettings(window=(4, 4), bandwidth=1.0)
+    _, records, _ = run(fields, how)
+    kept = [record for record in records if record.region.offset[1] not in (4, 8)]
+    merge = merge_records(kept, how, windows_per_district=1)
+    assert merge.count == 2
+    assert merge.pairs == {}
+    assert Segments.of_records([], 2).names.shape == (0,)

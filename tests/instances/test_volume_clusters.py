@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
+from merging import merge_records
 
 from stitchsafe.coordinates import Roi, grid_cells
 from stitchsafe.errors import InputError
@@ -25,9 +26,7 @@ from stitchsafe.instances import (
     estimate_bandwidth,
     find_modes,
     mean_shift,
-    merge_windows,
     modes_of,
-    relabel,
     segment_window,
     to_units,
 )
@@ -74,12 +73,11 @@ def in_windows(fields: dict[str, np.ndarray], how: LabelSettings) -> tuple[np.nd
         got = segment_window(parts[cell], settings=how, modes=modes)
         provisional[cell] = got.labels
         records.append(WindowRecord.of_segments(got, cell, shape))
-    merge = merge_windows(records, how)
+    merged = merge_records(records, how)
     labels = np.zeros(shape, np.int64)
-    for record in records:
-        final = relabel(provisional[record.region], merge.final.lookup(record.key))
-        labels[record.region.slices] = final
-    assert merge.conflicts == 0
+    for cell in cells:
+        labels[cell.slices] = merged.labels(provisional[cell], cell, shape)
+    assert merged.conflicts == 0
     return labels, modes
 
 

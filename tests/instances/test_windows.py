@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
+from merging import merge_records
 from scipy import ndimage
 
 from stitchsafe.coordinates import Roi
@@ -17,7 +18,6 @@ from stitchsafe.instances import (
     LabelSettings,
     WindowRecord,
     connected_parts,
-    merge_windows,
     segment_window,
 )
 
@@ -240,7 +240,7 @@ def test_segments_that_met_by_growing_do_not_unite_across_windows() -> None:
         segments = segment_window(fields, settings=settings)
         assert (segments.labels > 0).all()
         records.append(WindowRecord.of_segments(segments, Roi((0, column), (8, 8)), (8, 16)))
-    merge = merge_windows(records, settings)
+    merge = merge_records(records, settings)
     assert merge.count == 2
     # Cores that touch do: the same with one core across the face.
     foreground[0, 2:6, 5:11] = 0.95
@@ -252,7 +252,7 @@ def test_segments_that_met_by_growing_do_not_unite_across_windows() -> None:
         )
         for c in (0, 8)
     ]
-    assert merge_windows(records, settings).count == 1
+    assert merge_records(records, settings).count == 1
 
 
 @given(st.integers(0, 2**16), st.integers(2, 12))
@@ -272,7 +272,7 @@ def test_what_can_never_be_large_enough_is_dropped_early_and_changes_nothing(
             part = {"foreground": foreground[(slice(None), *region.slices)]}
             segments = segment_window(part, settings=rule)
             records.append(WindowRecord.of_segments(segments, region, (24, 24)))
-        outcomes.append((sum(r.count for r in records), merge_windows(records, rule)))
+        outcomes.append((sum(r.count for r in records), merge_records(records, rule)))
     (all_segments, everything), (fewer, found) = outcomes
     sizes = ndimage.label(foreground[0] >= 0.6)[0]
     expected = np.bincount(sizes.ravel())[1:]

@@ -116,7 +116,7 @@ def test_what_is_damaged_is_done_again_and_nothing_else(sound: Path, out: Path) 
         (out / name).unlink()
     garbage(out / "labels/zarr.json")
     flip(out / ".stitchsafe/consensus.json")
-    flip(out / ".stitchsafe/merges.npz")
+    flip(out / ".stitchsafe/merged/0_0.npz")
     flip(out / ".stitchsafe/ledger/predict/1_1.json")
     flip(out / "instances.csv")
     found = stitchsafe.verify(out)
@@ -182,7 +182,7 @@ def half_done(sound: Path, out: Path, monkeypatch: pytest.MonkeyPatch, stage: st
         ("labels", lambda out: flip(out / ".stitchsafe/provisional/c/1/1")),
         ("pyramid 1", lambda out: (out / "labels/instances/0/c/0/1").unlink()),
         ("pyramid 1", lambda out: truncate(out / "labels/instances/0/c/1/0")),
-        ("labels", lambda out: flip(out / ".stitchsafe/merges.npz")),
+        ("labels", lambda out: flip(out / ".stitchsafe/merged/0_0.npz")),
         ("labels", lambda out: (out / ".stitchsafe/ledger/predict/0_1.json").write_text("{}")),
     ],
 )

@@ -77,7 +77,7 @@ def test_a_chunk_that_is_damaged_or_gone(here: Path, chunk: str, harm) -> None:
 
 @pytest.mark.parametrize(
     "name",
-    [".stitchsafe/samples/0_1.npz", ".stitchsafe/evidence/1_0.npz", ".stitchsafe/merges.npz",
+    [".stitchsafe/samples/0_1.npz", ".stitchsafe/evidence/1_0.npz", ".stitchsafe/merged/0_0.npz",
      "instances.csv"],
 )  # fmt: skip
 @pytest.mark.parametrize("harm", [flip, Path.unlink])
@@ -92,7 +92,8 @@ def test_a_file_that_is_damaged_or_gone(here: Path, name: str, harm) -> None:
     [
         ("predict/0_1.json", "predict of cell 0:48,48:96"),
         ("labels/1_2.json", "labels of cell 48:90,96:140"),
-        ("merge/.json", "merge"),
+        ("merge/0_0.json", "merge of cell 0:90,0:140"),
+        ("instances/.json", "instances"),
     ],
 )
 def test_an_entry_that_is_gone_is_missing(here: Path, entry: str, place: str) -> None:

@@ -1,0 +1,199 @@
+"""Merging with everything in memory, and a second opinion on what it must give."""
+
+from __future__ import annotations
+
+import random
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from stitchsafe.coordinates import CellGrid, Roi
+from stitchsafe.instances import (
+    Decision,
+    InstanceTable,
+    LabelSettings,
+    Merging,
+    Order,
+    WindowRecord,
+    choose_districts,
+    final_labels,
+    touching,
+)
+
+Pair = tuple[int, int]
+
+
+@dataclass
+class Memory:
+    """What stages left, as a result's store would keep it."""
+
+    arrays: dict[tuple[str, tuple[int, ...]], Any] = field(default_factory=dict)
+    said: dict[str, dict[tuple[int, ...], Any]] = field(default_factory=lambda: defaultdict(dict))
+
+    def load(self, stage: str, index: tuple[int, ...]) -> Any:
+        return self.arrays[stage, index]
+
+    def notes(self, stage: str) -> Mapping[tuple[int, ...], Any]:
+        return self.said[stage]
+
+
+@dataclass
+class Merged:
+    """What merging decided.
+
+    Parameters
+    ----------
+    pairs
+        By the names of two segments that touch: contact voxels, distance, decision.
+    ids
+        By the name of a segment.
+    """
+
+    order: Order
+    pairs: dict[Pair, tuple[int, float, Decision]]
+    ids: dict[int, int]
+    conflicts: int
+    table: list[InstanceTable]
+    districts: list[dict[str, Any]]
+    memory: Memory
+    merging: Merging
+
+    @property
+    def count(self) -> int:
+        return self.order.instances
+
+    def labels(self, provisional: np.ndarray, window: Roi, extent: Sequence[int]) -> np.ndarray:
+        grid = self.merging.districts
+        index = tuple(o // s for o, s in zip(window.offset, grid.cell_shape, strict=True))
+        return final_labels(provisional, window, self.memory.load("merge", index), extent)
+
+
+def merge_records(
+    records: Sequence[WindowRecord],
+    settings: LabelSettings,
+    *,
+    windows_per_district: int | None = None,
+    region: Roi | None = None,
+    order: random.Random | None = None,
+) -> Merged:
+    """All stages, each over its cells in any order."""
+    extent = records[0].volume_shape
+    cells = CellGrid(Roi.whole(extent) if region is None else region, settings.window)
+    known = {record.region: record for record in records}
+    if windows_per_district is None:
+        counts = {cells.index(cell): known[cell].count for cell in cells.cells() if cell in known}
+        shape = choose_districts(cells, counts)
+    else:
+        shape = tuple(size * windows_per_district for size in settings.window)
+    memory = Memory()
+    districts = CellGrid(cells.region, shape)
+    merging = Merging(cells, extent, districts, settings, known.get, memory)
+
+    def all_cells(stage: str, grid: CellGrid, make: Any) -> None:
+        some = list(grid.cells())
+        if order is not None:
+            order.shuffle(some)
+        for cell in some:
+            made = make(cell)
+            memory.arrays[stage, grid.index(cell)] = made.arrays
+            memory.said[stage][grid.index(cell)] = made.notes
+
+    all_cells("contacts", districts, merging.contacts)
+    for level in range(1, merging.levels + 1):
+        regions = merging.regions(level)
+        all_cells(f"unite {level}", regions, lambda cell, at=level: merging.unite(at, cell))
+    all_cells("groups", districts, merging.groups)
+    walked: dict[str, list[int]] = {}
+    if merging.walks:
+        for index, number, arrays in merging.walk(lambda _: None):
+            memory.arrays["walk", (*index, number)] = arrays
+            walked.setdefault("_".join(map(str, index)), []).append(number)
+    memory.said["walk"][()] = {"walked": walked}
+    all_cells("objects", districts, merging.objects)
+    all_cells("totals", districts, merging.totals)
+
+    def keep(number: int, names: np.ndarray) -> None:
+        memory.arrays["order", (number,)] = {"names": names}
+
+    found = merging.order(keep)
+    all_cells("merge", districts, lambda cell: merging.merge(cell, found))
+    left = [arrays for (stage, _), arrays in memory.arrays.items() if stage == "merge"]
+    pairs: dict[Pair, tuple[int, float, Decision]] = {}
+    for each in left:
+        columns = ("low", "high", "voxels", "distances", "decisions")
+        for low, high, voxels, distance, decision in zip(
+            *(each[f"pair_{name}"].tolist() for name in columns), strict=True
+        ):
+            pair = (min(low, high), max(low, high))
+            assert pair not in pairs
+            pairs[pair] = (voxels, distance, Decision(decision))
+    ids: dict[int, int] = {}
+    for (stage, index), arrays in memory.arrays.items():
+        if stage == "merge":
+            names = memory.load("contacts", index)["names"].tolist()
+            ids.update(zip(names, arrays["ids"].tolist(), strict=True))
+    conflicts = sum(said["conflicts"] for said in memory.said["merge"].values())
+    return Merged(found, pairs, ids, conflicts, list(merging.table(found)), left, memory, merging)
+
+
+def expected_ids(records: Sequence[WindowRecord], settings: LabelSettings) -> dict[int, int]:
+    """The rule as it is stated, with plain sets: the id of each segment by its name."""
+    segments = {
+        int(name): (record, row)
+        for record in records
+        for row, name in enumerate(record.first.tolist())
+    }
+    candidates = []
+    by_offset = {record.region.offset: record for record in records}
+    for low in records:
+        for axis in range(low.region.ndim):
+            beyond = list(low.region.offset)
+            beyond[axis] = low.region.end[axis]
+            high = by_offset.get(tuple(beyond))
+            if high is None:
+                continue
+            for one, other in touching(low.high[axis], high.low[axis])[0].tolist():
+                apart = low.modes[one - 1].astype(float) - high.modes[other - 1].astype(float)
+                distance = float(np.sqrt((apart**2).sum()))
+                names = sorted((int(low.first[one - 1]), int(high.first[other - 1])))
+                if distance <= settings.merge_distance:
+                    candidates.append((distance, *names))
+    objects = {name: {name} for name in segments}
+    for _, one, other in sorted(candidates):
+        if objects[one] is objects[other]:
+            continue
+        both = objects[one] | objects[other]
+        held: dict[int, set[int]] = defaultdict(set)
+        for name in both:
+            record, row = segments[name]
+            held[record.key].add(int(record.clusters[row]))
+        if settings.exclusive and any(len(clusters) > 1 for clusters in held.values()):
+            continue
+        for name in both:
+            objects[name] = both
+    size = {
+        id(each): sum(int(segments[name][0].voxels[segments[name][1]]) for name in each)
+        for each in objects.values()
+    }
+
+    def mode(each: set[int]) -> np.ndarray:
+        best = min(each, key=lambda name: (-segments[name][0].voxels[segments[name][1]], name))
+        record, row = segments[best]
+        return record.modes[row].astype(float)
+
+    background: set[int] = set()
+    if settings.source == "embeddings" and settings.background == "largest-cluster" and objects:
+        largest = min(objects.values(), key=lambda each: (-size[id(each)], min(each)))
+        for name, each in objects.items():
+            if np.sqrt(((mode(each) - mode(largest)) ** 2).sum()) <= settings.merge_distance:
+                background.add(name)
+    kept = sorted(
+        min(each)
+        for each in {id(each): each for each in objects.values()}.values()
+        if min(each) not in background and size[id(each)] >= settings.min_size
+    )
+    numbers = {name: number for number, name in enumerate(kept, 1)}
+    return {name: numbers.get(min(each), 0) for name, each in objects.items()}
