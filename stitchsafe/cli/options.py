@@ -193,6 +193,16 @@ class PredictOptions:
             "Labels",
         ),
     ] = None
+    bandwidth_quantile: Annotated[
+        float | None,
+        _option(
+            "Share of all voxels that a bandwidth of auto reaches; 0.3 by default.",
+            "Q",
+            "Labels",
+            min=0,
+            max=1,
+        ),
+    ] = None
     kernel: Annotated[
         Literal["flat", "gaussian"] | None, _option("Kernel of mean shift.", None, "Labels")
     ] = None

@@ -301,6 +301,7 @@ def _label_values(network: Network, settings: Settings) -> dict[str, Any] | None
     changed = {
         "source": settings.labels_from,
         "bandwidth": settings.bandwidth,
+        "bandwidth_quantile": settings.bandwidth_quantile,
         "kernel": settings.kernel,
         "clusters": settings.clusters,
         "min_size": settings.min_size,
@@ -316,6 +317,12 @@ def _refuse_unused(labels: LabelSettings, settings: Settings) -> None:
     embeddings = labels.source == "embeddings"
     for option, value, used, for_what in (
         ("--bandwidth", settings.bandwidth, embeddings, "labels of embeddings"),
+        (
+            "--bandwidth-quantile",
+            settings.bandwidth_quantile,
+            embeddings and labels.bandwidth == "auto",
+            "a bandwidth that is estimated (--bandwidth auto)",
+        ),
         ("--kernel", settings.kernel, embeddings, "labels of embeddings"),
         ("--clusters", settings.clusters, embeddings, "labels of embeddings"),
         (

@@ -37,7 +37,7 @@ __all__ = ["RAW", "FieldView", "RawFields"]
 RAW = "raw/"
 """How the names of raw fields begin in the records of cells."""
 
-_KEPT = 2**24
+_KEPT = 2**22
 """Numbers of raw cells that are kept at hand while a portion is read."""
 
 

@@ -45,6 +45,7 @@ class Options(TypedDict, total=False):
     precision: str
     max_device_memory: int | None
     bandwidth: float | Literal["auto"] | None
+    bandwidth_quantile: float | None
     kernel: Kernel | None
     clusters: Clusters | None
     min_size: int | None
@@ -107,7 +108,7 @@ class Settings:
         the weights, and float32 for those of a half type.
     max_device_memory
         Memory of a device that the run may take, in bytes; by default nine tenths of it.
-    bandwidth, kernel, clusters, min_size, foreground_threshold
+    bandwidth, bandwidth_quantile, kernel, clusters, min_size, foreground_threshold
         Of the instances; the card's by default. See `stitchsafe.instances.LabelSettings`.
     field_type
         What fields that are kept are rounded to, ``float16`` or ``float32``; by default they are
@@ -173,6 +174,7 @@ class Settings:
     precision: str = "auto"
     max_device_memory: int | None = None
     bandwidth: float | Literal["auto"] | None = None
+    bandwidth_quantile: float | None = None
     kernel: Kernel | None = None
     clusters: Clusters | None = None
     min_size: int | None = None
@@ -291,9 +293,10 @@ class Settings:
             value = getattr(self, name)
             if value is not None and (not isinstance(value, Integral) or value < 0):
                 raise InputError(f"{name} cannot be {value!r}; give a whole number, not negative")
-        threshold = self.foreground_threshold
-        if threshold is not None and not 0 <= threshold <= 1:
-            raise InputError(f"foreground_threshold cannot be {threshold}; give 0 to 1")
+        for name in ("foreground_threshold", "bandwidth_quantile"):
+            value = getattr(self, name)
+            if value is not None and not 0 <= value <= 1:
+                raise InputError(f"{name} cannot be {value}; give 0 to 1")
         for name in ("threads", "workers", "max_memory", "max_device_memory"):
             value = getattr(self, name)
             if value is not None and not value > 0:
@@ -319,6 +322,7 @@ class Settings:
         for name in (
             "labels_from",
             "bandwidth",
+            "bandwidth_quantile",
             "kernel",
             "clusters",
             "min_size",

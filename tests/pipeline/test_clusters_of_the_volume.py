@@ -64,7 +64,7 @@ def straight(here: Path) -> Content:
 
 
 def predict(
-    here: Path, out: Path | None, kind: str = "flat", **more: Any
+    here: Path, out: Path, kind: str = "flat", **more: Any
 ) -> stitchsafe.pipeline.Prediction:
     volume = here / f"{kind}.npy"
     return stitchsafe.predict(volume, here / kind, out, **{**OPTIONS, **more})
@@ -117,13 +117,11 @@ def test_labels_are_those_of_clustering_all_at_once(
 @pytest.mark.parametrize("clusters", ["window", "volume"])
 def test_the_bandwidth_is_that_of_all_points(here: Path, tmp_path: Path, clusters: str) -> None:
     heard, out = Heard(), tmp_path / "out.zarr"
-    made = predict(
-        here, out, bandwidth="auto", clusters=clusters, save=("labels", "fields"), events=heard
-    ).to_json()
-    points = stored(out, "fields/embedding/0")[
-        :, stored(out, "fields/foreground/0")[0] >= THRESHOLD["flat"]
-    ]
-    expected = estimate_bandwidth(points.T, quantile=QUANTILE)
+    options = {"clusters": clusters, "save": ("labels", "fields")}
+    made = predict(here, out, bandwidth="auto", events=heard, **options).to_json()
+    inside = stored(out, "fields/foreground/0")[0] >= THRESHOLD["flat"]
+    points = stored(out, "fields/embedding/0")[:, inside].T
+    expected = estimate_bandwidth(points, quantile=QUANTILE)
     assert made["bandwidth"] == expected
     assert f"bandwidth: auto -> {expected:.4g}" in heard
     assert json.loads((out / ".stitchsafe/clusters.json").read_text())["bandwidth"] == expected
@@ -136,6 +134,8 @@ def test_the_bandwidth_is_that_of_all_points(here: Path, tmp_path: Path, cluster
     assert made["instances"] == given.progress.instances > 10
     assert (made["clusters"] is None) == (clusters == "window")
     assert stitchsafe.verify(out).ok
+    wide = predict(here, tmp_path / "wide.zarr", bandwidth="auto", bandwidth_quantile=0.5)
+    assert wide.to_json()["bandwidth"] == estimate_bandwidth(points, quantile=0.5) > expected
 
 
 @pytest.mark.parametrize(
@@ -391,6 +391,8 @@ def test_options_without_embeddings_are_refused(here: Path, tmp_path: Path) -> N
             predict(here, tmp_path / "out.zarr", labels_from="foreground", **more)
         with pytest.raises(InputError, match=f"--{option}"):
             predict(here, tmp_path / "out.zarr", save="fields", **more)
+    with pytest.raises(InputError, match=r"--bandwidth-quantile 0.1 is for .*auto"):
+        predict(here, tmp_path / "out.zarr", bandwidth_quantile=0.1)
     with pytest.raises(InputError, match="'wide'"):
         predict(here, tmp_path / "out.zarr", bandwidth="wide")
     assert not (tmp_path / "out.zarr").exists()

@@ -212,6 +212,14 @@ def test_killed_before_a_commit_and_run_again(
         assert content_of(out) == expected, f"killed before commit {number} ({seen[number]})"
 
 
+def test_the_final_field_is_what_is_rounded(here: Path, tmp_path: Path) -> None:
+    made = predict(here, tmp_path / "out.zarr", field_type="float16")
+    computed, found = field_of(here / "straight.zarr"), field_of(tmp_path / "out.zarr")
+    np.testing.assert_array_equal(found, computed.astype(np.float16))
+    assert made.to_json()["rounding"] == {"both": np.abs(found - computed).max()}
+    assert stitchsafe.verify(tmp_path / "out.zarr").ok
+
+
 def test_verify_knows_the_final_field_and_repair_makes_it_anew(here: Path, tmp_path: Path) -> None:
     sound, out = here / "straight.zarr", tmp_path / "out.zarr"
     verified = stitchsafe.verify(sound)

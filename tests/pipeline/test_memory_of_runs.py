@@ -106,6 +106,7 @@ def here(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("solid.zarr", "-m", "solid", "--labels-from", "foreground"),
         ("large.zarr", "-m", "cells"),
         ("large.zarr", "-m", "grown"),
+        ("large.zarr", "-m", "cells", "--clusters", "volume"),
         ("large.zarr", "-m", "cells", "--labels-from", "foreground"),
         ("flat.zarr", "-m", "flat", "--save", "fields"),
         ("flat.zarr", "-m", "flat", "--labels-from", "foreground"),
