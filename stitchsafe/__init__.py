@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from stitchsafe.coordinates import Roi
     from stitchsafe.errors import StitchsafeError
+    from stitchsafe.exports import export
     from stitchsafe.geometry import NetworkGeometry
     from stitchsafe.instances import MeanShift
     from stitchsafe.nn import UNet
@@ -36,6 +37,7 @@ __all__ = [
     "check",
     "demo",
     "evaluate",
+    "export",
     "open_volume",
     "plan",
     "predict",
@@ -52,6 +54,7 @@ _HOMES = {
     "check": "stitchsafe.pipeline",
     "demo": "stitchsafe.pipeline",
     "evaluate": "stitchsafe.pipeline",
+    "export": "stitchsafe.exports",
     "open_volume": "stitchsafe.volumes",
     "plan": "stitchsafe.pipeline",
     "predict": "stitchsafe.pipeline",

@@ -185,6 +185,15 @@ class PredictOptions:
         Literal["embeddings", "foreground", "argmax"] | None,
         _option("What instances are made from (the model's own by default).", None, "Labels"),
     ] = None
+    class_map: Annotated[
+        bool | None,
+        typer.Option(
+            "--class-map/--parts",
+            help="Labels from argmax: the classes themselves, or connected parts of each.",
+            show_default=False,
+            rich_help_panel="Labels",
+        ),
+    ] = None
     bandwidth: Annotated[
         str | None,
         _option(

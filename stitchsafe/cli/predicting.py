@@ -93,6 +93,8 @@ def _summary(values: Mapping[str, Any]) -> str:
     """A prediction for people: what came out and where, and what it took."""
     instances, resumed = values["instances"], values["blocks_resumed"]
     what = "fields" if instances is None else f"{instances:,} instances"
+    if instances is None and values.get("classes"):
+        what = f"a map of {values['classes']} classes"
     if missing := values["missing_blocks"]:
         what = f"a part of a result that lacks {missing} blocks of other parts,"
     before = f", {resumed} more were done before" if resumed else ""

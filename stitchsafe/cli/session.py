@@ -21,7 +21,7 @@ from stitchsafe.cli.progress import TerminalEvents
 from stitchsafe.cli.signals import signals_answered
 from stitchsafe.legible import legible
 
-__all__ = ["Answer", "Session", "conversation", "to_plain"]
+__all__ = ["Answer", "Session", "by_key", "conversation", "to_plain"]
 
 
 class Answer(Protocol):
@@ -50,7 +50,7 @@ class Session:
     def _for_people(self, answer: Answer) -> str:
         describe = getattr(answer, "describe", None)
         if describe is None:
-            return _plainly(_by_key(answer.to_json()))
+            return _plainly(by_key(answer.to_json()))
         # Off a terminal the width is the answer's own, the same for every reader.
         if "width" not in signature(describe).parameters or not self._stdout.isatty():
             return _plainly(str(describe()))
@@ -98,7 +98,7 @@ def _plainly(text: str) -> str:
     return legible(text, keeping="\n\t")
 
 
-def _by_key(values: Mapping[str, Any]) -> str:
+def by_key(values: Mapping[str, Any]) -> str:
     """One line per value, keys in a column; nested objects on one line."""
     width = max(map(len, values), default=0)
     return "\n".join(f"{key:<{width}}  {_inline(to_plain(value))}" for key, value in values.items())

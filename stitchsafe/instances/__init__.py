@@ -4,7 +4,11 @@
 
     fields of a window --segment_window--> WindowSegments --WindowRecord.of_segments--> WindowRecord
     records of all     --Merging-->        the id of every segment, pairs that touch, InstanceTable
-    labels of a window --final_labels-->   final labels
+    labels of a window --final_labels-->   final labels      --LabelMeasures--> InstanceTable
+
+or, without instances::
+
+    fields of a cell   --class_map-->      final labels
 
 Each step is a pure function; results depend on the voxels and on the settings, never on the order
 in which windows were computed.
@@ -15,6 +19,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from stitchsafe.instances._bandwidth import PointSample, estimate_bandwidth
+from stitchsafe.instances._classes import ClassSink, class_map, class_type
 from stitchsafe.instances._contacts import Contacts, touching
 from stitchsafe.instances._growth import grow_segments
 from stitchsafe.instances._meanshift import (
@@ -25,7 +30,15 @@ from stitchsafe.instances._meanshift import (
     mean_shift,
     nearest_mode,
 )
-from stitchsafe.instances._merging import Decision, Made, Merging, Order, choose_districts
+from stitchsafe.instances._measure import LabelMeasures
+from stitchsafe.instances._merging import (
+    MERGING_BYTES,
+    Decision,
+    Made,
+    Merging,
+    Order,
+    choose_districts,
+)
 from stitchsafe.instances._records import Segments, WindowRecord, WindowSegments
 from stitchsafe.instances._relabel import relabel
 from stitchsafe.instances._settings import Background, Clusters, LabelSettings, Source
@@ -45,12 +58,16 @@ if TYPE_CHECKING:
     from stitchsafe.instances._estimator import MeanShift
 
 __all__ = [
+    "MERGING_BYTES",
+    "WALKED_BYTES",
     "Background",
+    "ClassSink",
     "Clusters",
     "Contacts",
     "Decision",
     "InstanceTable",
     "Kernel",
+    "LabelMeasures",
     "LabelSettings",
     "Made",
     "MeanShift",
@@ -63,10 +80,11 @@ __all__ = [
     "Sketch",
     "SketchUnion",
     "Source",
-    "WALKED_BYTES",
     "WindowRecord",
     "WindowSegments",
     "choose_districts",
+    "class_map",
+    "class_type",
     "clustered_points",
     "connected_parts",
     "estimate_bandwidth",

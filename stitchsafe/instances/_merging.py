@@ -46,17 +46,29 @@ from stitchsafe.instances._settings import LabelSettings
 from stitchsafe.instances._table import InstanceTable
 from stitchsafe.instances._walk import walk
 
-__all__ = ["Arrays", "Decision", "Left", "Made", "Merging", "Order", "choose_districts"]
+__all__ = [
+    "MERGING_BYTES",
+    "Arrays",
+    "Decision",
+    "Left",
+    "Made",
+    "Merging",
+    "Order",
+    "choose_districts",
+]
 
 Arrays = Mapping[str, NDArray[Any]]
 Index = tuple[int, ...]
 Int64 = NDArray[np.int64]
 
-DISTRICT_BYTES = 2**24
+DISTRICT_BYTES = 2**25
 """Evidence of a district, unless one window has more."""
 
-AT_ONCE = 2**20
-"""Names that are sorted together."""
+MERGING_BYTES = 3 * DISTRICT_BYTES
+"""Memory of any stage but the walk, as measured, unless one window has more evidence."""
+
+AT_ONCE = 2**17
+"""Names that are sorted, and rows of the table that are made, together."""
 
 WALKED_AT_ONCE = 2**16
 """Segments that are walked together, unless one group has more."""

@@ -36,6 +36,9 @@ class LabelSettings:
         ``embeddings``: mean shift in each window, connected parts of each cluster, merged across
         windows by contact and embedding. ``foreground``: connected parts of the thresholded
         foreground. ``argmax``: connected parts of each class of a class map; class 0 is background.
+    parts
+        For argmax: whether each connected part of a class is an instance. If not, labels are the
+        classes themselves.
     bandwidth
         Radius of the kernel and the distance up to which modes of neighbouring windows count
         as one, in units of the embedding. Required for embeddings. ``auto``: estimated from all
@@ -83,6 +86,7 @@ class LabelSettings:
 
     window: tuple[int, ...]
     source: Source = "embeddings"
+    parts: bool = True
     bandwidth: float | Literal["auto"] | None = None
     bandwidth_quantile: float = 0.3
     kernel: Kernel = "flat"
@@ -114,6 +118,16 @@ class LabelSettings:
                     f"{name} {value!r} of the label settings is unknown; it is one of "
                     f"{', '.join(allowed)}"
                 )
+        if not self.parts and self.source != "argmax":
+            raise InputError(
+                f"labels from {self.source} are connected parts always, and parts is false; take "
+                "labels from argmax, or leave it out"
+            )
+        if not self.parts and self.min_size:
+            raise InputError(
+                f"min_size {self.min_size} is for instances, and without parts labels are classes; "
+                "leave it out"
+            )
         if self.source == "embeddings" and not _is_bandwidth(self.bandwidth):
             raise InputError(
                 f"embeddings cannot be clustered with the bandwidth {self.bandwidth}; give a "
@@ -148,6 +162,11 @@ class LabelSettings:
                 f"min_core {self.min_core} drops segments for others to grow into, but nothing "
                 "grows; set growth_threshold too, or use min_size"
             )
+
+    @property
+    def is_class_map(self) -> bool:
+        """Whether labels are classes, not instances."""
+        return not self.parts
 
     @property
     def needs_foreground(self) -> bool:

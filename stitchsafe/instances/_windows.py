@@ -20,12 +20,19 @@ from stitchsafe.instances._records import WindowSegments
 from stitchsafe.instances._settings import LabelSettings
 from stitchsafe.instances._sketch import Sketch, SketchUnion, to_units
 
-__all__ = ["clustered_points", "connected_parts", "modes_of", "segment_window", "voxel_bytes"]
+__all__ = [
+    "clustered_points",
+    "connected_parts",
+    "modes_of",
+    "read_fields",
+    "segment_window",
+    "voxel_bytes",
+]
 
 Fields = Mapping[str, NDArray[Any]]
 
 _BATCH = 1 << 16
-_LABELLED_BYTES, _GROWN_BYTES, _COMPARED_BYTES = 16, 29, 29
+_LABELLED_BYTES, _GROWN_BYTES, _COMPARED_BYTES, _CHOSEN_BYTES = 16, 29, 29, 11
 
 
 def segment_window(
@@ -54,15 +61,9 @@ def segment_window(
     InputError
         If a field is missing (with those that there are), has another shape, or holds NaN.
     """
-    arrays = {name: _field(fields, name, settings.fields) for name in settings.fields}
-    if not nan_is_background:
-        _refuse_nan(arrays)
-    usual = np.ones(next(iter(arrays.values())).shape[1:], bool)
-    if nan_is_background:
-        usual = np.logical_and.reduce([np.isfinite(each).all(axis=0) for each in arrays.values()])
-        arrays = {name: np.where(usual, field, 0) for name, field in arrays.items()}
+    arrays, core = read_fields(fields, settings, nan_is_background=nan_is_background)
+    usual = np.ones(next(iter(arrays.values())).shape[1:], bool) if core is None else core
     foreground = arrays[settings.foreground_field][0] if settings.needs_foreground else None
-    core = None if usual.all() else usual
     if foreground is not None:
         if core is not None:
             foreground = np.where(usual, foreground, -1)
@@ -98,6 +99,25 @@ def segment_window(
         voxels=_sizes(labels, len(first))[1:],
         first=np.stack(np.unravel_index(first, labels.shape), axis=1).astype(np.int64),
     )
+
+
+def read_fields(
+    fields: Fields, settings: LabelSettings, *, nan_is_background: bool
+) -> tuple[dict[str, NDArray[Any]], NDArray[np.bool_] | None]:
+    """The fields that are read, and which voxels are numbers in all of them; None where all are.
+
+    Raises
+    ------
+    InputError
+        As `segment_window` does.
+    """
+    arrays = {name: _field(fields, name, settings.fields) for name in settings.fields}
+    if not nan_is_background:
+        _refuse_nan(arrays)
+        return arrays, None
+    usual = np.logical_and.reduce([np.isfinite(each).all(axis=0) for each in arrays.values()])
+    arrays = {name: np.where(usual, field, 0) for name, field in arrays.items()}
+    return arrays, None if usual.all() else usual
 
 
 def clustered_points(fields: Fields, settings: LabelSettings) -> NDArray[Any]:
@@ -138,6 +158,8 @@ def voxel_bytes(settings: LabelSettings, *, fields: int, nan_is_background: bool
         As for `segment_window`.
     """
     copied = fields + 1 if nan_is_background else 0
+    if settings.is_class_map:
+        return _CHOSEN_BYTES + copied
     if settings.growth_threshold is not None:
         return _GROWN_BYTES + copied
     return (_COMPARED_BYTES if settings.source == "argmax" else _LABELLED_BYTES) + copied

@@ -1,10 +1,10 @@
 """Scores of instance segmentations, from a sparse contingency table that is filled block by block.
 
 Equal to scikit-image's `adapted_rand_error` and `variation_of_information`, without holding the
-volumes.
+volumes. Where seams may have done harm, pairs of voxels across them tell.
 """
 
-from stitchsafe.metrics._contingency import Contingency
+from stitchsafe.metrics._contingency import Contingency, PairCounter
 from stitchsafe.metrics._evaluate import THRESHOLDS, LabelVolume, Scores, evaluate_volumes
 from stitchsafe.metrics._scores import (
     RandError,
@@ -13,13 +13,20 @@ from stitchsafe.metrics._scores import (
     average_precision,
     variation_of_information,
 )
+from stitchsafe.metrics._seams import Face, PairScores, SeamGrid, SeamScores, SeamTally
 
 __all__ = [
     "THRESHOLDS",
     "Contingency",
+    "Face",
     "LabelVolume",
+    "PairCounter",
+    "PairScores",
     "RandError",
     "Scores",
+    "SeamGrid",
+    "SeamScores",
+    "SeamTally",
     "VariationOfInformation",
     "adapted_rand_error",
     "average_precision",

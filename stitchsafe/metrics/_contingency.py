@@ -2,6 +2,10 @@
 
 Every score of this room is a function of this table, and tables of parts add up, in any order, to
 the table of the whole. Memory is that of the pairs that occur, not of the volumes.
+
+Labels come in runs, so a block is counted run by run. A :class:`PairCounter` keeps the tables of
+many blocks apart as long as they are small beside those before them, as in a sort by merging: a
+pair is moved about as often as the number of blocks has binary digits, not once for every block.
 """
 
 from __future__ import annotations
@@ -12,7 +16,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["Contingency"]
+__all__ = ["Contingency", "PairCounter"]
 
 Counts = npt.NDArray[np.int64]
 Labels = npt.NDArray[Any]
@@ -65,13 +69,27 @@ class Contingency:
         first, second = _whole(predicted), _whole(truth)
         if first.size == 0:
             return cls.empty()
-        names_p, index_p = np.unique(first, return_inverse=True)
-        names_t, index_t = np.unique(second, return_inverse=True)
-        pairs = index_t.astype(np.int64) * len(names_p) + index_p
-        found, voxels = np.unique(pairs, return_counts=True)
-        return cls(
-            names_p[found % len(names_p)], names_t[found // len(names_p)], voxels.astype(np.int64)
+        new = first[1:] != first[:-1]
+        new |= second[1:] != second[:-1]
+        starts = np.concatenate([[0], np.flatnonzero(new) + 1])
+        return cls._summed(
+            first[starts].astype(np.uint64),
+            second[starts].astype(np.uint64),
+            np.diff(starts, append=first.size),
         )
+
+    @classmethod
+    def _summed(
+        cls, predicted: npt.NDArray[np.uint64], truth: npt.NDArray[np.uint64], voxels: Counts
+    ) -> Contingency:
+        """The table of pairs in any order, of which there is at least one, each once or more."""
+        order = _order(predicted, truth)
+        predicted, truth = predicted[order], truth[order]
+        new = np.ones(len(order), bool)
+        new[1:] = predicted[1:] != predicted[:-1]
+        new[1:] |= truth[1:] != truth[:-1]
+        starts = np.flatnonzero(new)
+        return cls(predicted[starts], truth[starts], np.add.reduceat(voxels[order], starts))
 
     def add(self, predicted: Labels, truth: Labels) -> Contingency:
         """The table with the voxels of one more block."""
@@ -79,17 +97,15 @@ class Contingency:
 
     def merge(self, other: Contingency) -> Contingency:
         """The table of both parts together."""
-        predicted = np.concatenate([self.predicted, other.predicted])
-        truth = np.concatenate([self.truth, other.truth])
-        voxels = np.concatenate([self.voxels, other.voxels])
-        if voxels.size == 0:
+        if not len(other.voxels):
             return self
-        order = np.lexsort((predicted, truth))
-        predicted, truth, voxels = predicted[order], truth[order], voxels[order]
-        new = np.ones(len(voxels), bool)
-        new[1:] = (predicted[1:] != predicted[:-1]) | (truth[1:] != truth[:-1])
-        starts = np.flatnonzero(new)
-        return Contingency(predicted[starts], truth[starts], np.add.reduceat(voxels, starts))
+        if not len(self.voxels):
+            return other
+        return Contingency._summed(
+            np.concatenate([self.predicted, other.predicted]),
+            np.concatenate([self.truth, other.truth]),
+            np.concatenate([self.voxels, other.voxels]),
+        )
 
     def without_truth(self, label: int = 0) -> Contingency:
         """The table without the voxels whose true label is `label` (0: what is not annotated)."""
@@ -110,13 +126,47 @@ class Contingency:
         return _sizes(self.truth, self.voxels)
 
 
-def _whole(labels: Labels) -> npt.NDArray[np.uint64]:
+class PairCounter:
+    """Counts pairs of labels over many blocks, whose order does not matter."""
+
+    def __init__(self) -> None:
+        self._parts: list[Contingency] = []
+
+    def add(self, predicted: Labels, truth: Labels) -> None:
+        """Count the voxels of one more block; see :meth:`Contingency.of`."""
+        self._parts.append(Contingency.of(predicted, truth))
+        while len(self._parts) > 1 and 2 * len(self._parts[-1].voxels) >= len(
+            self._parts[-2].voxels
+        ):
+            self._unite()
+
+    def table(self) -> Contingency:
+        """The table of all blocks."""
+        while len(self._parts) > 1:
+            self._unite()
+        return self._parts[0] if self._parts else Contingency.empty()
+
+    def _unite(self) -> None:
+        last = self._parts.pop()
+        self._parts[-1] = self._parts[-1].merge(last)
+
+
+def _order(
+    predicted: npt.NDArray[np.uint64], truth: npt.NDArray[np.uint64]
+) -> npt.NDArray[np.intp]:
+    """What sorts pairs by (truth, predicted); in one go where both fit into one number."""
+    if max(int(predicted.max()), int(truth.max())) >> 32:
+        return np.lexsort((predicted, truth))
+    return np.argsort((truth << np.uint64(32)) | predicted, kind="stable")
+
+
+def _whole(labels: Labels) -> Labels:
     flat = labels.reshape(-1)
     if flat.dtype.kind not in "bui":
         raise ValueError(f"labels of type {flat.dtype} are not whole numbers; round them first")
     if flat.dtype.kind == "i" and flat.size and flat.min() < 0:
         raise ValueError(f"the label {flat.min()} is negative; number instances from 1")
-    return flat.astype(np.uint64)
+    return flat
 
 
 def _sizes(

@@ -1,12 +1,13 @@
 """Scores of two label volumes that need not fit into memory.
 
-Both are read block by block over the same grid; only the contingency table stays.
+Both are read block by block over the same grid; only the contingency table stays, and what has
+been counted at the seams of a grid, where one is given.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -14,12 +15,13 @@ import numpy.typing as npt
 
 from stitchsafe.coordinates import Roi, grid_cells
 from stitchsafe.errors import VolumeError
-from stitchsafe.metrics._contingency import Contingency
+from stitchsafe.metrics._contingency import Contingency, PairCounter
 from stitchsafe.metrics._scores import (
     adapted_rand_error,
     average_precision,
     variation_of_information,
 )
+from stitchsafe.metrics._seams import SeamGrid, SeamScores, SeamTally
 
 __all__ = ["THRESHOLDS", "LabelVolume", "Scores", "evaluate_volumes"]
 
@@ -51,6 +53,8 @@ class Scores:
         Average precision by IoU threshold.
     n_true, n_pred
         Instances; 0 is background.
+    seams
+        What the seams of a grid have split and merged, where one was given.
     """
 
     adapted_rand_error: float
@@ -61,6 +65,7 @@ class Scores:
     ap: dict[float, float]
     n_true: int
     n_pred: int
+    seams: SeamScores | None = None
 
     @classmethod
     def of(
@@ -87,8 +92,8 @@ class Scores:
             voi_split=voi.split,
             voi_merge=voi.merge,
             ap=average_precision(table, thresholds),
-            n_true=int(np.count_nonzero(np.unique(table.truth))),
-            n_pred=int(np.count_nonzero(np.unique(table.predicted))),
+            n_true=int(np.count_nonzero(table.truth_sizes()[0])),
+            n_pred=int(np.count_nonzero(table.predicted_sizes()[0])),
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -100,6 +105,7 @@ class Scores:
             "ap": {f"{threshold:g}": value for threshold, value in self.ap.items()},
             "n_true": self.n_true,
             "n_pred": self.n_pred,
+            "seams": None if self.seams is None else self.seams.to_json(),
         }
 
 
@@ -111,6 +117,8 @@ def evaluate_volumes(
     thresholds: Sequence[float] = THRESHOLDS,
     ignore_background: bool = True,
     roi: Roi | None = None,
+    grids: Mapping[str, Sequence[int]] | None = None,
+    axes: str = "",
 ) -> Scores:
     """Compare two label volumes, streamed.
 
@@ -119,18 +127,24 @@ def evaluate_volumes(
     labels, truth
         Of one shape, and of whole numbers.
     block_shape
-        Voxels read at once; some 16 million by default. Does not change the scores.
+        Voxels read at once, some 16 million by default; about as many, where seams are scored.
+        Does not change the scores.
     thresholds
         Of IoU for the average precision.
     ignore_background
         See :meth:`Scores.of`.
     roi
         The only region to compare; all by default.
+    grids
+        Cell shapes of grids whose seams are scored too, by name, the coarser first; see
+        `SeamGrid`.
+    axes
+        Letters of the axes, by which seams are named; by default the last ones of ``zyx``.
 
     Raises
     ------
     VolumeError
-        The shapes differ, or one of the volumes holds no labels.
+        The shapes differ, one of the volumes holds no labels, or a grid has other axes.
     """
     if labels.shape != truth.shape:
         raise VolumeError(
@@ -144,13 +158,25 @@ def evaluate_volumes(
             )
     roi = Roi.whole(labels.shape) if roi is None else roi
     block = _default_block(labels.shape) if block_shape is None else tuple(block_shape)
-    table = Contingency.empty()
-    for cell in grid_cells(roi, block):
-        try:
-            table = table.add(_plain(labels, cell, "labels"), _plain(truth, cell, "truth"))
-        except ValueError as error:
-            raise VolumeError(f"the volumes cannot be compared: {error}") from error
-    return Scores.of(table, thresholds=thresholds, ignore_background=ignore_background)
+    counter, tally = PairCounter(), None
+    blocks = grid_cells(roi, block)
+    try:
+        if grids is not None:
+            grid = SeamGrid({name: tuple(cell) for name, cell in grids.items()}, roi)
+            tally, blocks = SeamTally(grid), grid.blocks(block)
+        for cell in blocks:
+            needed = cell if tally is None else tally.needed(cell)
+            pair = _plain(labels, needed, "labels"), _plain(truth, needed, "truth")
+            if tally is not None:
+                tally.add(cell, *pair)
+            inner = cell.relative_to(needed).slices
+            counter.add(*(each[inner] for each in pair))
+    except ValueError as error:
+        raise VolumeError(f"the volumes cannot be compared: {error}") from error
+    scores = Scores.of(counter.table(), thresholds=thresholds, ignore_background=ignore_background)
+    if tally is None:
+        return scores
+    return replace(scores, seams=tally.scores(axes or "zyx"[-len(labels.shape) :]))
 
 
 def _default_block(shape: tuple[int, ...]) -> tuple[int, ...]:

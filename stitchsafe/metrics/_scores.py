@@ -36,6 +36,8 @@ __all__ = [
     "variation_of_information",
 ]
 
+_AT_ONCE, _SMALL = 1 << 16, 1 << 23  # so many squares below 2^46 fit into 63 bits together
+
 
 class RandError(NamedTuple):
     """Adapted Rand error with its precision and recall, each 0 to 1."""
@@ -76,7 +78,15 @@ def adapted_rand_error(table: Contingency, *, ignore_background: bool = True) ->
 
 
 def _sum_of_squares(counts: npt.NDArray[np.int64]) -> int:
-    return sum(count * count for count in counts.tolist())
+    """Exactly: a single square may be beyond 64 bits, so many are not summed in them."""
+    total = 0
+    for begin in range(0, len(counts), _AT_ONCE):
+        part = counts[begin : begin + _AT_ONCE]
+        if part.max() < _SMALL:
+            total += int(part @ part)
+        else:
+            total += sum(count * count for count in part.tolist())
+    return total
 
 
 def variation_of_information(

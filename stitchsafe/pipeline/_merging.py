@@ -14,9 +14,7 @@ it is first: evidence stays, and merging is quick beside what it took to find se
 
 from __future__ import annotations
 
-import csv
-import io
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from functools import cached_property, lru_cache
 from typing import Any
@@ -37,7 +35,6 @@ from stitchsafe.engine import (
 from stitchsafe.errors import IntegrityError, InterruptedRunError
 from stitchsafe.instances import (
     WALKED_BYTES,
-    InstanceTable,
     LabelSettings,
     Made,
     Merging,
@@ -48,6 +45,7 @@ from stitchsafe.instances import (
 from stitchsafe.pipeline._clustering import load_clustering, segmenting
 from stitchsafe.pipeline._deciding import Runs
 from stitchsafe.pipeline._store import ResultStore
+from stitchsafe.pipeline._tables import csv_pieces
 from stitchsafe.tiling import Recipe, format_bytes
 from stitchsafe.volumes import Place, PlaceError, VoxelSize
 
@@ -62,7 +60,6 @@ __all__ = [
 ]
 
 _MAPPED = ("contacts", "groups", "objects", "totals", "merge")
-_ROWS = 2**14
 _SCRATCH = ("contacts", "unite ", "groups", "walk", "objects", "totals", "order")
 
 
@@ -253,7 +250,7 @@ def merge_all(
             "checksums": {},
         }
         if table:
-            text = _csv(now.merging.table(order), axes, voxel_size)
+            text = csv_pieces(now.merging.table(order), axes, voxel_size)
             record["checksums"]["table"] = save_bytes(store.table_file, text)
         return record
 
@@ -340,28 +337,6 @@ class MergedWindows:
             If they are gone or damaged.
         """
         return self._load(self._districts.index(window))
-
-
-def _csv(
-    parts: Iterator[InstanceTable], axes: str, voxel_size: VoxelSize | None
-) -> Iterator[bytes]:
-    """The instance table; volumes of instances in physical units where the voxel size is known."""
-
-    def columns(part: InstanceTable) -> dict[str, NDArray[Any]]:
-        known = part.columns(axes)
-        if voxel_size is None:
-            return known
-        volume = known["voxels"] * float(np.prod(voxel_size.values))
-        return {**known, f"volume_{voxel_size.unit}{len(axes)}": volume}
-
-    yield ",".join([*columns(InstanceTable.empty(len(axes)))]).encode() + b"\n"
-    for part in parts:
-        known = columns(part)
-        for begin in range(0, len(part.ids), _ROWS):
-            rows = (column[begin : begin + _ROWS].tolist() for column in known.values())
-            text = io.StringIO()
-            csv.writer(text, lineterminator="\n").writerows(zip(*rows, strict=True))
-            yield text.getvalue().encode()
 
 
 def _key(index: CellIndex) -> str:

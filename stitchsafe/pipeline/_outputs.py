@@ -169,7 +169,7 @@ def make_field_arrays(store: ResultStore, recipe: Recipe, volume: Volume, layout
 def make_scratch(store: ResultStore, recipe: Recipe) -> None:
     """Make the arrays of provisional labels and of fields that wait."""
     cell = tuple(min(c, e) for c, e in zip(recipe.cell_shape, recipe.extent, strict=True))
-    if recipe.labels is not None:
+    if recipe.labels is not None and not recipe.classes:
         ArrayStore.create(
             store.provisional, shape=recipe.extent, dtype="uint32", chunks=cell, keep=True
         )

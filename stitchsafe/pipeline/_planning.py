@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Unpack
 
 import numpy as np
@@ -11,7 +11,7 @@ import numpy as np
 from stitchsafe.coordinates import CellGrid, Roi, ceil_to, floor_to
 from stitchsafe.engine import Events, Shares, Silent
 from stitchsafe.errors import InputError, ModelError, PlanError
-from stitchsafe.instances import LabelSettings, voxel_bytes
+from stitchsafe.instances import MERGING_BYTES, LabelSettings, voxel_bytes
 from stitchsafe.networks import ModelConfig, Network, Runtime
 from stitchsafe.pipeline._devices import (
     choose_devices,
@@ -39,6 +39,7 @@ from stitchsafe.tiling import (
     make_plan,
     with_seconds,
 )
+from stitchsafe.volumes import MOST_READ_BYTES
 
 __all__ = ["draft_plan", "estimate_seconds", "plan"]
 
@@ -108,6 +109,11 @@ def draft_plan(
     if values is not None:
         labels = LabelSettings.from_json({**values, "window": window})
         _refuse_fields(labels, network)
+        if labels.is_class_map and "table" in settings.save:
+            raise InputError(
+                "--save table lists instances, and a class map has none; leave it out, and list "
+                "the classes of the result with stitchsafe export --to csv"
+            )
         _refuse_finished(labels, network, finishing)
         numbers = sum(output.channels for output in network.outputs)
         if labels.needs_consensus and ("fields" not in settings.save or field_type):
@@ -184,6 +190,8 @@ def draft_plan(
             chunk_shape=volume.chunk_shape,
             decoded_bytes=volume.decoded_bytes,
             decoders=max(2, usable_cores()),
+            merging_bytes=MERGING_BYTES if values is not None else 0,
+            read_whole=min(volume.decoded_bytes, MOST_READ_BYTES),
         ),
         max_memory=budget,
         draft=draft,
@@ -300,6 +308,7 @@ def _label_values(network: Network, settings: Settings) -> dict[str, Any] | None
         values = {"embedding_field": only, "foreground_field": only, "class_field": only}
     changed = {
         "source": settings.labels_from,
+        "parts": None if settings.class_map is None else not settings.class_map,
         "bandwidth": settings.bandwidth,
         "bandwidth_quantile": settings.bandwidth_quantile,
         "kernel": settings.kernel,
@@ -308,8 +317,26 @@ def _label_values(network: Network, settings: Settings) -> dict[str, Any] | None
         "foreground_threshold": settings.foreground_threshold,
     }
     values.update({key: value for key, value in changed.items() if value is not None})
+    _refuse_class_map(values, settings)
+    if settings.class_map:
+        values.pop("min_size", None)  # the card's, of parts
     _refuse_unused(LabelSettings.from_json({**values, "window": (1,)}), settings)
     return values
+
+
+def _refuse_class_map(values: Mapping[str, Any], settings: Settings) -> None:
+    """Refuse what a class map cannot be made of, and what is for instances."""
+    source = values.get("source", "embeddings")
+    if settings.class_map is not None and source != "argmax":
+        raise InputError(
+            f"{'--class-map' if settings.class_map else '--parts'} is for labels from argmax, and "
+            f"these are made of {source}; add --labels-from argmax, or leave it out"
+        )
+    if settings.min_size is not None and not values.get("parts", True):
+        raise InputError(
+            f"--min-size {settings.min_size} drops instances, and a class map has none; leave it "
+            "out"
+        )
 
 
 def _refuse_unused(labels: LabelSettings, settings: Settings) -> None:
@@ -350,6 +377,13 @@ def _refuse_fields(labels: LabelSettings, network: Network) -> None:
             raise ModelError(
                 f"labels from {labels.source} need the field {field!r}, and {network.name} has "
                 f"{', '.join(names)}; choose another --labels-from, or --save fields"
+            )
+        channels = network.outputs[names.index(field)].channels
+        if labels.source == "argmax" and channels < 2:
+            raise ModelError(
+                f"labels from argmax are the channel with the largest value, and the field "
+                f"{field!r} of {network.name} has {channels}; choose another --labels-from, or "
+                "--save fields"
             )
         scale = network.geometry.outputs[names.index(field)].scale
         if any(each != 1 for each in scale):

@@ -116,6 +116,7 @@ class FieldView:
 
     raw: RawFields
     layouts: tuple[Field, ...]
+    decoded_bytes = 0  # cells are at hand, and pieces of them cost no decoding
     _cells: OrderedDict[CellIndex, NDArray[np.floating]] = field(
         default_factory=OrderedDict, repr=False
     )

@@ -34,6 +34,7 @@ class Options(TypedDict, total=False):
     """Keyword options of `predict` and `plan`; see :class:`Settings`."""
 
     labels_from: LabelSource | None
+    class_map: bool | None
     save: Sequence[Saved] | Saved
     tile_shape: Sequence[int] | None
     block_shape: Sequence[int] | None
@@ -85,7 +86,10 @@ class Settings:
     Parameters
     ----------
     labels_from
-        Which field instances are made of; by default the model's card decides.
+        Which field labels are made of; by default the model's card decides.
+    class_map
+        For labels from ``argmax``: whether they are the classes themselves, 0 for background, or
+        the connected parts of each class. By default the card decides, or it is the parts.
     save
         What is kept: ``labels``, ``fields``, ``table``.
     tile_shape, block_shape
@@ -163,6 +167,7 @@ class Settings:
     """
 
     labels_from: LabelSource | None = None
+    class_map: bool | None = None
     save: tuple[Saved, ...] = ("labels",)
     tile_shape: tuple[int, ...] | None = None
     block_shape: tuple[int, ...] | None = None
@@ -321,6 +326,7 @@ class Settings:
             return
         for name in (
             "labels_from",
+            "class_map",
             "bandwidth",
             "bandwidth_quantile",
             "kernel",

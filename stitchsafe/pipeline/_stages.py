@@ -13,6 +13,9 @@
     pyramid 1, 2, …            one stage per level
     finish    all is done, and scratch goes
 
+Where labels are classes there is nothing to merge: predict writes them, and create labels comes
+before it.
+
 Which of them there are depends on the recipe alone; `verify` walks the same list.
 """
 
@@ -35,6 +38,7 @@ from stitchsafe.engine import (
     run_blocks,
     run_once,
 )
+from stitchsafe.instances import ClassSink, class_type
 from stitchsafe.pipeline._clustering import (
     Clustering,
     decide_clusters,
@@ -79,7 +83,7 @@ class Progress:
     blocks_total, blocks_resumed
         Blocks in all (of a part: its own), and how many of them an earlier run had done.
     instances
-        Their number; None without labels, or where the result is not finished.
+        Their number; None without labels or of classes, or where the result is not finished.
     missing
         Blocks that other parts have still to do, where it is not finished.
     clustering
@@ -220,6 +224,9 @@ class _Run:
     def create(self) -> None:
         """Empty arrays, for all parts."""
         self.once("create", self._create)
+        if self.recipe.classes:
+            dtype = str(class_type(self.recipe.classes))
+            self.once("create labels", lambda: self._create_labels(dtype))
         make_scratch(self.store, self.recipe)  # also for cells whose entries have been deleted
 
     def fields(self) -> StageCount:
@@ -283,8 +290,11 @@ class _Run:
         self.blocks("segment")
         return decided
 
-    def labels(self) -> int:
-        """Final labels of what the fields gave; returns the number of instances."""
+    def labels(self) -> int | None:
+        """Final labels of what the fields gave; returns the number of instances, if they are."""
+        if self.recipe.classes:
+            self._pyramid()
+            return None
         merged = merge_all(
             self,
             self.workshop.merging,
@@ -295,9 +305,12 @@ class _Run:
         )
         self.once("create labels", lambda: self._create_labels(merged["dtype"]))
         self.blocks("labels")
+        self._pyramid()
+        return int(merged["instances"])
+
+    def _pyramid(self) -> None:
         for level in range(1, len(self.workshop.pyramid.levels)):
             self.blocks(f"pyramid {level}", self.recipe.cell_shape)
-        return int(merged["instances"])
 
     def _create_labels(self, dtype: str) -> CellRecord:
         shown = self.ledger.finished("create")[()]["image"] != "none"
@@ -324,7 +337,9 @@ def written_by(store: ResultStore, recipe: Recipe, volume: Volume) -> Iterator[W
     if not over:
         fields |= {f"{RAW}{each.name}": store.raw / each.name for each in recipe.raw}
     segments = {}
-    if recipe.labels is not None and not over:
+    if recipe.classes:
+        segments[ClassSink.NAME] = store.labels / "0"
+    elif recipe.labels is not None and not over:
         segments["provisional"] = store.provisional
     layout = {each.name: each for each in recipe.fields}
     layout |= {f"{RAW}{name}": each for name, each in layout.items()}
@@ -340,11 +355,14 @@ def written_by(store: ResultStore, recipe: Recipe, volume: Volume) -> Iterator[W
         yield Written("field maps", None, files=decided)
         yield Written("fields", recipe.cells, final, layout=layout)
     if recipe.labels is not None:
-        yield Written("districts", None)
-        yield Written("merge", districts_of(store.ledger, recipe), files={"arrays": store.merged})
-        yield Written("instances", None, files={"table": lambda _: store.table_file})
+        if not recipe.classes:
+            merged = {"arrays": store.merged}
+            yield Written("districts", None)
+            yield Written("merge", districts_of(store.ledger, recipe), files=merged)
+            yield Written("instances", None, files={"table": lambda _: store.table_file})
         yield Written("create labels", None)
-        yield Written("labels", recipe.cells, {"labels": store.labels / "0"})
+        if not recipe.classes:
+            yield Written("labels", recipe.cells, {"labels": store.labels / "0"})
         pyramid = LabelPyramid.of(recipe, volume)
         for level in range(1, len(pyramid.levels)):
             arrays = {"labels": store.labels / str(level)}

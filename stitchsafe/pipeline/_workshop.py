@@ -30,7 +30,14 @@ from stitchsafe.engine import (
     checksum,
 )
 from stitchsafe.errors import InputError, IntegrityError, ModelError
-from stitchsafe.instances import SegmentSink, final_labels, segment_window
+from stitchsafe.instances import (
+    ClassSink,
+    LabelSettings,
+    SegmentSink,
+    class_map,
+    final_labels,
+    segment_window,
+)
 from stitchsafe.networks import Network, is_factory
 from stitchsafe.pipeline._checked import CheckedCells, downsampling
 from stitchsafe.pipeline._clustering import (
@@ -221,8 +228,10 @@ class Workshop:
         if name == "labels":
             return self._relabelling()
         level = _number(name)
-        finer = "labels" if level == 1 else f"pyramid {level - 1}"
-        known = self._checked(finer, "labels", self._labels(level - 1))
+        finer, kept = f"pyramid {level - 1}", "labels"
+        if level == 1:
+            finer, kept = ("predict", ClassSink.NAME) if self.recipe.classes else (kept, kept)
+        known = self._checked(finer, kept, self._labels(level - 1))
         make = downsampling(known, self.pyramid.steps(level))
         return ArrayWork("labels", make, self._labels(level))
 
@@ -239,7 +248,10 @@ class Workshop:
         if recipe.raw:
             arrays = {each.name: ArrayStore.open(store.raw / each.name) for each in recipe.raw}
             sinks.append(FieldSink(arrays, recipe.raw, RAW))
-        if recipe.labels is not None and not needs_consensus(recipe):
+        if recipe.labels is not None and recipe.classes:
+            settings, nan = LabelSettings.from_json(recipe.labels), recipe.nan == "keep"
+            sinks.append(ClassSink(self._labels(0), settings, nan_is_background=nan))
+        elif recipe.labels is not None and not needs_consensus(recipe):
             sinks.append(self._segments())
         return sinks
 
@@ -309,12 +321,12 @@ def final_labels_of(
     """Labels of a cell, made again from its fields."""
     if recipe.labels is None:
         raise IntegrityError("the result holds no labels; predict it with --save labels")
-    clustering = load_clustering(store, recipe)
+    clustering, nan = load_clustering(store, recipe), recipe.nan == "keep"
+    settings = clustering.settings
+    if settings.is_class_map:
+        return class_map(fields, settings=settings, nan_is_background=nan)
     segments = segment_window(
-        fields,
-        settings=clustering.settings,
-        nan_is_background=recipe.nan == "keep",
-        modes=clustering.modes,
+        fields, settings=settings, nan_is_background=nan, modes=clustering.modes
     )
     merged = MergedWindows(store, recipe).of(cell)
     return final_labels(segments.labels, cell, merged, recipe.extent)

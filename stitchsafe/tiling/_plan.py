@@ -387,7 +387,8 @@ def _parts(memory: MemoryEstimate) -> str:
 def _output_bytes(recipe: Recipe) -> int:
     total = 0
     if recipe.labels is not None:
-        total += math.ceil(4 * 8 / 7 * recipe.roi.size)
+        each = np.min_scalar_type(recipe.classes - 1).itemsize if recipe.classes else 4
+        total += math.ceil(each * 8 / 7 * recipe.roi.size)
     if recipe.save_fields:
         numbers = sum(field.box(recipe.roi).size for field in recipe.fields)
         total += np.dtype(recipe.saved_type).itemsize * numbers
@@ -396,7 +397,7 @@ def _output_bytes(recipe: Recipe) -> int:
 
 def _scratch_bytes(recipe: Recipe) -> int:
     raw = sum(field.box(recipe.roi).size for field in recipe.raw)
-    labels = 4 * recipe.roi.size if recipe.labels is not None else 0
+    labels = 4 * recipe.roi.size if recipe.labels is not None and not recipe.classes else 0
     return labels + np.dtype(recipe.kept).itemsize * raw
 
 

@@ -176,6 +176,13 @@ class Recipe:
         """The fields that lie in scratch until something is decided of the whole of them."""
         return tuple(each for each in self.fields if each.name in {*self.finished, *self.spilled})
 
+    @property
+    def classes(self) -> int:
+        """How many classes there are, where labels are classes; 0 where they are instances."""
+        if self.labels is None or self.labels.get("parts", True):
+            return 0
+        return dict(self.outputs)[self.labels["class_field"]]
+
     def skips(self, cell: Roi) -> bool:
         """Whether a mask leaves this cell out: it is 0 in labels and fields."""
         return self.skipping is not None and self.skipping.skips(self.cells.index(cell))

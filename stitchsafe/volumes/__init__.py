@@ -1,7 +1,8 @@
 """Volumes: opening images of many formats, their voxel sizes and statistics, and writing OME-Zarr.
 
 :func:`open_volume` turns a path or an array into a :class:`Volume`; :func:`statistics` streams over
-one; :class:`ArrayStore` and the ``create_...`` functions are the writing side.
+one; :class:`ArrayStore` and the ``create_...`` functions are the writing side, and
+:func:`write_ome_tiff` is for other programs.
 """
 
 from stitchsafe.volumes._accumulators import Tally
@@ -23,6 +24,7 @@ from stitchsafe.volumes._pyramid import (
     pyramid_levels,
 )
 from stitchsafe.volumes._statistics import (
+    MOST_READ_BYTES,
     IntensityStatistics,
     Pass,
     StatisticsProgress,
@@ -33,10 +35,17 @@ from stitchsafe.volumes._statistics import (
     statistics,
 )
 from stitchsafe.volumes._store import ArrayStore
+from stitchsafe.volumes._tiff_write import (
+    keeps_every_page,
+    refuse_tiff_type,
+    tiff_windows,
+    write_ome_tiff,
+)
 from stitchsafe.volumes._volume import Volume, planar
 from stitchsafe.volumes._voxel_size import Level, VoxelSize, require_voxel_size
 
 __all__ = [
+    "MOST_READ_BYTES",
     "ArrayStore",
     "IntensityStatistics",
     "Level",
@@ -59,6 +68,7 @@ __all__ = [
     "downsample_labels",
     "finer_region",
     "is_url",
+    "keeps_every_page",
     "link_image",
     "open_volume",
     "passes",
@@ -66,7 +76,10 @@ __all__ = [
     "planar",
     "portion_shape",
     "pyramid_levels",
+    "refuse_tiff_type",
     "require_voxel_size",
     "statistics",
+    "tiff_windows",
     "write_note",
+    "write_ome_tiff",
 ]

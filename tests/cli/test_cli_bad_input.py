@@ -151,6 +151,25 @@ def test_labels_of_other_shapes_cannot_be_compared(run: Run, here: Path) -> None
     refused(run, here, "evaluate", "a.npy", "b.npy", saying=("(4, 8, 8)", "(4, 8, 9)"))
 
 
+def test_grids_that_labels_do_not_have(run: Run, here: Path) -> None:
+    np.save(here / "a.npy", np.ones((4, 8, 8), np.uint32))
+    words = ("evaluate", "a.npy", "a.npy", "--grid")
+    refused(run, here, *words, "auto", saying=("no result of predict", "96,96,96"))
+    refused(run, here, *words, "4,4", saying=("(4, 4)", "(4, 8, 8)"))
+    refused(run, here, *words, "4,0,4", saying=("--grid '4,0,4'",))
+
+
+def test_results_without_final_labels_cannot_be_evaluated(
+    run: Run, here: Path, model: Path
+) -> None:
+    predict = ("predict", "volume.zarr", "-m", model, "-o")
+    assert run(*predict, "fields.zarr", "--save", "fields").code == 0
+    evaluate = ("evaluate", "fields.zarr", "fields.zarr")
+    refused(run, here, *evaluate, saying=("holds no labels", "--save labels"))
+    assert run(*predict, "part.zarr", "--part", "1/2").code == 0
+    refused(run, here, "evaluate", "part.zarr", "part.zarr", saying=("is not finished",))
+
+
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A file system of its own that is soon full."""

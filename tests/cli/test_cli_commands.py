@@ -27,7 +27,7 @@ from stitchsafe.errors import (
     VolumeError,
 )
 
-VERBS = ("predict", "plan", "check", "verify", "evaluate", "train", "demo")
+VERBS = ("predict", "plan", "check", "verify", "evaluate", "export", "train", "demo")
 PREDICTED = {
     "out": "out.zarr",
     "blocks_total": 12,
@@ -49,6 +49,7 @@ LINES = {
     "check": ["check", "disks-2d"],
     "verify": ["verify", "out.zarr"],
     "evaluate": ["evaluate", "a.zarr", "b.zarr"],
+    "export": ["export", "out.zarr", "--to", "csv"],
     "train": ["train", "config.yaml"],
     "demo": ["demo"],
 }
@@ -213,6 +214,29 @@ def test_plan_takes_the_same_options(api: Calls, run: Run) -> None:
 def test_evaluate_passes_thresholds(api: Calls, run: Run) -> None:
     assert run(["evaluate", "a.tif", "b.h5:labels", "--thresholds", "0.5,0.9"]).code == 0
     assert api.made[-1] == ("evaluate", ("a.tif", "b.h5:labels"), {"thresholds": (0.5, 0.9)})
+    run(["evaluate", "a.tif", "b.h5:labels", "--grid", "64,96"])
+    assert api.last == {"grid": (64, 96)}
+    run(["evaluate", "a.tif", "b.h5:labels", "--grid", "auto"])
+    assert api.last == {"grid": "auto"}
+
+
+@pytest.mark.parametrize(("flag", "value"), [("--class-map", True), ("--parts", False)])
+def test_predict_passes_what_classes_become(api: Calls, run: Run, flag: str, value: bool) -> None:
+    run(["predict", "volume.zarr", "--labels-from", "argmax", flag])
+    assert (api.last["labels_from"], api.last["class_map"]) == ("argmax", value)
+    run(["predict", "volume.zarr"])
+    assert "class_map" not in api.last
+    api.behave = lambda *_, **__: Answer({**PREDICTED, "instances": None, "classes": 5})
+    assert "a map of 5 classes in out.zarr" in run(["predict", "volume.zarr", flag]).out
+
+
+def test_export_passes_forms_and_place(api: Calls, run: Run) -> None:
+    words = ["export", "out.zarr", "--to", "tiff, csv", "-o", "there", "--overwrite"]
+    assert run([*words, "--max-memory", "2GB"]).code == 0
+    verb, arguments, keywords = api.made[-1]
+    assert (verb, arguments) == ("export", ("out.zarr", ["tiff", "csv"], "there"))
+    assert keywords.pop("events") is not None
+    assert keywords == {"overwrite": True, "max_memory": 2 * 10**9}
 
 
 def test_train_passes_its_options(api: Calls, run: Run) -> None:

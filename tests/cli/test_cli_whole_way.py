@@ -46,6 +46,41 @@ def test_the_whole_way(run: Run, here: Path, model: Path, repository: Path) -> N
     scores = json.loads(run("evaluate", "out.zarr", "out.zarr", "--json").out)
     assert scores["adapted_rand_error"] == pytest.approx(0)
     assert scores["n_pred"] == values["instances"]
+    assert scores["seams"] is None
+    exported = json.loads(run("export", "out.zarr", "--to", "csv", "--json").out)
+    assert set(exported) == documented_keys(repository, "export")
+    assert exported["files"] == {"csv": str(here / "out.csv")}
+
+
+def test_harm_at_seams_is_told(run: Run, here: Path, model: Path) -> None:
+    small = ("--tile-shape", "8,16,16", "--roi", "4:20,:,:")
+    assert run("predict", "volume.zarr", "-m", model, "-o", "out.zarr", *small).code == 0
+    truth = np.ones((20, 24, 24), np.uint8)
+    truth[:, 16:] = 2
+    np.save(here / "truth.npy", truth)
+    shown = run("evaluate", "out.zarr", "truth.npy", "--grid", "auto")
+    assert shown.code == 0, shown.err
+    assert re.search(r"cells 16 x 16 x 16 +[\d,]+ +[\d,]+ \([\d.e+]+ %\)", shown.out)
+    seams = json.loads(run("evaluate", "out.zarr", "truth.npy", "--grid", "auto", "--json").out)[
+        "seams"
+    ]
+    pairs = {
+        name: family["inside"] + family["between"] for name, family in seams["families"].items()
+    }
+    # Of the region alone: z = 16 and y = x = 16 are seams of cells, z = 8 is one of tiles.
+    assert pairs == {"cells": 24 * 24 + 2 * 16 * 24, "tiles": 24 * 24}
+    assert seams["families"]["tiles"]["grid"] == [8, 16, 16]
+    assert seams["all"]["between"] == 16 * 24
+    labels = np.load(here / "truth.npy")
+    labels[:, :, 12:] = 5
+    np.save(here / "labels.npy", labels)
+    scored = json.loads(
+        run("evaluate", "labels.npy", "truth.npy", "--grid", "8,16,12", "--json").out
+    )
+    at = scored["seams"]["families"]["grid"]
+    assert (at["false_splits"], at["inside"]) == (20 * 24, 20 * 24 + 2 * 24 * 24)
+    assert scored["seams"]["control"]["false_splits"] == 0
+    assert scored["seams"]["worst"][0]["axis"] == "x"
 
 
 @pytest.mark.parametrize(

@@ -17,11 +17,13 @@ from stitchsafe.coordinates import Roi, grid_cells
 from stitchsafe.errors import VolumeError
 from stitchsafe.metrics import (
     Contingency,
+    PairCounter,
     adapted_rand_error,
     average_precision,
     evaluate_volumes,
     variation_of_information,
 )
+from stitchsafe.metrics._scores import _sum_of_squares
 
 
 @st.composite
@@ -69,20 +71,28 @@ def test_rand_error_equals_scikit_image(pair):
             assert mine == pytest.approx(float(theirs), abs=1e-12)
 
 
+@given(label_pairs())
+@settings(deadline=None, max_examples=60)
+def test_rand_error_with_background_as_a_label_equals_scikit_image(pair):
+    predicted, truth = (each.astype(int) for each in pair)
+    with np.errstate(all="ignore"):
+        error, *_ = reference.adapted_rand_error(truth, predicted, ignore_labels=())
+    found = adapted_rand_error(Contingency.of(predicted, truth), ignore_background=False)
+    if np.isfinite(error):
+        assert found.error == pytest.approx(float(error), abs=1e-12)
+
+
 @given(label_pairs(), st.booleans())
 @settings(deadline=None, max_examples=150)
 def test_voi_equals_scikit_image(pair, ignore):
     predicted, truth = pair
     table = Contingency.of(predicted, truth)
     if ignore and not truth.any():
+        assert variation_of_information(table, ignore_background=True) == (0, 0)
         return
-    if ignore:
-        counted = truth != 0
-        split, merge = reference.variation_of_information(
-            truth[counted].astype(int), predicted[counted].astype(int)
-        )
-    else:
-        split, merge = reference.variation_of_information(truth.astype(int), predicted.astype(int))
+    split, merge = reference.variation_of_information(
+        truth.astype(int), predicted.astype(int), ignore_labels=(0,) if ignore else ()
+    )
     found = variation_of_information(table, ignore_background=ignore)
     assert found.split == pytest.approx(float(split), abs=1e-12)
     assert found.merge == pytest.approx(float(merge), abs=1e-12)
@@ -130,6 +140,40 @@ def test_blocks_in_any_order_give_the_same_table(pair, random, side):
         np.testing.assert_array_equal(getattr(table, name), getattr(whole, name))
 
 
+@given(label_pairs(), st.sampled_from([2**32, 2**53, 2**63]))
+@settings(deadline=None, max_examples=40)
+def test_scores_do_not_depend_on_how_large_ids_are(pair, high):
+    small = [each.astype(np.uint64) for each in pair]
+    large = [np.where(each, each + np.uint64(high), 0) for each in small]
+    assert len(np.unique(large[0])) == len(np.unique(small[0]))
+    expected, found = (
+        evaluate_volumes(InMemory(labels), InMemory(truth), block_shape=(3,) * labels.ndim)
+        for labels, truth in (small, large)
+    )
+    assert found == expected
+
+
+def test_counting_many_blocks_moves_no_pair_often(monkeypatch):
+    moved, original = [], Contingency.merge
+
+    def counted(self, other):
+        moved.append(len(self.voxels) + len(other.voxels))
+        return original(self, other)
+
+    monkeypatch.setattr(Contingency, "merge", counted)
+    counter, blocks, each = PairCounter(), 256, 50
+    for block in range(blocks):
+        ids = np.arange(each) + block * each
+        counter.add(ids, ids)
+    assert len(counter.table().voxels) == blocks * each
+    assert sum(moved) <= 2 * blocks * each * np.log2(blocks)  # each pair anew: 64 times as many
+
+
+def test_sums_of_squares_are_exact():
+    counts = np.array([2**40 + 1, 3, 2**23 - 1, *[2**22] * 70000], np.int64)
+    assert _sum_of_squares(counts) == sum(count**2 for count in counts.tolist())
+
+
 def test_large_ids_are_not_mixed_up():
     truth = np.array([2**63 + 1, 2**63 + 2, 2**40], np.uint64)
     table = Contingency.of(truth[::-1], truth)
@@ -147,6 +191,7 @@ def test_perfect_and_empty():
         "ap": {f"{t:g}": 1.0 for t in room.THRESHOLDS},
         "n_true": 3,
         "n_pred": 3,
+        "seams": None,
     }
     nothing = np.zeros((3, 4), int)
     assert evaluate_volumes(InMemory(nothing), InMemory(nothing)).ap[0.5] == 1.0

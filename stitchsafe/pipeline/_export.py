@@ -1,0 +1,347 @@
+"""A result in forms that other programs read: OME-TIFF, CSV, Parquet.
+
+Everything is checked before anything is written; all files come into being at the end together, so
+that an export which is stopped leaves none.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import os
+import time
+import zlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO, Literal, TypedDict, get_args
+
+from stitchsafe.coordinates import grid_cells
+from stitchsafe.engine import Events, Silent
+from stitchsafe.errors import InputError, IntegrityError, PlanError, StoreError
+from stitchsafe.instances import InstanceTable, LabelMeasures
+from stitchsafe.interruption import heed
+from stitchsafe.pipeline._machine import allotted_memory
+from stitchsafe.pipeline._result import LabelResult
+from stitchsafe.pipeline._tables import (
+    csv_pieces,
+    csv_to_parquet,
+    require_parquet,
+    write_parquet,
+)
+from stitchsafe.tiling import format_bytes
+from stitchsafe.volumes import (
+    PARTIAL,
+    Place,
+    Volume,
+    is_url,
+    keeps_every_page,
+    open_volume,
+    refuse_tiff_type,
+    tiff_windows,
+    write_ome_tiff,
+)
+
+__all__ = ["Export", "ExportOptions", "ResultForm", "export_result"]
+
+ResultForm = Literal["tiff", "csv", "parquet"]
+"""What a result can be exported to."""
+
+
+class ExportOptions(TypedDict, total=False):
+    """Keyword options of `export_result`."""
+
+    overwrite: bool
+    max_memory: int | None
+    events: Events | None
+
+
+_ENDINGS: dict[str, str] = {"tiff": ".ome.tif", "csv": ".csv", "parquet": ".parquet"}
+_BLOCK = 1 << 22
+"""Voxels that are measured at once, unless a chunk has more."""
+_BESIDE = 500_000_000
+"""What an export takes at most beside the table: the interpreter, and a block of labels."""
+
+
+@dataclass(frozen=True)
+class Export:
+    """What export wrote.
+
+    Parameters
+    ----------
+    files
+        Path by form.
+    seconds
+        Time that it took.
+    """
+
+    files: dict[str, Path]
+    seconds: float
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "files": {form: str(path) for form, path in self.files.items()},
+            "bytes": {form: path.stat().st_size for form, path in self.files.items()},
+            "seconds": self.seconds,
+        }
+
+    def describe(self) -> str:
+        sizes = ((path, format_bytes(path.stat().st_size)) for path in self.files.values())
+        return "\n".join(f"{path} ({size})" for path, size in sizes)
+
+
+def export_result(
+    result: str | Path,
+    to: Sequence[ResultForm],
+    out: str | Path | None = None,
+    *,
+    overwrite: bool = False,
+    max_memory: int | None = None,
+    events: Events | None = None,
+) -> Export:
+    """Write the labels of a result, or a table of its instances, for other programs.
+
+    Parameters
+    ----------
+    result
+        What predict wrote.
+    to
+        ``tiff``: the labels as OME-TIFF, tiled, with those levels of their pyramid that keep every
+        slice. ``csv``, ``parquet``: the instances, a row each: id, voxels, centroid, box, whether
+        it touches the border of what was predicted, and its volume where the voxel size is known.
+    out
+        A folder for the files, or of one form the file; by default they lie beside the result.
+    overwrite
+        Replace files that are there.
+    max_memory
+        Bytes that computing the table may take, some 100 for each instance; by default the job's or
+        machine's allotment. A table that predict wrote (``--save table``) is taken as it is.
+    events
+        Told of progress.
+
+    Returns
+    -------
+    Export
+
+    Raises
+    ------
+    InputError
+        If this is no finished result with labels, or the files cannot be written; none was.
+    IntegrityError
+        If what is stored is damaged.
+    """
+    began, events = time.monotonic(), events or Silent()
+    found = LabelResult.of(result)
+    forms: list[str] = list(dict.fromkeys(to))
+    for form in forms:
+        if form not in get_args(ResultForm):
+            raise InputError(
+                f"a result has no form {form!r}; it can be exported to "
+                f"{', '.join(get_args(ResultForm))}"
+            )
+    files: dict[str, Path] = dict(zip(forms, _targets(found, forms, out), strict=True))
+    for path in files.values():
+        _refuse_target(path, found, overwrite=overwrite)
+    writers = _writers(found, files, max_memory, events)
+    with ExitStack() as stack:
+        arriving = {form: stack.enter_context(_partial(path)) for form, path in files.items()}
+        for form, write in writers.items():
+            write(arriving[form])
+        for form, file in arriving.items():
+            file.flush()
+            os.fsync(file.fileno())
+            _refuse_target(files[form], found, overwrite=overwrite)  # may have come meanwhile
+        for form, file in arriving.items():
+            Path(file.name).replace(files[form])
+    return Export(files, time.monotonic() - began)
+
+
+def _targets(found: LabelResult, forms: Sequence[str], out: str | Path | None) -> list[Path]:
+    """Where each file goes."""
+    here = found.store.path.local
+    name = found.store.path.name.removesuffix(".zarr").removesuffix(".ome")
+    if out is not None and is_url(str(out)):
+        raise StoreError(f"{out} is a URL, and exports are files of this machine; give a path")
+    if out is None:
+        if here is None:
+            raise StoreError(
+                f"{found.store.path} lies on no disk, so nothing can be written beside it; say "
+                "where the files go with --out"
+            )
+        return [here.absolute().parent / f"{name}{_ENDINGS[form]}" for form in forms]
+    place = Path(out).expanduser()
+    if place.is_dir():
+        return [place / f"{name}{_ENDINGS[form]}" for form in forms]
+    if len(forms) > 1:
+        raise StoreError(
+            f"{place} is no folder, and {', '.join(forms)} are {len(forms)} files; create it, or "
+            "export one form at a time"
+        )
+    return [place]
+
+
+def _refuse_target(path: Path, found: LabelResult, *, overwrite: bool) -> None:
+    """Refuse a place where a file would do harm, or cannot be."""
+    if found.store.path.holds(Place.of(path.absolute())):
+        raise StoreError(
+            f"{path} lies in the result itself, where only predict writes; choose another place "
+            "with --out"
+        )
+    if path.is_dir():
+        raise StoreError(f"{path} is a folder; choose another place with --out")
+    if path.exists() and not overwrite:
+        raise StoreError(
+            f"{path} exists; replace it with --overwrite, or choose another place with --out"
+        )
+    parent = path.absolute().parent
+    if not parent.is_dir():
+        raise StoreError(f"the folder {parent} does not exist; create it, or change --out")
+    if not os.access(parent, os.W_OK | os.X_OK):
+        raise StoreError(f"the folder {parent} cannot be written; choose another with --out")
+
+
+@contextmanager
+def _partial(path: Path) -> Iterator[BinaryIO]:
+    """A file beside `path`, of which nothing remains unless it is renamed."""
+    partial = path.with_name(f".{path.name}.{os.getpid()}{PARTIAL}")
+    try:
+        with partial.open("w+b") as file:
+            yield file
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _writers(
+    found: LabelResult,
+    files: Mapping[str, Path],
+    max_memory: int | None,
+    events: Events,
+) -> dict[str, Callable[[BinaryIO], None]]:
+    """What writes each form; whatever speaks against one of them is found here."""
+    writers: dict[str, Callable[[BinaryIO], None]] = {}
+    if "parquet" in files:
+        require_parquet()
+    if "tiff" in files:
+        refuse_tiff_type(found.volume.dtype)
+        scratch = files["tiff"].absolute().parent
+        writers["tiff"] = lambda file: _write_tiff(found, file, scratch, events)
+    if set(files) <= {"tiff"}:
+        return writers
+    if (checksum := _kept_table(found)) is not None:
+        writers |= {
+            "csv": lambda file: file.writelines(_pieces(found, checksum)),
+            "parquet": lambda file: _convert_table(found, checksum, file),
+        }
+    else:
+        _refuse_too_many(found, max_memory)
+        measured: list[LabelMeasures] = []
+
+        def tables() -> Iterator[InstanceTable]:
+            if not measured:
+                measured.append(_measure(found, events))
+            for table in measured[0].tables():
+                heed()
+                yield table
+
+        shown = found.volume.axes, found.volume.voxel_size
+        writers |= {
+            "csv": lambda file: file.writelines(csv_pieces(tables(), *shown)),
+            "parquet": lambda file: write_parquet(file, tables(), *shown),
+        }
+    return {form: writers[form] for form in files}
+
+
+def _write_tiff(found: LabelResult, file: BinaryIO, scratch: Path, events: Events) -> None:
+    volume = found.volume
+    levels: list[Volume] = [volume]
+    for level in volume.levels[1:]:
+        if keeps_every_page(level.shape, volume.shape):
+            levels.append(open_volume(found.store.labels, level=level.index))
+    events.stage("tiff", sum(1 for level in levels for _ in tiff_windows(level)), "windows")
+
+    def advance() -> None:
+        heed()
+        events.advance()
+
+    name = found.store.labels.name
+    write_ome_tiff(file, levels, name=name, scratch=scratch, advance=advance)
+
+
+def _concluded(found: LabelResult) -> Mapping[str, Any]:
+    """What merging has entered of the instances."""
+    return found.store.ledger.finished("instances")[()]
+
+
+def _kept_table(found: LabelResult) -> str | None:
+    """The checksum of the table that predict wrote; None where it was not asked to."""
+    if found.recipe.classes:
+        return None
+    checksum = _concluded(found)["checksums"].get("table")
+    return None if checksum is None else str(checksum)
+
+
+def _pieces(found: LabelResult, checksum: str) -> Iterator[bytes]:
+    """The bytes of the table that predict wrote; in the end it is an error if they are others."""
+    place, crc = found.store.table_file, 0
+    try:
+        for piece in place.read_pieces():
+            heed()
+            crc = zlib.crc32(piece, crc)
+            yield piece
+    except FileNotFoundError:
+        crc = -1
+    if f"{crc:08x}" != checksum:
+        raise IntegrityError(
+            f"{place} is not the table that was written; stitchsafe verify says what else is "
+            "damaged, and predict --repair mends it"
+        )
+
+
+def _convert_table(found: LabelResult, checksum: str, file: BinaryIO) -> None:
+    for _ in _pieces(found, checksum):
+        pass  # unless it is damaged
+    place = found.store.table_file
+    with (
+        io.BytesIO(place.read_bytes()) if place.local is None else place.local.open("rb") as source
+    ):
+        csv_to_parquet(source, file)
+
+
+def _largest_id(found: LabelResult) -> int:
+    if found.recipe.classes:
+        return found.recipe.classes - 1
+    return int(_concluded(found)["instances"])
+
+
+def _refuse_too_many(found: LabelResult, max_memory: int | None) -> None:
+    count = _largest_id(found)
+    rows = count * LabelMeasures.bytes_per_instance(len(found.volume.shape))
+    allowed = allotted_memory().memory if max_memory is None else max_memory
+    if rows + _BESIDE > allowed:
+        raise PlanError(
+            f"computing the table of {count} instances takes {format_bytes(rows + _BESIDE)} of "
+            f"memory, and {format_bytes(allowed)} are allowed; raise --max-memory, or let predict "
+            "write the table with --save labels,table"
+        )
+
+
+def _measure(found: LabelResult, events: Events) -> LabelMeasures:
+    volume, region = found.volume, found.recipe.roi
+    measures = LabelMeasures(_largest_id(found), region)
+    blocks = list(grid_cells(region, _block(volume)))
+    events.stage("table", len(blocks), "blocks")
+    for block in blocks:
+        heed()
+        measures.add(volume.read(block)[0], block.offset)
+        events.advance()
+    return measures
+
+
+def _block(volume: Volume) -> tuple[int, ...]:
+    """Whole chunks: one, or as many along the last axes as are not too large together."""
+    block = list(volume.chunk_shape)
+    for axis in reversed(range(len(block))):
+        spare = min(_BLOCK // math.prod(block), -(-volume.shape[axis] // block[axis]))
+        block[axis] *= max(1, spare)
+    return tuple(block)
