@@ -22,6 +22,9 @@ thousand segments, and no step holds more than a district and what crosses its b
     reduce  order      names of the objects that stay, ascending: the n-th has id n
     map     merge      the id of each segment, and what became of each pair
 
+Where an instance is all of a cluster of the volume, segments of one cluster are one group,
+wherever they lie.
+
 The result depends on the set of windows alone, not on districts, nor on the order of anything.
 """
 
@@ -74,6 +77,7 @@ WALKED_AT_ONCE = 2**16
 """Segments that are walked together, unless one group has more."""
 
 _SEGMENT_BYTES = 256
+_NONE = np.zeros(0, np.int64)
 
 
 class Decision(IntEnum):
@@ -191,7 +195,9 @@ class Merging:
 
     @cached_property
     def levels(self) -> int:
-        """How often regions double until one is all."""
+        """How often regions double until one is all; not at all where contact does not matter."""
+        if not self.settings.parts:
+            return 0
         level = 0
         while len(list(self.regions(level).cells())) > 1:
             level += 1
@@ -235,7 +241,8 @@ class Merging:
                 "components": joined(segments.names),
                 **{f"pair_{name}": column for name, column in vars(pairs).items()},
                 **{f"crossing_{name}": column for name, column in vars(outward).items()},
-            }
+            },
+            {} if self.settings.parts else {"firsts": _first_names(segments)},
         )
 
     def _beside(self, cell: Roi, axis: int, step: int) -> Roi | None:
@@ -260,16 +267,29 @@ class Merging:
         crossed = {f"crossing_{name}": column for name, column in vars(outward).items()}
         return Made({**vars(renaming), **crossed})
 
+    @cached_property
+    def _firsts(self) -> Int64:
+        """The smallest name in each cluster of the volume."""
+        said = [notes["firsts"] for notes in self.left.notes("contacts").values()]
+        firsts = np.full(max(map(len, said), default=0), np.iinfo(np.int64).max)
+        for known in said:
+            firsts[: len(known)] = np.minimum(firsts[: len(known)], np.asarray(known, np.int64))
+        return firsts
+
     def groups(self, district: Roi) -> Made:
         """The group of each segment; groups of which a window here holds two clusters."""
         arrays = self.left.load("contacts", self.districts.index(district))
         segments, groups = Segments.from_arrays(arrays), arrays["components"]
+        if not self.settings.parts:
+            return Made(
+                {"groups": self._firsts[segments.clusters], "clashes": _NONE}, {"clashes": 0}
+            )
         for level in range(1, self.levels + 1):
             regions = self.regions(level)
             index = tuple(o // s for o, s in zip(district.offset, regions.cell_shape, strict=True))
             known = self.left.load(_unite(level), index)
             groups = Renaming(known["old"], known["new"])(groups)
-        clashes = np.zeros(0, np.int64)
+        clashes = _NONE
         if self.settings.exclusive:
             clashes = clashing(groups, segments.windows, segments.clusters)
         return Made({"groups": groups, "clashes": clashes}, {"clashes": len(clashes)})
@@ -546,6 +566,13 @@ def _between(low: WindowRecord | None, high: WindowRecord | None, axis: int) -> 
     if low is None or high is None:
         return Contacts.concatenate(())
     return Contacts.between(low, high, axis)
+
+
+def _first_names(segments: Segments) -> list[int]:
+    """The smallest name in each cluster, by its number; the largest integer where there is none."""
+    firsts = np.full(int(segments.clusters.max(initial=-1)) + 1, np.iinfo(np.int64).max)
+    np.minimum.at(firsts, segments.clusters, segments.names)
+    return firsts.tolist()
 
 
 def _unite(level: int) -> str:

@@ -37,8 +37,9 @@ class LabelSettings:
         windows by contact and embedding. ``foreground``: connected parts of the thresholded
         foreground. ``argmax``: connected parts of each class of a class map; class 0 is background.
     parts
-        For argmax: whether each connected part of a class is an instance. If not, labels are the
-        classes themselves.
+        Whether each connected part of a class or cluster is an instance. If not, labels from argmax
+        are the classes themselves, and each cluster of the volume is one instance, wherever it
+        lies.
     bandwidth
         Radius of the kernel and the distance up to which modes of neighbouring windows count
         as one, in units of the embedding. Required for embeddings. ``auto``: estimated from all
@@ -118,12 +119,12 @@ class LabelSettings:
                     f"{name} {value!r} of the label settings is unknown; it is one of "
                     f"{', '.join(allowed)}"
                 )
-        if not self.parts and self.source != "argmax":
+        if not self.parts and not self.is_class_map and not self.clusters_of_volume:
             raise InputError(
-                f"labels from {self.source} are connected parts always, and parts is false; take "
-                "labels from argmax, or leave it out"
+                f"labels from {self.source} are connected parts, and parts is false; take labels "
+                "from argmax, or from embeddings with clusters of the volume, or leave it out"
             )
-        if not self.parts and self.min_size:
+        if self.is_class_map and self.min_size:
             raise InputError(
                 f"min_size {self.min_size} is for instances, and without parts labels are classes; "
                 "leave it out"
@@ -166,7 +167,7 @@ class LabelSettings:
     @property
     def is_class_map(self) -> bool:
         """Whether labels are classes, not instances."""
-        return not self.parts
+        return self.source == "argmax" and not self.parts
 
     @property
     def needs_foreground(self) -> bool:
@@ -178,9 +179,12 @@ class LabelSettings:
     @property
     def needs_consensus(self) -> bool:
         """Whether something is decided of all fields before any window is segmented."""
-        return self.source == "embeddings" and (
-            self.bandwidth == "auto" or self.clusters == "volume"
-        )
+        return self.clusters_of_volume or (self.source == "embeddings" and self.bandwidth == "auto")
+
+    @property
+    def clusters_of_volume(self) -> bool:
+        """Whether modes are found once, for all windows."""
+        return self.source == "embeddings" and self.clusters == "volume"
 
     @property
     def radius(self) -> float:
@@ -192,7 +196,7 @@ class LabelSettings:
     @property
     def exclusive(self) -> bool:
         """Whether two clusters of one window may never end up in one instance."""
-        return self.source == "embeddings" and self.clusters == "window"
+        return self.source == "embeddings" and not self.clusters_of_volume
 
     @property
     def merge_distance(self) -> float:
@@ -201,7 +205,7 @@ class LabelSettings:
         Modes of the volume are the same or further apart than the bandwidth.
         """
         if self.source == "embeddings":
-            return self.radius / 2 if self.clusters == "volume" else self.radius
+            return self.radius / 2 if self.clusters_of_volume else self.radius
         return CLASS_BANDWIDTH
 
     @property

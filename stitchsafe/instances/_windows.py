@@ -78,14 +78,14 @@ def segment_window(
         clusters = classes.argmax(axis=0).astype(np.int32)  # equal scores: the lower class
         clusters[~usual] = 0
         centers = np.arange(1, len(classes), dtype=np.float32)[:, None]
-    labels, first = connected_parts(clusters)
+    labels, first = connected_parts(clusters) if settings.parts else _all_parts(clusters)
     of_segment = clusters.reshape(-1)[first] - 1
     del clusters, core, usual
     cores = labels
     if settings.growth_threshold is not None and foreground is not None:
         labels, cores, first, of_segment = _grow(labels, of_segment, foreground, settings)
     lost = _lost(labels, cores, len(first), settings.min_size)
-    if lost.any():
+    if settings.parts and lost.any():
         kept = np.flatnonzero(~lost)
         new = np.zeros(len(lost) + 1, np.uint32)
         new[kept + 1] = np.arange(1, len(kept) + 1)
@@ -207,6 +207,15 @@ def connected_parts(
     return labels, first
 
 
+def _all_parts(clusters: NDArray[np.int32]) -> tuple[NDArray[np.uint32], NDArray[np.int64]]:
+    """Each positive cluster with all its parts, numbered as by `connected_parts`."""
+    occurs = _sizes(clusters, int(clusters.max(initial=0))) > 0
+    occurs[0] = False
+    numbers = np.where(occurs, np.cumsum(occurs), 0).astype(np.uint32)
+    labels, first, _ = _renumber(_replaced(clusters, numbers), None)
+    return labels, first
+
+
 def _grow(
     labels: NDArray[np.uint32],
     of_segment: NDArray[np.int32],
@@ -317,7 +326,7 @@ def _replaced(labels: NDArray[Any], new: NDArray[np.uint32]) -> NDArray[np.uint3
     return result
 
 
-def _sizes(labels: NDArray[np.uint32], count: int) -> NDArray[np.int64]:
+def _sizes(labels: NDArray[Any], count: int) -> NDArray[np.int64]:
     """Voxels of each label from 0 to `count`."""
     flat = labels.reshape(-1)
     sizes = np.zeros(count + 1, np.int64)

@@ -179,7 +179,7 @@ class Recipe:
     @property
     def classes(self) -> int:
         """How many classes there are, where labels are classes; 0 where they are instances."""
-        if self.labels is None or self.labels.get("parts", True):
+        if self.labels is None or self.labels["parts"] or self.labels["source"] != "argmax":
             return 0
         return dict(self.outputs)[self.labels["class_field"]]
 

@@ -55,7 +55,10 @@ def test_it_takes_the_memory_that_is_planned(nan_is_background: bool, classes: i
 @pytest.mark.parametrize(
     ("values", "said"),
     [
-        ({"source": "foreground"}, "labels from foreground are connected parts always"),
+        (
+            {"source": "foreground"},
+            "labels from foreground are connected parts, and parts is false",
+        ),
         ({"source": "embeddings", "bandwidth": 1}, "labels from embeddings are connected parts"),
         ({"source": "argmax", "min_size": 3}, "min_size 3 is for instances"),
     ],

@@ -49,6 +49,7 @@ def cases(draw: st.DrawFn) -> tuple[dict[str, np.ndarray], LabelSettings]:
         kernel=draw(st.sampled_from(["flat", "gaussian"])),
         background=draw(st.sampled_from(["none", "foreground"])),
         clusters="volume",
+        parts=draw(st.booleans()),
         min_mode=draw(st.sampled_from([1, 5])),
     )
     return {"embedding": embedding, "foreground": foreground}, how
@@ -61,7 +62,9 @@ def sketched(parts: Sequence[np.ndarray], how: LabelSettings) -> SketchUnion:
     return union
 
 
-def in_windows(fields: dict[str, np.ndarray], how: LabelSettings) -> tuple[np.ndarray, Modes]:
+def in_windows(
+    fields: dict[str, np.ndarray], how: LabelSettings, district: int | None = None
+) -> tuple[np.ndarray, Modes]:
     """The whole way of what a run does: sketches of parts, one set of modes, windows, merging."""
     shape = next(iter(fields.values())).shape[1:]
     cells = list(grid_cells(Roi.whole(shape), how.window))
@@ -73,7 +76,7 @@ def in_windows(fields: dict[str, np.ndarray], how: LabelSettings) -> tuple[np.nd
         got = segment_window(parts[cell], settings=how, modes=modes)
         provisional[cell] = got.labels
         records.append(WindowRecord.of_segments(got, cell, shape))
-    merged = merge_records(records, how)
+    merged = merge_records(records, how, windows_per_district=district)
     labels = np.zeros(shape, np.int64)
     for cell in cells:
         labels[cell.slices] = merged.labels(provisional[cell], cell, shape)
@@ -98,17 +101,22 @@ def at_once(fields: dict[str, np.ndarray], how: LabelSettings) -> np.ndarray:
         apart = to_units(points, how.radius)[:, None] - modes.units
         found = (apart.astype(float) ** 2).sum(axis=2).argmin(axis=1) if len(points) else ()
     clusters[inside] = np.asarray(found, np.int32) + 1
-    return connected_parts(clusters)[0]
+    if how.parts:
+        return connected_parts(clusters)[0]
+    flat = clusters.reshape(-1).tolist()
+    ids = dict.fromkeys(cluster for cluster in flat if cluster)  # by first voxel
+    numbers = {0: 0} | {cluster: number for number, cluster in enumerate(ids, 1)}
+    return np.asarray([numbers[cluster] for cluster in flat]).reshape(shape)
 
 
 @settings(deadline=None, max_examples=150)
-@given(cases())
+@given(cases(), st.sampled_from([None, 1, 2]))
 def test_windows_give_what_clustering_all_at_once_gives(
-    case: tuple[dict[str, np.ndarray], LabelSettings],
+    case: tuple[dict[str, np.ndarray], LabelSettings], district: int | None
 ) -> None:
     """Voxel by voxel and id by id, whether clusters are separated or not."""
     fields, how = case
-    labels, _ = in_windows(fields, how)
+    labels, _ = in_windows(fields, how, district)
     np.testing.assert_array_equal(labels, at_once(fields, how))
 
 
