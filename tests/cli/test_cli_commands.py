@@ -344,12 +344,13 @@ def test_a_dry_run_is_rehearsed(api: Calls, run: Run, monkeypatch: pytest.Monkey
 
 
 def test_verify_can_be_told_where_things_are_now(api: Calls, run: Run) -> None:
-    assert run(["verify", "out.zarr", "--volume", "v.zarr", "-m", "folder"]).code == 0
+    words = ["verify", "out.zarr", "--volume", "v.zarr", "-m", "folder", "--mask", "m.npy"]
+    assert run(words).code == 0
     verb, arguments, keywords = api.made[-1]
     del keywords["events"]
     assert (verb, arguments) == ("verify", ("out.zarr",))
     assert keywords == {
-        "volume": "v.zarr", "model": "folder", "trust_model": False, "mask": None
+        "volume": "v.zarr", "model": "folder", "trust_model": False, "mask": "m.npy"
     }  # fmt: skip
 
 
