@@ -143,6 +143,14 @@ def test_each_chunk_is_read_once_and_few_at_a_time(tmp_path: Path, monkeypatch) 
     assert [path.name for path in tmp_path.iterdir()] == ["a.tif"]
 
 
+def test_large_chunks_are_read_whole() -> None:
+    volume = Counted()
+    volume.shape, volume.chunk_shape = (4, 1300, 900), (2, 512, 300)
+    assert {window.shape for window in tiff_windows(volume)} == {
+        (2, 512, 512), (2, 512, 388), (2, 276, 512), (2, 276, 388),
+    }  # fmt: skip
+
+
 def test_a_large_one_is_a_bigtiff(tmp_path: Path, monkeypatch) -> None:
     import stitchsafe.volumes._tiff_write as writing
 
