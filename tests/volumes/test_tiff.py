@@ -8,7 +8,7 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 import tifffile
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stitchsafe.coordinates import Roi
@@ -98,6 +98,7 @@ def test_levels_that_keep_every_page_are_there(tmp_path: Path) -> None:
     assert len(deep.levels) > 3
 
 
+@settings(deadline=None)
 @given(st.data())
 def test_any_chunks_give_the_same_file(tmp_path_factory: pytest.TempPathFactory, data) -> None:
     folder = tmp_path_factory.mktemp("chunks")
