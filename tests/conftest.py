@@ -16,7 +16,13 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """With the slow tests, more examples where a test does not say how many."""
+    """With the slow tests, more examples where a test does not say how many.
+
+    Where there are several test processes, each begins with a run of neighbours, so that what the
+    tests of a file share is made once.
+    """
+    if config.getoption("dist", "no") == "load":
+        config.option.dist = "worksteal"
     settings.register_profile("ordinary", max_examples=20)
     settings.register_profile("thorough", max_examples=100)
     thorough = config.getoption("markexpr") in ("slow", "slow or not slow")

@@ -10,6 +10,8 @@ import torch
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis.strategies import DrawFn, SearchStrategy
 
+from stitchsafe.geometry import NetworkGeometry
+from stitchsafe.networks import TorchNetwork
 from stitchsafe.nn import UNet
 
 
@@ -34,6 +36,11 @@ class Case:
     shape: tuple[int, ...]
     seed: int
 
+    @property
+    def channels(self) -> int:
+        """Of the input."""
+        return int(dict(self.arguments).get("in_channels", 1))
+
     def network(self, dtype: torch.dtype = torch.float64) -> UNet:
         torch.manual_seed(self.seed)
         network = UNet(**dict(self.arguments)).to(dtype).eval()
@@ -41,6 +48,18 @@ class Case:
             # Larger than torch's defaults, so that signals survive depth and seams show.
             torch.nn.init.normal_(parameter, std=0.5 if parameter.ndim > 1 else 0.1)
         return network
+
+    def analysed(self, dtype: torch.dtype = torch.float64) -> TorchNetwork:
+        """The network with its geometry, which is found once for each architecture."""
+        network = TorchNetwork(self.network(dtype))
+        structure = repr(self.arguments)
+        if structure in _ANALYSED:
+            vars(network)["geometry"] = _ANALYSED[structure]
+        _ANALYSED[structure] = network.geometry
+        return network
+
+
+_ANALYSED: dict[str, NetworkGeometry] = {}
 
 
 def factors(ndim: int, levels: int) -> SearchStrategy[tuple[tuple[int, ...], ...]]:
@@ -62,13 +81,35 @@ def unet_cases(draw: DrawFn) -> Case:
         "in_channels": draw(st.integers(1, 2)),
         "levels": levels,
         "factors": draw(factors(ndim, levels)),
-        "base_channels": 2,
         "growth": draw(st.sampled_from([1, 1.5])),
         "padding": draw(st.sampled_from(["valid", "same"])),
         "upsampling": draw(st.sampled_from(["learnt", "fixed"])),
-        "heads": {"embedding": 2},
         "convs_per_level": 1 if ndim == levels == 3 else draw(st.integers(1, 2)),
+        **_SMALL,
     }
-    largest = 40 if ndim == 2 else 22
-    shape = tuple(draw(st.integers(1, largest)) for _ in range(ndim))
+    return _sized(draw, arguments)
+
+
+_SMALL = {"base_channels": 2, "heads": {"embedding": 2}}
+_KNOWN: tuple[dict[str, Any], ...] = (
+    {"ndim": 2, "levels": 1, "factors": ((3, 3),), "padding": "valid", "upsampling": "fixed"},
+    {"ndim": 2, "levels": 2, "factors": ((2, 2), (3, 3)), "padding": "same"},
+    {"ndim": 2, "levels": 3, "factors": ((2, 2), (1, 2), (2, 2)), "convs_per_level": 1},
+    {"ndim": 3, "levels": 1, "factors": ((1, 2, 2),), "padding": "same", "in_channels": 2},
+    {"ndim": 3, "levels": 2, "factors": ((1, 2, 2), (2, 2, 2)), "upsampling": "fixed"},
+)
+
+
+@st.composite
+def known_unet_cases(draw: DrawFn) -> Case:
+    """A few U-Nets with random volume sizes, where it is not the networks that should differ.
+
+    To analyse one takes a second, and what follows from its geometry a moment.
+    """
+    return _sized(draw, {**draw(st.sampled_from(_KNOWN)), **_SMALL})
+
+
+def _sized(draw: DrawFn, arguments: dict[str, Any]) -> Case:
+    largest = 40 if arguments["ndim"] == 2 else 22
+    shape = tuple(draw(st.integers(1, largest)) for _ in range(arguments["ndim"]))
     return Case(tuple(arguments.items()), shape, draw(st.integers(0, 2**16)))

@@ -35,6 +35,7 @@ DOCUMENTS = (
     "docs/places.md",
     "docs/faults.md",
     "docs/workers.md",
+    "docs/performance.md",
     "CONTRIBUTING.md",
 )
 BLOCK = re.compile(

@@ -55,6 +55,9 @@ def verify(
         str | None,
         typer.Option("--model", "-m", metavar="MODEL", help="The model, if it has been moved."),
     ] = None,
+    mask: Annotated[
+        str | None, typer.Option(metavar="MASK", help="The mask, if it has been moved.")
+    ] = None,
     *,
     network: ModelOptions,
     output: OutputOptions,
@@ -62,7 +65,12 @@ def verify(
     """Compare a result with its ledger and with the network. Exit code 1: it does not hold."""
     with conversation(output) as session:
         verification = stitchsafe.verify(
-            out, volume=volume, model=model, events=session.events, **network.keywords()
+            out,
+            volume=volume,
+            model=model,
+            mask=mask,
+            events=session.events,
+            **network.keywords(),
         )
         session.answer(verification, ok=verification.ok)
 

@@ -14,9 +14,14 @@ several. ::
     epochs/part-2-of-8/1
 
 A newcomer takes the next number at once and so takes over; the older run finds that at its next
-commit and stops there. What it still writes until then harms nothing: all stages are pure, so two
-runs of one recipe write the same bytes. (It may leave an object of its scratch behind. Where the
-result is replaced by one of another recipe, the older run is to be stopped first.) A whole run
+commit and stops there. To look and to commit are two requests, as no object store does one on the
+condition of another's key, and a newcomer may come in between: the older run then makes one entry
+more. That harms nothing, and neither does what it writes until it looks. All stages are pure, so
+two runs of one recipe over one volume write the same bytes, and whoever enters a cell has its data
+on the store already, so that the entry is true whoever reads it, and equal to what the newcomer
+would put in its place. (Of its scratch an object may stay behind. Where ``--overwrite`` replaces
+the result by one of another recipe, or of a volume that has changed, the older run is to be
+stopped first: there the bytes differ.) A whole run
 takes over from parts and parts from a whole run, but parts leave each other alone.
 
 Names are ``run``, ``part-i-of-n``, and for steps that one of many parts does, ``consensus``,

@@ -30,7 +30,14 @@ from stitchsafe.instances._meanshift import (
     nearest_mode,
 )
 from stitchsafe.instances._measure import LabelMeasures
-from stitchsafe.instances._merging import Decision, Made, Merging, Order, choose_districts
+from stitchsafe.instances._merging import (
+    MERGING_BYTES,
+    Decision,
+    Made,
+    Merging,
+    Order,
+    choose_districts,
+)
 from stitchsafe.instances._records import Segments, WindowRecord, WindowSegments
 from stitchsafe.instances._relabel import relabel
 from stitchsafe.instances._settings import Background, LabelSettings, Source
@@ -44,6 +51,8 @@ if TYPE_CHECKING:
     from stitchsafe.instances._estimator import MeanShift
 
 __all__ = [
+    "MERGING_BYTES",
+    "WALKED_BYTES",
     "Background",
     "ClassSink",
     "Contacts",
@@ -61,7 +70,6 @@ __all__ = [
     "Segments",
     "Sketch",
     "Source",
-    "WALKED_BYTES",
     "WindowRecord",
     "WindowSegments",
     "choose_districts",

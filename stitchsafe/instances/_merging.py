@@ -46,17 +46,29 @@ from stitchsafe.instances._settings import LabelSettings
 from stitchsafe.instances._table import InstanceTable
 from stitchsafe.instances._walk import walk
 
-__all__ = ["Arrays", "Decision", "Left", "Made", "Merging", "Order", "choose_districts"]
+__all__ = [
+    "MERGING_BYTES",
+    "Arrays",
+    "Decision",
+    "Left",
+    "Made",
+    "Merging",
+    "Order",
+    "choose_districts",
+]
 
 Arrays = Mapping[str, NDArray[Any]]
 Index = tuple[int, ...]
 Int64 = NDArray[np.int64]
 
-DISTRICT_BYTES = 2**24
+DISTRICT_BYTES = 2**25
 """Evidence of a district, unless one window has more."""
 
-AT_ONCE = 2**20
-"""Names that are sorted together."""
+MERGING_BYTES = 3 * DISTRICT_BYTES
+"""Memory of any stage but the walk, as measured, unless one window has more evidence."""
+
+AT_ONCE = 2**17
+"""Names that are sorted, and rows of the table that are made, together."""
 
 WALKED_AT_ONCE = 2**16
 """Segments that are walked together, unless one group has more."""
@@ -219,12 +231,9 @@ class Merging:
         )
         return Made(
             {
-                "keys": segments.keys,
-                "starts": segments.starts,
-                "names": segments.names,
-                "clusters": segments.clusters,
+                **segments.to_arrays(),
                 "components": joined(segments.names),
-                **vars(pairs),
+                **{f"pair_{name}": column for name, column in vars(pairs).items()},
                 **{f"crossing_{name}": column for name, column in vars(outward).items()},
             }
         )
@@ -254,7 +263,7 @@ class Merging:
     def groups(self, district: Roi) -> Made:
         """The group of each segment; groups of which a window here holds two clusters."""
         arrays = self.left.load("contacts", self.districts.index(district))
-        groups = arrays["components"]
+        segments, groups = Segments.from_arrays(arrays), arrays["components"]
         for level in range(1, self.levels + 1):
             regions = self.regions(level)
             index = tuple(o // s for o, s in zip(district.offset, regions.cell_shape, strict=True))
@@ -262,8 +271,7 @@ class Merging:
             groups = Renaming(known["old"], known["new"])(groups)
         clashes = np.zeros(0, np.int64)
         if self.settings.exclusive:
-            windows = np.repeat(arrays["keys"], np.diff(arrays["starts"]))
-            clashes = clashing(groups, windows, arrays["clusters"])
+            clashes = clashing(groups, segments.windows, segments.clusters)
         return Made({"groups": groups, "clashes": clashes}, {"clashes": len(clashes)})
 
     # walk
@@ -310,11 +318,11 @@ class Merging:
         indices = sorted(self.left.notes("groups"))
         for index in indices:
             arrays = self.left.load("contacts", index)
-            of = self.left.load("groups", index)["groups"]
+            segments, of = Segments.from_arrays(arrays), self.left.load("groups", index)["groups"]
             chosen = np.isin(of, groups)
-            names.append(arrays["names"][chosen])
-            windows.append(np.repeat(arrays["keys"], np.diff(arrays["starts"]))[chosen])
-            clusters.append(arrays["clusters"][chosen])
+            names.append(segments.names[chosen])
+            windows.append(segments.windows[chosen])
+            clusters.append(segments.clusters[chosen])
             among.append(of[chosen])
             # A pair belongs to the district of the later window, and both ends to one group.
             found = _contacts(arrays)
@@ -340,18 +348,20 @@ class Merging:
     def objects(self, district: Roi) -> Made:
         """The object of each segment, and what objects have here."""
         index = self.districts.index(district)
-        names = self.left.load("contacts", index)["names"]
-        objects = self.left.load("groups", index)["groups"].copy()
+        segments = Segments.from_arrays(self.left.load("contacts", index))
+        names, objects = segments.names, self.left.load("groups", index)["groups"].copy()
         for number in self.left.notes("walk")[()]["walked"].get(_key(index), ()):
             known = self.left.load("walk", (*index, number))
             moved = np.isin(names, known["old"])
             objects[moved] = Renaming(known["old"], known["new"])(names[moved])
-        records = (self.evidence(cell) for cell in self.cells.cells(district))
-        segments = Segments.of_records((r for r in records if r is not None), district.ndim)
         parts = Objects.of_segments(objects, segments)
         homes = {tuple(home) for home in np.unique(self._at(parts.names, 0), axis=0).tolist()}
         return Made(
-            {"objects": objects, **{f"part_{n}": each for n, each in parts.to_arrays().items()}},
+            {
+                "names": names,
+                "objects": objects,
+                **{f"part_{name}": column for name, column in parts.to_arrays().items()},
+            },
             {"homes": sorted(map(list, homes - {index}))},
         )
 
@@ -479,7 +489,7 @@ class Merging:
         like = pairs.distances <= self.settings.merge_distance
         decisions[like & united] = Decision.UNITED
         decisions[like & ~united] = Decision.CONFLICT
-        ids = self._ids(self.left.load("objects", index)["objects"], order)
+        ids = self._ids(objects[1], order)
         return Made(
             {
                 "keys": arrays["keys"],
@@ -493,8 +503,8 @@ class Merging:
 
     def _objects_of(self, index: Index) -> tuple[Int64, Int64]:
         """Names of a district's segments, and the object of each."""
-        names = self.left.load("contacts", index)["names"]
-        return names, self.left.load("objects", index)["objects"]
+        arrays = self.left.load("objects", index)
+        return arrays["names"], arrays["objects"]
 
     def _ids(self, objects: Int64, order: Order) -> NDArray[Any]:
         """Final ids of objects; 0 where they are dropped."""
@@ -548,7 +558,7 @@ def _crossings(arrays: Arrays) -> Crossings:
 
 
 def _contacts(arrays: Arrays) -> Contacts:
-    return Contacts(*(arrays[name] for name in ("low", "high", "voxels", "distances")))
+    return Contacts(*(arrays[f"pair_{name}"] for name in ("low", "high", "voxels", "distances")))
 
 
 def _looked_up(names: Int64, values: Int64, wanted: Int64) -> Int64:

@@ -9,8 +9,9 @@ window. Nothing depends on the order in which windows were computed.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
@@ -21,8 +22,6 @@ from stitchsafe.coordinates import Roi
 __all__ = ["Segments", "WindowRecord", "WindowSegments"]
 
 Int64 = NDArray[np.int64]
-
-_COLUMNS = ("modes", "clusters", "voxels", "first", "sums", "box_begin", "box_end")
 
 
 @dataclass(frozen=True)
@@ -128,24 +127,38 @@ class WindowRecord:
 
     def to_arrays(self) -> dict[str, NDArray[Any]]:
         """All content as plain arrays, for an ``.npz``; `from_arrays` restores it."""
-        arrays: dict[str, NDArray[Any]] = {name: getattr(self, name) for name in _COLUMNS}
-        arrays["region"] = np.asarray([self.region.offset, self.region.shape], np.int64)
-        arrays["volume_shape"] = np.asarray(self.volume_shape, np.int64)
-        for axis in range(self.region.ndim):
-            arrays[f"low{axis}"], arrays[f"high{axis}"] = self.low[axis], self.high[axis]
-        return arrays
+        columns: list[NDArray[Any]] = [self.clusters, self.voxels, self.first]
+        columns += [self.sums, self.box_begin, self.box_end]
+        # Few arrays: of small ones, most of the time to read them goes into their headers.
+        return {
+            "modes": self.modes,
+            "columns": np.column_stack(columns),
+            "planes": np.concatenate([plane.reshape(-1) for plane in (*self.low, *self.high)]),
+            "place": np.array([self.region.offset, self.region.shape, self.volume_shape], np.int64),
+        }
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, NDArray[Any]]) -> WindowRecord:
         """What `to_arrays` gave, or the opened ``.npz`` of it."""
-        offset, shape = (tuple(int(n) for n in row) for row in arrays["region"])
-        axes = range(len(offset))
+        offset, shape, volume_shape = (tuple(row) for row in arrays["place"].tolist())
+        columns, ndim = np.asarray(arrays["columns"], np.int64), len(shape)
+        sums, begin, end = (columns[:, at : at + ndim] for at in range(3, 3 + 3 * ndim, ndim))
+        faces = [shape[:axis] + shape[axis + 1 :] for axis in range(ndim)] * 2
+        bounds = np.cumsum([math.prod(face) for face in faces])[:-1]
+        flat = np.split(arrays["planes"], bounds)
+        planes = tuple(plane.reshape(face) for plane, face in zip(flat, faces, strict=True))
         return cls(
             region=Roi(offset, shape),
-            volume_shape=tuple(int(n) for n in arrays["volume_shape"]),
-            low=tuple(arrays[f"low{axis}"] for axis in axes),
-            high=tuple(arrays[f"high{axis}"] for axis in axes),
-            **{name: arrays[name] for name in _COLUMNS},
+            volume_shape=volume_shape,
+            modes=arrays["modes"],
+            clusters=columns[:, 0].astype(np.int32),
+            voxels=columns[:, 1],
+            first=columns[:, 2],
+            sums=sums,
+            box_begin=begin,
+            box_end=end,
+            low=planes[:ndim],
+            high=planes[ndim:],
         )
 
 
@@ -194,6 +207,15 @@ class Segments:
                 for name in ("clusters", "modes", "voxels", "sums", "box_begin", "box_end")
             },
         )
+
+    def to_arrays(self) -> dict[str, NDArray[Any]]:
+        """All content as plain arrays, for an ``.npz``; `from_arrays` restores it."""
+        return {field.name: getattr(self, field.name) for field in fields(self)}
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, NDArray[Any]]) -> Segments:
+        """What `to_arrays` gave, among other arrays or alone."""
+        return cls(**{field.name: arrays[field.name] for field in fields(cls)})
 
     @property
     def windows(self) -> Int64:

@@ -96,7 +96,7 @@ def save_folder(folder: Path, module: nn.Module, config: ModelConfig) -> None:
         yaml.safe_dump(content, sort_keys=False, default_flow_style=None, width=100),
         encoding="utf-8",
     )
-    network = TorchNetwork(module, config=config)
+    network = _FolderNetwork(module, config=config)  # a training writes its folder many times
     (folder / "geometry.json").write_text(
         json.dumps(network.geometry.to_json(), indent=2) + "\n", encoding="utf-8"
     )

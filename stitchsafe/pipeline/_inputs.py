@@ -416,7 +416,7 @@ def refuse_output_within_input(out: Place, volume: Volume) -> None:
     try:
         source = _zarr_root(source)
     except PlaceError as error:
-        raise StoreError(str(error)) from error
+        raise error.refusal(StoreError) from error
     if source.holds(out) or out.holds(source):
         raise StoreError(
             f"the output {out} and the input {volume.path} are the same or lie within each other; "

@@ -10,10 +10,10 @@ from stitchsafe.engine import Events
 from stitchsafe.errors import InputError, VolumeError
 from stitchsafe.pipeline._reading import tell_absent
 from stitchsafe.pipeline._settings import Settings
-from stitchsafe.tiling import Skipping
-from stitchsafe.volumes import Volume, open_volume, pieces
+from stitchsafe.tiling import Recipe, Skipping
+from stitchsafe.volumes import PlaceError, Volume, open_volume, pieces
 
-__all__ = ["skipping"]
+__all__ = ["mask_place", "masked_otherwise", "skipping"]
 
 
 def skipping(
@@ -39,13 +39,13 @@ def skipping(
     InputError
         If it leaves out everything.
     """
-    mask = open_volume(path)
-    name = mask.path or "the mask"
-    if mask.channels != 1:
-        raise VolumeError(f"the mask {name} has {mask.channels} channels; give one of a single one")
-    factors = _factors(mask, extent, name)
+    mask, name, factors = _opened(path, extent)
     covered = _covering(cells.region, factors, mask)
-    tell_absent(f"the mask {name}", set(mask.absent_chunks(covered)), settings, events)
+    try:
+        absent = set(mask.absent_chunks(covered))
+    except PlaceError as error:
+        raise error.refusal(VolumeError) from error
+    tell_absent(f"the mask {name}", absent, settings, events)
     found = Skipping.of(mask.identity, cells, _wanted(mask, factors, cells))
     if found.skipped == found.total:
         raise InputError(
@@ -53,6 +53,41 @@ def skipping(
             "check that it lies over the volume, or leave out --mask"
         )
     return found
+
+
+def mask_place(path: object) -> str | None:
+    """Where a mask lies; None for an array, or where there is no mask."""
+    return None if path is None else open_volume(path).path
+
+
+def masked_otherwise(path: object, recipe: Recipe) -> str | None:
+    """Whether a mask leaves out other cells than when it was read: which, if so.
+
+    Raises
+    ------
+    VolumeError
+        If the mask cannot be read, or does not lie over the volume any more.
+    """
+    assert recipe.skipping is not None
+    mask, name, factors = _opened(path, recipe.extent)
+    cells = list(recipe.cells.cells())
+    wanted = _wanted(mask, factors, recipe.cells)
+    other = [cell for cell, now in zip(cells, wanted, strict=True) if now == recipe.skips(cell)]
+    if not other:
+        return None
+    return (
+        f"the mask {name} has changed: {len(other)} of {len(cells)} cells are left out that were "
+        f"not, or the other way round (the first is {other[0]})"
+    )
+
+
+def _opened(path: object, extent: Sequence[int]) -> tuple[Volume, str, tuple[int, ...]]:
+    """The mask, what it is called, and the voxels of the volume that one of its own spans."""
+    mask = open_volume(path)
+    name = mask.path or "the mask"
+    if mask.channels != 1:
+        raise VolumeError(f"the mask {name} has {mask.channels} channels; give one of a single one")
+    return mask, name, _factors(mask, extent, name)
 
 
 def _factors(mask: Volume, extent: Sequence[int], name: str) -> tuple[int, ...]:
@@ -70,7 +105,7 @@ def _factors(mask: Volume, extent: Sequence[int], name: str) -> tuple[int, ...]:
 
 def _wanted(mask: Volume, factors: Sequence[int], cells: CellGrid) -> Iterator[bool]:
     for cell in cells.cells():
-        yield any(data.any() for _, data in pieces(mask, _covering(cell, factors, mask)))
+        yield any(bool(data.any()) for _, data in pieces(mask, _covering(cell, factors, mask)))
 
 
 def _covering(region: Roi, factors: Sequence[int], mask: Volume) -> Roi:

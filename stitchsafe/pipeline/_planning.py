@@ -11,7 +11,7 @@ import numpy as np
 from stitchsafe.coordinates import CellGrid, Roi, ceil_to, floor_to
 from stitchsafe.engine import Events, Shares, Silent
 from stitchsafe.errors import InputError, ModelError, PlanError
-from stitchsafe.instances import LabelSettings, voxel_bytes
+from stitchsafe.instances import MERGING_BYTES, LabelSettings, voxel_bytes
 from stitchsafe.networks import ModelConfig, Network, Runtime
 from stitchsafe.pipeline._devices import (
     choose_devices,
@@ -39,6 +39,7 @@ from stitchsafe.tiling import (
     make_plan,
     with_seconds,
 )
+from stitchsafe.volumes import MOST_READ_BYTES
 
 __all__ = ["draft_plan", "estimate_seconds", "plan"]
 
@@ -184,6 +185,8 @@ def draft_plan(
             chunk_shape=volume.chunk_shape,
             decoded_bytes=volume.decoded_bytes,
             decoders=max(2, usable_cores()),
+            merging_bytes=MERGING_BYTES if values is not None else 0,
+            read_whole=min(volume.decoded_bytes, MOST_READ_BYTES),
         ),
         max_memory=budget,
         draft=draft,

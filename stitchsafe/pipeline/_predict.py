@@ -53,6 +53,7 @@ from stitchsafe.pipeline._inputs import (
     refuse_output_within_input,
 )
 from stitchsafe.pipeline._machine import cores_for
+from stitchsafe.pipeline._mask import mask_place
 from stitchsafe.pipeline._outputs import Layout
 from stitchsafe.pipeline._planning import draft_plan, estimate_seconds
 from stitchsafe.pipeline._reading import Reading
@@ -326,6 +327,8 @@ def _begun(job: _Job, ledger: Ledger, settings: Settings, events: Events) -> _Jo
     """The job, entered in the store; where it is a part, another may have done so meanwhile."""
     if job.resumes:
         if settings.part is None:  # a part has not looked at what others have finished
+            for text in job.store.mend_recipe():
+                events.say(f"damaged, and written anew from the other record: {text}")
             _reading(job.plan, job.inputs.volume).enter(job.store)
         return job
     if settings.part is None:
@@ -430,6 +433,7 @@ def _begin(
     content = {
         "volume": volume.identity,
         "source": volume.path,
+        "mask": mask_place(settings.mask),
         "opened": settings.opened(),
         "form": settings.form(),
         **inputs.origin.to_json(),

@@ -85,7 +85,7 @@ class Reading:
                 name for region in self.regions() for name in self.volume.absent_chunks(region)
             }
         except PlaceError as error:
-            raise VolumeError(str(error)) from error
+            raise error.refusal(VolumeError) from error
         tell_absent(self.name, absent, settings, events)
 
     def stamp(self) -> str | None:

@@ -220,7 +220,7 @@ class ResultStore:
         except IntegrityError:
             return "is damaged"
         except PlaceError as error:  # says nothing of what is there
-            raise StoreError(str(error)) from error
+            raise error.refusal(StoreError) from error
         except OSError as error:
             return "is gone" if isinstance(error, FileNotFoundError) else f"{error.strerror}"
         return content if "format" in content else "is damaged"
@@ -235,11 +235,12 @@ class ResultStore:
             if content != stored
         }
 
-    def mend_recipe(self) -> None:
-        """Write anew whichever of the two records of the recipe is not sound."""
-        stored = self.stored()
-        for place in self.unsound_recipes():
+    def mend_recipe(self) -> list[str]:
+        """Write anew whichever of the two records of the recipe is not sound; which, and why."""
+        stored, unsound = self.stored(), self.unsound_recipes()
+        for place in unsound:
             save_json(place, stored)
+        return [f"{place}: {reason}" for place, reason in unsound.items()]
 
     def refuse_lost_recipe(self) -> None:
         """Refuse to begin where there is work whose recipe is not known any more.
@@ -403,4 +404,4 @@ def _refused() -> Iterator[None]:
     try:
         yield
     except PlaceError as error:
-        raise StoreError(str(error)) from error
+        raise error.refusal(StoreError) from error

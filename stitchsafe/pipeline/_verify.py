@@ -2,7 +2,8 @@
 
 Three questions, each answered from the store and the volume alone:
 
-* Is every cell in the ledger, and do the arrays hold what the ledger says was written?
+* Is every cell in the ledger, and do the arrays hold what the ledger says was written? Do the
+  volume and the mask still hold what was read?
 * Do recorded voxels come out again, bit for bit under the recipe, and to rounding when the tiles
   are shifted by one period?
 * Do the labels of some clustering windows come out again from the fields?
@@ -10,7 +11,7 @@ Three questions, each answered from the store and the volume alone:
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,11 +23,12 @@ from stitchsafe.coordinates import Roi
 from stitchsafe.engine import Events, FieldMaker, Fields, Shares, Silent
 from stitchsafe.errors import IntegrityError, ModelError, StoreError, VolumeError
 from stitchsafe.networks import load_network
-from stitchsafe.pipeline._audit import audit
+from stitchsafe.pipeline._audit import Finding, audit
 from stitchsafe.pipeline._consensus import load_consensus
 from stitchsafe.pipeline._devices import is_this_machine, places_for
 from stitchsafe.pipeline._finishing import load_field_maps, mapped
 from stitchsafe.pipeline._inputs import Inputs, ModelLike, VolumeLike
+from stitchsafe.pipeline._mask import masked_otherwise
 from stitchsafe.pipeline._origin import Origin
 from stitchsafe.pipeline._reading import Reading
 from stitchsafe.pipeline._reopen import reopen
@@ -128,6 +130,7 @@ def verify(
     *,
     volume: VolumeLike | None = None,
     model: ModelLike | None = None,
+    mask: VolumeLike | None = None,
     weights: str | Path | None = None,
     arguments: Mapping[str, Any] | None = None,
     input_channels: int | Sequence[int] | None = None,
@@ -142,7 +145,7 @@ def verify(
     ----------
     out
         The store.
-    volume, model
+    volume, model, mask
         Where they are now, if they have been moved; by default where predict found them.
     weights, arguments, input_channels
         Of `model`, if it is ``package.module:factory``.
@@ -190,7 +193,8 @@ def verify(
         )
     opened = reopen(store, network, volume)
     reading = Reading(opened.volume, Shares(recipe, grid_of(recipe, opened.network.geometry)))
-    findings = list(audit(store, reading, events))
+    mask = stored.get("mask") if mask is None else mask
+    findings = [*audit(store, reading, events), *_mask(mask, recipe, events)]
     again = _predict_again(store, recipe, opened, cells, events)
     return Verification(
         again.voxels,
@@ -203,6 +207,16 @@ def verify(
         exact=recipe.exact,
         repairable=not any(finding.hopeless for finding in findings),
     )
+
+
+def _mask(mask: object, recipe: Recipe, events: Events) -> Iterator[Finding]:
+    """Whether the mask still says what is left out."""
+    if recipe.skipping is None:
+        return
+    if mask is None:
+        events.say("the mask was an array in memory, so it is not looked at; give it as mask=")
+    elif (changed := masked_otherwise(mask, recipe)) is not None:
+        yield Finding(changed, hopeless=True)
 
 
 @dataclass

@@ -8,7 +8,7 @@ Everything that lives at the same time is added up, process by process::
                   fields       of the cell
                   and the larger of
                     forward    one tile's input and its activations (by their life in the trace),
-                               or chunks being decoded
+                               or chunks being decoded, or read whole for statistics
                     writing    what is made of the cell, or compressing it
 
 Nothing in it grows with the volume. What is kept of segments, about 400 bytes each while a window
@@ -66,6 +66,10 @@ class Storage:
         Of the volume: its shape, and what is decoded together; 0 bytes where nothing is.
     decoders
         How many chunks are decoded at once.
+    merging_bytes
+        What the merging of cells takes when all are written.
+    read_whole
+        Bytes of a chunk that passes over the volume read whole, while nothing is computed.
     """
 
     itemsize: int
@@ -74,6 +78,8 @@ class Storage:
     chunk_shape: tuple[int, ...] = ()
     decoded_bytes: int = 0
     decoders: int = 1
+    merging_bytes: int = 0
+    read_whole: int = 0
 
     def decoding(self, shape: Sequence[int]) -> int:
         """Bytes that decoding takes while a region of a shape is read."""
@@ -93,7 +99,7 @@ class MemoryEstimate:
 
     Parameters
     ----------
-    interpreter, weights, reading, forward, fields, writing
+    interpreter, weights, reading, forward, fields, writing, merging
         Parts of one process that does blocks.
     workers
         How many of them there are.
@@ -109,15 +115,16 @@ class MemoryEstimate:
     forward: int
     fields: int
     writing: int
+    merging: int = 0
     workers: int = 1
     coordinator: int = 0
     device: int = 0
 
     @property
     def worker(self) -> int:
-        """Bytes of one worker at its worst moment: a forward pass and writing never overlap."""
-        held = self.interpreter + self.weights + self.reading + self.fields
-        return held + max(self.forward, self.writing)
+        """Bytes of one worker at its worst moment: what takes turns never overlaps."""
+        predicting = self.reading + self.fields + max(self.forward, self.writing)
+        return self.interpreter + self.weights + max(predicting, self.merging)
 
     @property
     def peak(self) -> int:
@@ -181,9 +188,14 @@ def estimate_memory(
         interpreter=interpreter,
         weights=parameter_bytes * _WEIGHT_COPIES,
         reading=reading,
-        forward=max(gather + (_UNDER_WAY * passed if on_device else activations), decoding),
+        forward=max(
+            gather + (_UNDER_WAY * passed if on_device else activations),
+            decoding,
+            storage.read_whole + (0 if live_blocks > 1 else decoding),
+        ),
         fields=fields * (2 if on_device else 1),  # a cell is written while the next is computed
         writing=max(cell * storage.cell_bytes, fields * _STORE_COPIES if saves_fields else 0),
+        merging=storage.merging_bytes,
         workers=workers,
         coordinator=interpreter + parameter_bytes if workers > 1 else 0,
         device=_CONTEXT_BYTES + 2 * parameter_bytes + activations + _UNDER_WAY * passed

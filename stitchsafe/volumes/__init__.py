@@ -23,6 +23,7 @@ from stitchsafe.volumes._pyramid import (
     pyramid_levels,
 )
 from stitchsafe.volumes._statistics import (
+    MOST_READ_BYTES,
     IntensityStatistics,
     Pass,
     StatisticsProgress,
@@ -43,6 +44,7 @@ from stitchsafe.volumes._volume import Volume, planar
 from stitchsafe.volumes._voxel_size import Level, VoxelSize, require_voxel_size
 
 __all__ = [
+    "MOST_READ_BYTES",
     "ArrayStore",
     "IntensityStatistics",
     "Level",

@@ -103,6 +103,8 @@ def _only_child(node: ZarrNode) -> Found:
     try:
         children = node.children
     except PlaceError as error:
+        if error.passing:
+            raise
         raise VolumeError(
             f"the Zarr group {node.path} is not an image, and what it holds is not known here "
             f"({error}); give the path of an image or an array"
@@ -205,7 +207,9 @@ def container_of(path: Place) -> tuple[Multiscale, int] | None:
     try:
         parent = read_node(path.parent) if path.key else None
         image = read_multiscale(parent) if parent is not None else None
-    except (VolumeError, PlaceError):
+    except (VolumeError, PlaceError) as error:
+        if isinstance(error, PlaceError) and error.passing:
+            raise
         return None  # what cannot be understood above does not keep the array from being read
     if image is None or path.name not in image.datasets:
         return None

@@ -91,7 +91,9 @@ def open_volume(
         return _open_array(source, wanted)
     try:
         return _open_place(str(source), image, wanted)
-    except (PlaceError, PlaceSyntaxError) as error:
+    except PlaceError as error:
+        raise error.refusal(VolumeError) from error
+    except PlaceSyntaxError as error:
         raise VolumeError(str(error)) from error
     except OSError as error:
         raise VolumeError(f"{source} cannot be read: {error.strerror}; check the path") from error

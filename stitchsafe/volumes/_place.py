@@ -32,6 +32,7 @@ from urllib.parse import quote, unquote, urlsplit
 
 import tensorstore
 
+from stitchsafe.errors import InputError, InterruptedRunError, StitchsafeError
 from stitchsafe.volumes._tensorstore import context, first_line
 
 __all__ = [
@@ -53,7 +54,26 @@ _SCHEME = re.compile(r"([a-zA-Z][a-zA-Z0-9+.\-]+)://")
 
 
 class PlaceError(OSError):
-    """A place that cannot be reached, or does not allow what is asked; one line."""
+    """A place that cannot be reached, or does not allow what is asked; one line.
+
+    Parameters
+    ----------
+    message
+        What is wrong and what to do.
+    passing
+        Whether it may pass by itself, the place being right: a server that is there by name, and
+        refuses connections, breaks them off, or answers with an error of its own.
+    """
+
+    def __init__(self, message: str, *, passing: bool = False) -> None:
+        super().__init__(message)
+        self.passing = passing
+
+    def refusal(self, kind: type[InputError]) -> StitchsafeError:
+        """What to raise before any work has begun: what was given is wrong, unless it may pass."""
+        if not self.passing:
+            return kind(str(self))
+        return InterruptedRunError(f"{self}, then run the same command again")
 
 
 class PlaceSyntaxError(ValueError):
@@ -210,15 +230,16 @@ class Place:
         return {**spec, key: spec[key].removesuffix("/")}
 
     def _store(self) -> Any:
-        with self._errors():
-            return _opened(json.dumps(self.spec))
+        """For use where errors are explained, by the place that was asked for."""
+        return _opened(json.dumps(self.spec))
 
     @contextlib.contextmanager
     def _errors(self) -> Iterator[None]:
         try:
             yield
         except (ValueError, NotImplementedError) as error:
-            raise PlaceError(f"{self} {explained(error)}") from error
+            passing = is_unreachable(error) and "Could not resolve" not in str(error)
+            raise PlaceError(f"{self} {explained(error)}", passing=passing) from error
 
     # Reading
 
@@ -271,10 +292,10 @@ class Place:
                 with contextlib.suppress(FileNotFoundError):
                     yield name, (self / name).read_bytes()
             return
-        store = self._store()
         for begin in range(0, len(listed), _AT_ONCE):
             batch = listed[begin : begin + _AT_ONCE]
             with self._errors():
+                store = self._store()
                 futures = [store.read(name) for name in batch]
                 results = [future.result() for future in futures]
             for name, found in zip(batch, results, strict=True):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import os
+import socket
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -179,4 +180,9 @@ def _answers(place: Place) -> bool:
             failed = error
         if attempt < _ATTEMPTS:
             time.sleep(0.25 * 2**attempt)
-    raise PlaceError(f"{place} does not answer whether it is there ({failed}); check the address")
+    raise PlaceError(
+        f"{place} does not answer whether it is there ({failed}); check the address and the "
+        "network",
+        passing=not (isinstance(failed, HTTPError) and failed.code < 500)
+        and not isinstance(getattr(failed, "reason", None), socket.gaierror),
+    )

@@ -9,8 +9,9 @@ Each quantity is a function of the multiset of values, found in whole-number sum
 
 Integer sums commute, so neither chunk order nor chunk shape can change a bit of the result, and a
 pass may be done in portions, whose tallies are stored and added up later: :func:`passes` says what
-each pass collects, given what the earlier ones have found. Memory is a few megabytes per channel
-beside one piece of the volume. Percentiles interpolate linearly
+each pass collects, given what the earlier ones have found. What is read at once are whole chunks,
+so that each is decoded once, up to 64 MiB; memory is that and a few megabytes per channel.
+Percentiles interpolate linearly
 between order statistics, as `numpy.percentile` does.
 
 NaN and infinities are counted apart and take no part in the rest.
@@ -42,6 +43,7 @@ from stitchsafe.volumes._accumulators import (
 from stitchsafe.volumes._volume import Array, Volume
 
 __all__ = [
+    "MOST_READ_BYTES",
     "IntensityStatistics",
     "Pass",
     "Passes",
@@ -54,6 +56,9 @@ __all__ = [
 ]
 
 Found = TypeVar("Found")
+
+MOST_READ_BYTES = 2**26
+"""What is read at once, so long as a chunk is no smaller."""
 
 _PIECE_VOXELS = 2**20
 _PORTION_VOXELS = 2**24
@@ -231,15 +236,34 @@ def answered(
 
 
 def pieces(volume: Volume, roi: Roi) -> Iterator[tuple[Roi, Array]]:
-    """A region of a volume in pieces of bounded size, in raster order, each with its voxels."""
-    for piece in grid_cells(roi, _shape_within(volume, _PIECE_VOXELS)):
-        yield piece, volume.read(piece)
+    """A region of a volume in pieces of bounded size, each with its voxels.
+
+    A chunk that is larger than a piece is read whole, as far as that is bounded, and then handed
+    out in pieces: read piece by piece, it would be decoded as often as it has pieces.
+    """
+    most = MOST_READ_BYTES // volume.dtype.itemsize
+    at_once = max(_PIECE_VOXELS, min(_decoded_together(volume), most))
+    piece_shape = _shape_within(volume, _PIECE_VOXELS)
+    for box in grid_cells(roi, _shape_within(volume, at_once)):
+        data = volume.read(box)
+        for piece in grid_cells(box, piece_shape):
+            inside = piece.relative_to(box)
+            yield piece, data[(slice(None), *inside.slices)]
 
 
 def portion_shape(volume: Volume) -> tuple[int, ...]:
-    """Portions in which a pass may be done: some seconds of work, and not too many of them."""
+    """Portions in which a pass may be done: some seconds of work, and not too many of them.
+
+    They hold whole chunks, however large.
+    """
     voxels = math.prod(volume.shape) * volume.channels
-    return _shape_within(volume, max(_PORTION_VOXELS, voxels // _MOST_PORTIONS))
+    least = max(_PORTION_VOXELS, _decoded_together(volume))
+    return _shape_within(volume, max(least, voxels // _MOST_PORTIONS))
+
+
+def _decoded_together(volume: Volume) -> int:
+    """Voxels of a chunk, over all channels; 0 where there is nothing to decode."""
+    return math.prod(volume.chunk_shape) * volume.channels if volume.decoded_bytes else 0
 
 
 def _shape_within(volume: Volume, most: int) -> tuple[int, ...]:

@@ -120,7 +120,7 @@ class ArrayStore:
             zarr_format = 3 if (path / "zarr.json").is_file() else 2
             handle = open_existing(path.spec, zarr_format=zarr_format, write=path.writable_kind)
         except PlaceError as error:
-            raise StoreError(str(error)) from error
+            raise error.refusal(StoreError) from error
         except (ValueError, OSError) as error:
             if is_unreachable(error):
                 raise _unreachable(path, error) from error

@@ -132,6 +132,8 @@ class ZarrSource:
         try:
             return open_existing(node.path.spec, zarr_format=node.zarr_format), True
         except (ValueError, OSError, NotImplementedError) as refusal:
+            if is_unreachable(refusal):
+                raise PlaceError(f"{node.path} {explained(refusal)}", passing=True) from refusal
             reason = first_line(refusal)
         import zarr  # only what tensorstore refuses needs it
 

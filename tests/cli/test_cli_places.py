@@ -115,6 +115,37 @@ def test_volumes_that_are_not_there(
     )  # fmt: skip
 
 
+def test_an_input_that_cannot_be_reached_now_is_code_3(
+    run: Run, zygote: Zygote, volume: Path, model: Path, bucket: Bucket
+) -> None:
+    """Nothing is wrong with what was given, unless there is no host of that name."""
+    source = f"{bucket.url}/volume.zarr"
+    put(volume, Place.of(source))
+
+    def gone_from(begin: int, fault: str) -> Callable[[int, str, str], str | None]:
+        return lambda number, method, path: fault if number >= begin else None
+
+    def plan(**more: str) -> tuple[int, str]:
+        words = ("plan", source, "-m", model, *OPTIONS)
+        ended = zygote.run(*words, STITCHSAFE_RETRIES="1", **more)
+        assert (ended.stdout, ended.stderr.count("\n")) == ("", 1), ended
+        return ended.returncode, ended.stderr
+
+    asked = len(bucket.faults.seen)
+    planned(run, source, model)
+    last = len(bucket.faults.seen) - asked - 1
+    for later, fault in ((0, "down"), (last // 2, "busy"), (last, "down")):
+        bucket.faults.choose = gone_from(len(bucket.faults.seen) + later, fault)
+        code, error = plan()
+        assert code == 3, error
+        assert source in error
+        assert "same command" in error
+    code, error = plan(AWS_ENDPOINT_URL="http://no-such-host.invalid")
+    assert code == 2, error
+    assert "Could not resolve" in error
+    assert source in error
+
+
 def test_outputs_that_cannot_be(
     run: Run, tmp_path: Path, volume: Path, model: Path, bucket: Bucket
 ) -> None:
@@ -170,7 +201,7 @@ def test_chunks_that_are_absent_are_counted_everywhere(
             assert not [path for _, path in bucket.faults.seen if "/c/" in path]  # none fetched
 
 
-def test_a_network_that_is_gone_is_code_2_before_and_3_after_work_began(
+def test_a_network_that_is_gone_is_code_3_before_and_after_work_began(
     zygote: Zygote, tmp_path: Path, model: Path, bucket: Bucket
 ) -> None:
     volume = tmp_path / "volume.npy"
@@ -184,13 +215,14 @@ def test_a_network_that_is_gone_is_code_2_before_and_3_after_work_began(
         begun = begun or (method == "PUT" and "ledger/predict" in path)
         return "down" if begun else None
 
-    for choose, code in ((lambda *_: "down", 2), (gone, 3)):
+    for choose in (lambda *_: "down", lambda *_: "busy", gone):
         bucket.faults.choose = choose
         ended = zygote.run(*words, STITCHSAFE_RETRIES="1")
-        assert ended.returncode == code, ended.stderr
+        assert ended.returncode == 3, ended.stderr
         assert ended.stderr.count("\n") == 1, ended.stderr
         assert "reached, after several attempts" in ended.stderr
-    assert "same command" in ended.stderr
+        assert f"{bucket.url}/out.zarr" in ended.stderr
+        assert "same command" in ended.stderr
     bucket.faults.choose = lambda *_: None
     ended = zygote.run(*words)
     assert ended.returncode == 0, ended.stderr

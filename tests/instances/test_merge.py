@@ -423,9 +423,9 @@ def test_districts_hold_what_memory_allows() -> None:
     indices = [cells.index(cell) for cell in cells.cells()]
     few = dict.fromkeys(indices, 10)
     assert choose_districts(cells, few) == (64, 64)  # all is one district
-    many = dict.fromkeys(indices, 20_000)
+    many = dict.fromkeys(indices, 40_000)
     assert choose_districts(cells, many) == (4, 4)
-    assert choose_districts(cells, dict.fromkeys(indices, 10_000)) == (8, 8)
+    assert choose_districts(cells, dict.fromkeys(indices, 20_000)) == (8, 8)
     assert choose_districts(cells, {**few, indices[7]: 10**7}) == (4, 4)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 
 import numpy as np
@@ -18,22 +19,28 @@ from stitchsafe.nn import UNet
 from stitchsafe.precision import PRECISIONS, precision_named
 
 
-@pytest.mark.parametrize("precision", list(PRECISIONS))
-@pytest.mark.parametrize(("ndim", "padding"), [(2, "same"), (3, "valid")])
-def test_stitched_equals_whole_to_the_rounding_of_the_type(precision, ndim, padding) -> None:
+@functools.cache
+def network_of(ndim: int, padding: str) -> TorchNetwork:
     torch.manual_seed(1)
     module = UNet(ndim=ndim, levels=2, base_channels=4, padding=padding, convs_per_level=2)
     for parameter in module.parameters():
         if parameter.ndim > 1:
             nn.init.kaiming_normal_(parameter)
+    return TorchNetwork(module)
+
+
+@pytest.mark.parametrize("precision", list(PRECISIONS))
+@pytest.mark.parametrize(("ndim", "padding"), [(2, "same"), (3, "valid")])
+def test_stitched_equals_whole_to_the_rounding_of_the_type(precision, ndim, padding) -> None:
+    network = network_of(ndim, padding)
     shape, tile = ((50, 70), (12, 20)) if ndim == 2 else ((14, 20, 22), (8, 12, 12))
     kept = PRECISIONS[precision].kept
     volume = np.random.default_rng(0).normal(size=(1, *shape)).astype(kept)
-    maker = field_maker(module, volume, tile, precision=precision)
+    maker = field_maker(network, volume, tile, precision=precision)
     whole = maker.whole()["output"]
     assert whole.dtype == kept
     assert relative_error(stitched(maker), whole) <= PRECISIONS[precision].tolerance
-    wide = field_maker(module, volume.astype("float64"), tile, precision="float64").whole()
+    wide = field_maker(network, volume.astype("float64"), tile, precision="float64").whole()
     # It is really computed in that type: as far from the truth as its rounding, and no less.
     error = relative_error(whole.astype("float64"), wide["output"])
     low, high = {
@@ -67,10 +74,10 @@ def test_verify_knows_what_rounding_allows(tmp_path: Path, name: str) -> None:
 
 
 def test_half_types_differ_in_the_fields_that_they_give() -> None:
-    module = UNet(ndim=2, levels=1, base_channels=4)
+    network = TorchNetwork(UNet(ndim=2, levels=1, base_channels=4))
     volume = np.random.default_rng(0).normal(size=(40, 40)).astype(np.float32)
     fields = [
-        next(iter(stitchsafe.predict(volume, module, save="fields", precision=p).fields.values()))
+        next(iter(stitchsafe.predict(volume, network, save="fields", precision=p).fields.values()))
         for p in ("auto", "fp32", "float32", "bf16", "bfloat16")
     ]
     assert np.array_equal(fields[0], fields[1])
@@ -80,10 +87,10 @@ def test_half_types_differ_in_the_fields_that_they_give() -> None:
 
 
 def test_weights_of_a_half_type_are_computed_in_float32_unless_asked_otherwise() -> None:
-    module = UNet(ndim=2, levels=1, base_channels=4).bfloat16()
+    network = TorchNetwork(UNet(ndim=2, levels=1, base_channels=4).bfloat16())
     volume = np.zeros((40, 40), np.float32)
-    assert stitchsafe.plan(volume, module, save="fields").recipe.precision == "float32"
-    asked = stitchsafe.plan(volume, module, save="fields", precision="bf16")
+    assert stitchsafe.plan(volume, network, save="fields").recipe.precision == "float32"
+    asked = stitchsafe.plan(volume, network, save="fields", precision="bf16")
     assert asked.recipe.precision == "bfloat16"
 
 

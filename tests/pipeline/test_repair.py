@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from heard import Heard
 from stores import content_of, edit_json, smooth_volume, tiny_model, tree
 
 import stitchsafe
@@ -259,8 +260,12 @@ def test_either_record_of_the_recipe_suffices(sound: Path, out: Path, name: str,
     found = stitchsafe.verify(out, cells=1)
     assert [place.partition(": ")[0] for place in found.corrupt] == [str(path)]
     assert found.repairable
-    made = predict(sound, out)  # goes on by the other
+    heard = Heard()
+    made = predict(sound, out, events=heard)  # goes on by the other, and mends it
+    assert f"written anew from the other record: {path}: is" in heard
     assert made.progress.blocks_resumed == made.progress.blocks_total
+    assert content_of(out) == straight
+    harm(path)
     predict(sound, out, repair=True)
     assert content_of(out) == straight
     assert stitchsafe.verify(out, cells=1).ok

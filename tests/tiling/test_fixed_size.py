@@ -10,7 +10,7 @@ import pytest
 import torch
 from hypothesis import assume, given
 from stitching import field_maker, relative_error, stitched_fields
-from strategies import Case, analysing, unet_cases
+from strategies import Case, analysing, known_unet_cases, unet_cases
 from torch import nn
 
 import stitchsafe
@@ -64,12 +64,14 @@ def fixed_sizes(geometry: NetworkGeometry, spare: tuple[int, ...]) -> tuple[int,
     return tuple(sizes)
 
 
+@pytest.mark.parametrize(
+    "cases", [known_unet_cases(), pytest.param(unet_cases(), marks=pytest.mark.slow)], ids=str
+)
 @analysing()
-@given(case=unet_cases(), data=st.data(), border=st.sampled_from(["reflect", "edge", "zero"]))
-def test_stitched_from_one_size_equals_the_same_layers_over_the_whole(
-    case: Case, data, border
-) -> None:
-    free = TorchNetwork(case.network())
+@given(data=st.data(), border=st.sampled_from(["reflect", "edge", "zero"]))
+def test_stitched_from_one_size_equals_the_same_layers_over_the_whole(cases, data, border) -> None:
+    case: Case = data.draw(cases, label="case")
+    free = case.analysed()
     spare = tuple(data.draw(st.integers(0, 3), label="spare") for _ in case.shape)
     size = fixed_sizes(free.geometry, spare)
     assume(np.prod(size) <= 4 * 120**2)
@@ -79,8 +81,7 @@ def test_stitched_from_one_size_equals_the_same_layers_over_the_whole(
         most = AxisTiling.largest_tile(axis, extent)
         assert most is None or (most > 0 and most % axis.period == 0)
         tile.append(axis.period * max(1, extent // axis.period) if most is None else most)
-    channels = dict(case.arguments)["in_channels"]
-    volume = np.random.default_rng(case.seed).normal(size=(channels, *case.shape))
+    volume = np.random.default_rng(case.seed).normal(size=(case.channels, *case.shape))
     maker = field_maker(network, volume, tuple(tile), border=border)
     found = stitched_fields(maker)["output"]
     # Whole: the same layers without the check, over the domain of the fixed network.

@@ -5,9 +5,8 @@ import math
 
 import hypothesis.strategies as st
 import pytest
-import torch
 from hypothesis import given
-from strategies import analysing, unet_cases
+from strategies import analysing, known_unet_cases, unet_cases
 
 from stitchsafe.coordinates import Roi
 from stitchsafe.errors import PlanError
@@ -58,10 +57,14 @@ def test_a_padded_networks_tiles_are_clipped_at_the_volume(same):
     assert last.end == 64
 
 
+@pytest.mark.parametrize(
+    "cases", [known_unet_cases(), pytest.param(unet_cases(), marks=pytest.mark.slow)], ids=str
+)
 @analysing()
-@given(unet_cases(), st.data())
-def test_every_tile_takes_a_valid_input_on_the_lattice(case, data):
-    geometry = TorchNetwork(case.network(torch.float32)).geometry
+@given(st.data())
+def test_every_tile_takes_a_valid_input_on_the_lattice(cases, data):
+    case = data.draw(cases, label="case")
+    geometry = case.analysed().geometry
     for axis, extent in zip(geometry.axes, case.shape, strict=True):
         tile = axis.period * data.draw(st.integers(1, 5))
         tiling = AxisTiling.least(axis, extent, tile)

@@ -135,6 +135,37 @@ def test_region_and_events(shared_data):
         statistics(volume, roi, percentiles=(101,))
 
 
+class Decoded(Chunked):
+    """Chunks of an array that have to be decoded, and how often each was."""
+
+    def __init__(self, array, chunks):
+        super().__init__(array, chunks)
+        self.counts = np.zeros([-(-s // c) for s, c in zip(array.shape, chunks, strict=True)], int)
+
+    def __getitem__(self, index):
+        ranges = zip(index, self.array.shape, self.chunks, strict=True)
+        met = [slice(s.indices(n)[0] // c, -(-s.indices(n)[1] // c)) for s, n, c in ranges]
+        self.counts[tuple(met)] += 1
+        return self.array[index]
+
+
+@pytest.mark.parametrize(("most", "times"), [(2**26, 1), (8 * 600, 2)])
+def test_a_chunk_is_decoded_once_as_far_as_memory_allows(small_pieces, monkeypatch, most, times):
+    monkeypatch.setattr(inside, "MOST_READ_BYTES", most)
+    data = np.random.default_rng(0).normal(size=(20, 24, 30))
+    expected = statistics(open_volume(data), percentiles=QS)
+    stored = Decoded(data, (10, 12, 10))  # of 1200 voxels, and a piece has 64
+    assert statistics(open_volume(stored), percentiles=QS) == expected
+    assert set(stored.counts.ravel()) == {4 * times}  # four passes
+
+
+def test_portions_hold_whole_chunks_however_large():
+    data = np.broadcast_to(np.uint8(0), (600, 600, 600))
+    assert inside.portion_shape(open_volume(Chunked(data, (300, 300, 300)))) == (300, 300, 300)
+    plain = open_volume(data)  # where nothing is decoded, there is nothing to hold together
+    assert math.prod(inside.portion_shape(plain)) <= 2**24
+
+
 def test_pieces_are_bounded_and_cover_chunks():
     class Shape:
         channels = 2
