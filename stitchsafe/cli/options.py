@@ -16,6 +16,7 @@ import typer
 
 from stitchsafe.cli.parsing import (
     parse_arguments,
+    parse_bandwidth,
     parse_bytes,
     parse_counts,
     parse_layouts,
@@ -194,13 +195,48 @@ class PredictOptions:
         ),
     ] = None
     bandwidth: Annotated[
-        float | None, _option("Bandwidth of mean shift in embedding space.", "X", "Labels")
+        str | None,
+        _option(
+            "Bandwidth of mean shift in embedding space; auto estimates it from the whole volume.",
+            "X|auto",
+            "Labels",
+        ),
+    ] = None
+    bandwidth_quantile: Annotated[
+        float | None,
+        _option(
+            "Share of all voxels that a bandwidth of auto reaches; 0.3 by default.",
+            "Q",
+            "Labels",
+            min=0,
+            max=1,
+        ),
+    ] = None
+    kernel: Annotated[
+        Literal["flat", "gaussian"] | None, _option("Kernel of mean shift.", None, "Labels")
+    ] = None
+    clusters: Annotated[
+        Literal["window", "volume"] | None,
+        _option(
+            "Where clusters are found: in each window, or once in the volume, where an embedding "
+            "means the same everywhere.",
+            None,
+            "Labels",
+        ),
     ] = None
     min_size: Annotated[
         int | None, _option("Drop instances of fewer voxels.", "VOXELS", "Labels", min=0)
     ] = None
     foreground_threshold: Annotated[
         float | None, _option("What counts as foreground, 0 to 1.", "P", "Labels", min=0, max=1)
+    ] = None
+    field_type: Annotated[
+        str | None,
+        _option(
+            "Round fields that are kept to fp16 or fp32; the result says by how much.",
+            "TYPE",
+            "Running",
+        ),
     ] = None
     tile_shape: Annotated[
         str | None, _option("Output voxels of one forward pass.", "64,128,128", "Running")
@@ -283,6 +319,7 @@ class PredictOptions:
     def keywords(self) -> dict[str, Any]:
         return _given(
             self,
+            bandwidth=lambda text: parse_bandwidth(text, "--bandwidth"),
             tile_shape=lambda text: parse_shape(text, "--tile-shape"),
             block_shape=lambda text: parse_shape(text, "--block-shape"),
             chunk_shape=lambda text: parse_shape(text, "--chunk-shape"),

@@ -6,12 +6,13 @@ import ast
 import math
 import re
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 from stitchsafe.errors import InputError
 
 __all__ = [
     "parse_arguments",
+    "parse_bandwidth",
     "parse_bytes",
     "parse_choices",
     "parse_counts",
@@ -45,6 +46,19 @@ def parse_bytes(text: str, option: str) -> int:
     if count <= 0:
         raise InputError(f"{option} {text!r} is nothing; give at least some megabytes")
     return count
+
+
+def parse_bandwidth(text: str, option: str) -> float | Literal["auto"]:
+    """A positive number, or ``auto``."""
+    if text.strip() == "auto":
+        return "auto"
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not (math.isfinite(value) and value > 0):
+        raise InputError(f"{option} {text!r} is no bandwidth; write a positive number, or auto")
+    return value
 
 
 def parse_shape(text: str, option: str) -> tuple[int, ...]:

@@ -105,6 +105,11 @@ def _summary(values: Mapping[str, Any]) -> str:
     ]
     if missing:
         return "\n".join(lines)
+    lines += [
+        f"the field {name} is kept in {values['plan']['recipe']['field_type']}, which changes it "
+        f"by up to {difference:.2g}"
+        for name, difference in values["rounding"].items()
+    ]
     if values["exact"]:
         return "\n".join([*lines, "exact: stitched equals whole"])
     breaks = [f"{b['layer']} ({b['op']}): {b['reason']}" for b in values["breaks"]]

@@ -28,6 +28,7 @@ from stitchsafe.engine._sinks import (
     SampleSink,
     Sink,
     checksum,
+    rounded,
     sample_positions,
 )
 from stitchsafe.engine._stage import ArrayWork, FileWork, Stage, Task, Work, Workshop
@@ -70,6 +71,7 @@ __all__ = [
     "peak_memory",
     "place_checksum",
     "return_freed_memory",
+    "rounded",
     "run_blocks",
     "run_once",
     "sample_positions",

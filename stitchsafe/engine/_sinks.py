@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,10 +15,19 @@ from stitchsafe.coordinates import CellGrid, Roi
 from stitchsafe.engine._durable import save_arrays
 from stitchsafe.engine._forward import BlockInput, FieldMaker, Fields
 from stitchsafe.engine._ledger import CellIndex, CellRecord
+from stitchsafe.errors import NonFiniteError
 from stitchsafe.tiling import Field
 from stitchsafe.volumes import ArrayStore, Place
 
-__all__ = ["FieldSink", "FieldWork", "SampleSink", "Sink", "checksum", "sample_positions"]
+__all__ = [
+    "FieldSink",
+    "FieldWork",
+    "SampleSink",
+    "Sink",
+    "checksum",
+    "rounded",
+    "sample_positions",
+]
 
 SAMPLES = 64
 """Elements of each cell and field that are recorded for `verify`."""
@@ -76,23 +86,71 @@ class FieldWork:
         return record
 
 
+def rounded(
+    name: str, field: NDArray[np.floating], dtype: np.dtype[Any], cell: Roi
+) -> tuple[NDArray[np.floating], float]:
+    """A field of a cell in a narrower type, and the largest difference that this makes.
+
+    Raises
+    ------
+    NonFiniteError
+        For numbers that are beyond the range of the type.
+    """
+    narrow = np.empty(field.shape, dtype)
+    largest = 0.0
+    for values, target in zip(field, narrow, strict=True):
+        with np.errstate(over="ignore"):
+            target[...] = values
+        with np.errstate(invalid="ignore"):  # where the field itself is not finite
+            difference = np.abs(target - values)
+        difference[np.isnan(difference)] = 0
+        here = float(difference.max(initial=0.0))
+        if not math.isfinite(here):
+            beyond = float(np.abs(values[np.isfinite(values)]).max())
+            raise NonFiniteError(
+                f"the field {name!r} reaches {beyond:.4g} in the block at {cell}, and {dtype} "
+                f"holds up to {float(np.finfo(dtype).max):g}; start again with --field-type "
+                f"{field.dtype} and --overwrite"
+            )
+        largest = max(largest, here)
+    return narrow, largest
+
+
 def checksum(array: NDArray[np.generic]) -> str:
     """CRC-32 of an array's values in C order."""
     return f"{zlib.crc32(np.ascontiguousarray(array).data):08x}"
 
 
 class FieldSink:
-    """Writes fields to arrays of shape (channels, *elements over the volume)."""
+    """Writes fields to arrays of shape (channels, *elements over the volume).
 
-    def __init__(self, arrays: Mapping[str, ArrayStore], layout: Sequence[Field]) -> None:
-        self.arrays, self.layout = arrays, layout
+    Where an array is of a narrower type, fields are rounded to it; the record says by how much at
+    most.
+
+    Parameters
+    ----------
+    arrays
+        By the name of the field.
+    layout
+        The fields.
+    prefix
+        What the names of their checksums begin with.
+    """
+
+    def __init__(
+        self, arrays: Mapping[str, ArrayStore], layout: Sequence[Field], prefix: str = ""
+    ) -> None:
+        self.arrays, self.layout, self.prefix = arrays, layout, prefix
 
     def take(self, cell: Roi, fields: Fields) -> CellRecord:
-        written = {}
+        checksums, rounding = {}, {}
         for field in self.layout:
-            self.arrays[field.name].write(field.box(cell), fields[field.name])
-            written[field.name] = checksum(fields[field.name])
-        return {"checksums": written}
+            array, data = self.arrays[field.name], fields[field.name]
+            if data.dtype != array.dtype:
+                data, rounding[field.name] = rounded(field.name, data, array.dtype, cell)
+            array.write(field.box(cell), data)
+            checksums[f"{self.prefix}{field.name}"] = checksum(data)
+        return {"checksums": checksums, **({"rounding": rounding} if rounding else {})}
 
     def skip(self, cell: Roi) -> CellRecord:
         zeros = {

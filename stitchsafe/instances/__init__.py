@@ -23,6 +23,7 @@ from stitchsafe.instances._classes import ClassSink, class_map, class_type
 from stitchsafe.instances._contacts import Contacts, touching
 from stitchsafe.instances._growth import grow_segments
 from stitchsafe.instances._meanshift import (
+    Kernel,
     Modes,
     exact_mean_shift,
     find_modes,
@@ -40,12 +41,18 @@ from stitchsafe.instances._merging import (
 )
 from stitchsafe.instances._records import Segments, WindowRecord, WindowSegments
 from stitchsafe.instances._relabel import relabel
-from stitchsafe.instances._settings import Background, LabelSettings, Source
-from stitchsafe.instances._sketch import Sketch, to_units
+from stitchsafe.instances._settings import Background, Clusters, LabelSettings, Source
+from stitchsafe.instances._sketch import Sketch, SketchUnion, to_units
 from stitchsafe.instances._stages import SegmentSink, final_labels, load_evidence
 from stitchsafe.instances._table import InstanceTable
 from stitchsafe.instances._walk import WALKED_BYTES
-from stitchsafe.instances._windows import connected_parts, segment_window, voxel_bytes
+from stitchsafe.instances._windows import (
+    clustered_points,
+    connected_parts,
+    modes_of,
+    segment_window,
+    voxel_bytes,
+)
 
 if TYPE_CHECKING:
     from stitchsafe.instances._estimator import MeanShift
@@ -55,9 +62,11 @@ __all__ = [
     "WALKED_BYTES",
     "Background",
     "ClassSink",
+    "Clusters",
     "Contacts",
     "Decision",
     "InstanceTable",
+    "Kernel",
     "LabelMeasures",
     "LabelSettings",
     "Made",
@@ -69,12 +78,14 @@ __all__ = [
     "SegmentSink",
     "Segments",
     "Sketch",
+    "SketchUnion",
     "Source",
     "WindowRecord",
     "WindowSegments",
     "choose_districts",
     "class_map",
     "class_type",
+    "clustered_points",
     "connected_parts",
     "estimate_bandwidth",
     "exact_mean_shift",
@@ -83,6 +94,7 @@ __all__ = [
     "grow_segments",
     "load_evidence",
     "mean_shift",
+    "modes_of",
     "nearest_mode",
     "relabel",
     "segment_window",

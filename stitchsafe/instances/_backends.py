@@ -27,6 +27,7 @@ from stitchsafe.instances._meanshift import (
 from stitchsafe.instances._sketch import (
     UNITS,
     Sketch,
+    SketchUnion,
     cell_bits,
     check_dimensions,
     check_reach,
@@ -42,7 +43,6 @@ Float64 = NDArray[np.float64]
 Points = NDArray[Any]
 
 _BATCH = 1 << 18
-_HELD = 16  # sketches to wait for before they are united
 _PAIRS = 1 << 24  # distances that torch holds at a time
 
 
@@ -206,13 +206,13 @@ def make_backend(name: str, device: str) -> Backend:
 
 
 def _united(sketches: Iterable[Sketch]) -> Sketch:
-    """The union, of which a few parts exist at a time."""
-    held: list[Sketch] = []
+    """The union of one or more, of which a few exist at a time."""
+    union = None
     for sketch in sketches:
-        held.append(sketch)
-        if len(held) == _HELD:
-            held = [Sketch.union(held)]
-    return Sketch.union(held)
+        union = union or SketchUnion(sketch.cells.shape[1])
+        union.add(sketch)
+    assert union is not None
+    return union.whole()
 
 
 def _batches(points: Points) -> Iterator[Points]:

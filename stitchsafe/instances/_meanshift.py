@@ -14,8 +14,9 @@ the same modes and labels, whatever their order, the threads or the machine.
 
 The Gaussian kernel weighs a cell at distance d by exp(-d²/2h²), h being the bandwidth, up to 6 h;
 the support of a position is the sum of weights there. These sums are of floats, but run over the
-same cells in the same order however the points came, and each step ends on whole units again. So
-order and partition cannot matter here either; another number of threads or another library could.
+same cells in the same order however the points came and however many threads there are, and each
+step ends on whole units again. So order and partition cannot matter here either; another library
+or processor could.
 
 :func:`exact_mean_shift` is the definition without the sketch (Comaniciu & Meer 2002, as in
 scikit-learn: every point a seed); quadratic, for small data and for tests.
@@ -371,6 +372,7 @@ def _shifter(means: Float64, sketch: Sketch, kernel: Kernel, make_sums: MakeSums
 def numpy_sums(cells: Float64, values: Float64, kernel: Kernel) -> Sums:
     """See :class:`Sums`."""
     squares = (cells**2).sum(axis=1)
+    columns = np.ascontiguousarray(values.T)
 
     def sums(near: Float64, begin: int, end: int) -> Float64:
         # |n - c|^2 less |n|^2; exact, since all are whole numbers.
@@ -379,12 +381,12 @@ def numpy_sums(cells: Float64, values: Float64, kernel: Kernel) -> Sums:
         lengths = (near**2).sum(axis=1)[:, None]
         if kernel == "flat":
             weights = (distances <= UNITS**2 - lengths).astype(np.float64)
-        else:
-            distances += lengths
-            far = distances > (GAUSSIAN_REACH * UNITS) ** 2
-            weights = np.exp(distances * (-0.5 / UNITS**2))
-            weights[far] = 0
-        total: Float64 = weights @ values[begin:end]
-        return total
+            return np.asarray(weights @ values[begin:end])
+        distances += lengths
+        far = distances > (GAUSSIAN_REACH * UNITS) ** 2
+        weights = np.exp(distances * (-0.5 / UNITS**2))
+        weights[far] = 0
+        # Not by BLAS, whose order of summation follows its threads.
+        return np.asarray(np.einsum("nc,kc->nk", weights, columns[:, begin:end]))
 
     return sums

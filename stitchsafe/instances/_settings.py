@@ -7,12 +7,15 @@ import difflib
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from numbers import Real
 from typing import Any, Literal, get_args
 
 from stitchsafe.errors import InputError
+from stitchsafe.instances._meanshift import Kernel
 
-__all__ = ["Background", "LabelSettings", "Source"]
+__all__ = ["Background", "Clusters", "LabelSettings", "Source"]
 
+Clusters = Literal["window", "volume"]
 Source = Literal["embeddings", "foreground", "argmax"]
 Background = Literal["none", "foreground", "largest-cluster"]
 
@@ -37,8 +40,18 @@ class LabelSettings:
         For argmax: whether each connected part of a class is an instance. If not, labels are the
         classes themselves.
     bandwidth
-        Radius of the flat kernel and the distance up to which modes of neighbouring windows count
-        as one, in units of the embedding. Required for embeddings.
+        Radius of the kernel and the distance up to which modes of neighbouring windows count
+        as one, in units of the embedding. Required for embeddings. ``auto``: estimated from all
+        voxels that are clustered, wherever they lie (see `PointSample`).
+    bandwidth_quantile
+        Share of all voxels that an estimated bandwidth reaches from a voxel, on average.
+    kernel
+        Of mean shift: ``flat``, or ``gaussian``, whose standard deviation is the bandwidth.
+    clusters
+        Where modes are found. ``window``: in each window by itself. ``volume``: once, of all
+        voxels that are clustered, and every voxel belongs to the nearest; segments of two windows
+        are one where they touch and belong to the same cluster. For fields in which an embedding
+        means the same everywhere.
     background
         What is not an instance. ``none``: every voxel belongs to one. ``foreground``: what the
         foreground field holds below `foreground_threshold`. ``largest-cluster``: background is an
@@ -60,8 +73,8 @@ class LabelSettings:
     min_size
         Merged instances with fewer voxels are dropped. Segments are never dropped before merging.
     min_mode
-        A mode whose kernel holds fewer voxels of its window is none: its voxels join the nearest
-        mode that is. 1 keeps all, as scikit-learn does.
+        A mode whose kernel holds fewer voxels, of its window or of the volume, is none: its voxels
+        join the nearest mode that is. 1 keeps all, as scikit-learn does.
     embedding_field, foreground_field, class_field
         Names of the fields to read.
 
@@ -74,7 +87,10 @@ class LabelSettings:
     window: tuple[int, ...]
     source: Source = "embeddings"
     parts: bool = True
-    bandwidth: float | None = None
+    bandwidth: float | Literal["auto"] | None = None
+    bandwidth_quantile: float = 0.3
+    kernel: Kernel = "flat"
+    clusters: Clusters = "window"
     background: Background = "none"
     foreground_threshold: float = 0.5
     growth_threshold: float | None = None
@@ -94,6 +110,8 @@ class LabelSettings:
         for name, value, allowed in (
             ("source", self.source, get_args(Source)),
             ("background", self.background, get_args(Background)),
+            ("kernel", self.kernel, get_args(Kernel)),
+            ("clusters", self.clusters, get_args(Clusters)),
         ):
             if value not in allowed:
                 raise InputError(
@@ -110,12 +128,15 @@ class LabelSettings:
                 f"min_size {self.min_size} is for instances, and without parts labels are classes; "
                 "leave it out"
             )
-        if self.source == "embeddings" and (
-            self.bandwidth is None or not (math.isfinite(self.bandwidth) and self.bandwidth > 0)
-        ):
+        if self.source == "embeddings" and not _is_bandwidth(self.bandwidth):
             raise InputError(
                 f"embeddings cannot be clustered with the bandwidth {self.bandwidth}; give a "
-                "positive number, such as the margin that the network was trained with"
+                "positive number, such as the margin that the network was trained with, or auto"
+            )
+        if not 0 <= self.bandwidth_quantile <= 1:
+            raise InputError(
+                f"bandwidth_quantile {self.bandwidth_quantile} is no share of the voxels; give 0 "
+                "to 1"
             )
         for name, size, least in (
             ("min_size", self.min_size, 0),
@@ -155,16 +176,32 @@ class LabelSettings:
         )
 
     @property
+    def needs_consensus(self) -> bool:
+        """Whether something is decided of all fields before any window is segmented."""
+        return self.source == "embeddings" and (
+            self.bandwidth == "auto" or self.clusters == "volume"
+        )
+
+    @property
+    def radius(self) -> float:
+        """The bandwidth as a number, which it is once it is decided."""
+        if self.bandwidth is None or self.bandwidth == "auto":
+            raise ValueError(f"the bandwidth is {self.bandwidth}, and not decided yet")
+        return float(self.bandwidth)
+
+    @property
     def exclusive(self) -> bool:
         """Whether two clusters of one window may never end up in one instance."""
-        return self.source == "embeddings"
+        return self.source == "embeddings" and self.clusters == "window"
 
     @property
     def merge_distance(self) -> float:
-        """Largest distance of two modes that may unite."""
+        """Largest distance of two modes that may unite.
+
+        Modes of the volume are the same or further apart than the bandwidth.
+        """
         if self.source == "embeddings":
-            assert self.bandwidth is not None
-            return self.bandwidth
+            return self.radius / 2 if self.clusters == "volume" else self.radius
         return CLASS_BANDWIDTH
 
     @property
@@ -202,3 +239,9 @@ class LabelSettings:
             raise InputError("the label settings name no clustering window; add window: [64, 64]")
         given["window"] = tuple(given["window"])
         return cls(**given)
+
+
+def _is_bandwidth(value: object) -> bool:
+    if isinstance(value, str):
+        return value == "auto"
+    return isinstance(value, Real) and math.isfinite(float(value)) and float(value) > 0

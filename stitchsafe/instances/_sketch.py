@@ -31,6 +31,7 @@ __all__ = [
     "LARGEST_VALUE",
     "UNITS",
     "Sketch",
+    "SketchUnion",
     "cell_bits",
     "check_dimensions",
     "check_reach",
@@ -47,6 +48,7 @@ LARGEST_VALUE = 2048
 
 _REACH = LARGEST_VALUE * UNITS
 _DENSE = 2  # entries of a table for each row that is looked up in it
+_HELD = 1 << 16  # cells of parts that are not worth uniting yet
 _COUNTED = 2**53 // _REACH
 _CELL_BITS = {1: 9, 2: 9, 3: 10, 4: 10}  # log2 of a cell's side in units; 11 in more dimensions
 
@@ -147,6 +149,40 @@ class Sketch:
         """Mean position of each cell's points, rounded to whole units."""
         means: NDArray[np.float64] = np.rint(self.sums / self.counts[:, None])
         return means
+
+
+class SketchUnion:
+    """The union of sketches that come one after the other.
+
+    Parts are held until they have as many cells as what is united: so each cell is moved a few
+    times only, and memory is a few times that of the union.
+
+    Parameters
+    ----------
+    dimensions
+        Of the points.
+    """
+
+    def __init__(self, dimensions: int) -> None:
+        self._united = Sketch.of_units(np.zeros((0, dimensions), np.int64))
+        self._parts: list[Sketch] = []
+
+    def add(self, sketch: Sketch) -> None:
+        """Add all points of a sketch."""
+        self._parts.append(sketch)
+        held = sum(len(part.counts) for part in self._parts)
+        if held >= max(_HELD, len(self._united.counts)):
+            self._unite()
+
+    def whole(self) -> Sketch:
+        """The union so far."""
+        self._unite()
+        return self._united
+
+    def _unite(self) -> None:
+        if self._parts:
+            self._united = Sketch.union([self._united, *self._parts])
+            self._parts = []
 
 
 def occupied_cells(units: Int64) -> tuple[Int64, Int64, Int64] | None:

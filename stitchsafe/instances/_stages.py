@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from stitchsafe.coordinates import CellGrid, Roi
 from stitchsafe.engine import CellIndex, CellRecord, Fields, checksum, load_arrays, save_arrays
+from stitchsafe.instances._meanshift import Modes
 from stitchsafe.instances._records import WindowRecord
 from stitchsafe.instances._relabel import relabel
 from stitchsafe.instances._settings import LabelSettings
@@ -35,7 +36,7 @@ class SegmentSink:
         The clustering windows.
     settings
         How instances are made.
-    nan_is_background
+    nan_is_background, modes
         See `segment_window`.
     """
 
@@ -47,14 +48,18 @@ class SegmentSink:
         settings: LabelSettings,
         *,
         nan_is_background: bool = False,
+        modes: Modes | None = None,
     ) -> None:
         self.provisional, self.place = provisional, place
         self.cells, self.settings = cells, settings
-        self.nan_is_background = nan_is_background
+        self.nan_is_background, self.modes = nan_is_background, modes
 
     def take(self, cell: Roi, fields: Fields) -> CellRecord:
         segments = segment_window(
-            fields, settings=self.settings, nan_is_background=self.nan_is_background
+            fields,
+            settings=self.settings,
+            nan_is_background=self.nan_is_background,
+            modes=self.modes,
         )
         record = WindowRecord.of_segments(segments, cell, self.provisional.shape)
         self.provisional.write(cell, segments.labels)

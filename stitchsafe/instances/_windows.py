@@ -15,12 +15,19 @@ from numpy.typing import NDArray
 
 from stitchsafe.errors import InputError
 from stitchsafe.instances._growth import grow_segments
-from stitchsafe.instances._meanshift import find_modes, nearest_mode
+from stitchsafe.instances._meanshift import Modes, find_modes, nearest_mode
 from stitchsafe.instances._records import WindowSegments
 from stitchsafe.instances._settings import LabelSettings
-from stitchsafe.instances._sketch import Sketch, to_units
+from stitchsafe.instances._sketch import Sketch, SketchUnion, to_units
 
-__all__ = ["connected_parts", "read_fields", "segment_window", "voxel_bytes"]
+__all__ = [
+    "clustered_points",
+    "connected_parts",
+    "modes_of",
+    "read_fields",
+    "segment_window",
+    "voxel_bytes",
+]
 
 Fields = Mapping[str, NDArray[Any]]
 
@@ -29,7 +36,11 @@ _LABELLED_BYTES, _GROWN_BYTES, _COMPARED_BYTES, _CHOSEN_BYTES = 16, 29, 29, 11
 
 
 def segment_window(
-    fields: Fields, *, settings: LabelSettings, nan_is_background: bool = False
+    fields: Fields,
+    *,
+    settings: LabelSettings,
+    nan_is_background: bool = False,
+    modes: Modes | None = None,
 ) -> WindowSegments:
     """Segment one clustering window.
 
@@ -42,6 +53,8 @@ def segment_window(
         Names of the fields to read, and how.
     nan_is_background
         Take voxels where a field is NaN or infinite for background, rather than refuse.
+    modes
+        Of the whole volume, where clusters are those of the volume; else found in the window.
 
     Raises
     ------
@@ -56,15 +69,15 @@ def segment_window(
             foreground = np.where(usual, foreground, -1)
         core = (foreground >= settings.foreground_threshold) & usual
     if settings.source == "embeddings":
-        clusters, modes = _cluster(arrays[settings.embedding_field], core, settings)
+        clusters, centers = _cluster(arrays[settings.embedding_field], core, settings, modes)
     elif settings.source == "foreground":
         assert core is not None
-        clusters, modes = core.astype(np.int32), np.zeros((1, 0), np.float32)
+        clusters, centers = core.astype(np.int32), np.zeros((1, 0), np.float32)
     else:
         classes = arrays[settings.class_field]
         clusters = classes.argmax(axis=0).astype(np.int32)  # equal scores: the lower class
         clusters[~usual] = 0
-        modes = np.arange(1, len(classes), dtype=np.float32)[:, None]
+        centers = np.arange(1, len(classes), dtype=np.float32)[:, None]
     labels, first = connected_parts(clusters)
     of_segment = clusters.reshape(-1)[first] - 1
     del clusters, core, usual
@@ -81,7 +94,7 @@ def segment_window(
     return WindowSegments(
         labels=labels,
         cores=cores,
-        modes=modes[of_segment],
+        modes=centers[of_segment],
         clusters=of_segment.astype(np.int32),
         voxels=_sizes(labels, len(first))[1:],
         first=np.stack(np.unravel_index(first, labels.shape), axis=1).astype(np.int64),
@@ -105,6 +118,27 @@ def read_fields(
     usual = np.logical_and.reduce([np.isfinite(each).all(axis=0) for each in arrays.values()])
     arrays = {name: np.where(usual, field, 0) for name, field in arrays.items()}
     return arrays, None if usual.all() else usual
+
+
+def clustered_points(fields: Fields, settings: LabelSettings) -> NDArray[Any]:
+    """Embeddings ``(points, dimensions)`` of the voxels that are clustered, of any piece of fields.
+
+    Voxels where a field is not finite, and those of the background by the foreground field, are
+    none of them.
+    """
+    embedding = fields[settings.embedding_field]
+    inside = np.logical_and.reduce([np.isfinite(fields[n]).all(axis=0) for n in settings.fields])
+    if settings.needs_foreground:
+        inside &= fields[settings.foreground_field][0] >= settings.foreground_threshold
+    points: NDArray[Any] = embedding[:, inside].T
+    return points
+
+
+def modes_of(sketch: Sketch, settings: LabelSettings) -> Modes:
+    """The modes of a sketch, of a window or of the volume, as the settings say."""
+    return find_modes(
+        sketch, settings.radius, min_support=settings.min_mode, kernel=settings.kernel
+    )
 
 
 def voxel_bytes(settings: LabelSettings, *, fields: int, nan_is_background: bool = False) -> int:
@@ -223,15 +257,20 @@ def _refuse_nan(arrays: Fields) -> None:
 
 
 def _cluster(
-    embedding: NDArray[Any], core: NDArray[np.bool_] | None, settings: LabelSettings
+    embedding: NDArray[Any],
+    core: NDArray[np.bool_] | None,
+    settings: LabelSettings,
+    modes: Modes | None,
 ) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
     """Clusters from 1 (0: background), and the mode of each."""
-    assert settings.bandwidth is not None
     points = embedding.reshape(len(embedding), -1)
     inside = None if core is None else core.reshape(-1)
     clusters = np.zeros(points.shape[1], np.int32)
-    sketch = Sketch.union([Sketch.of_units(u) for _, u in _units(points, inside, settings)])
-    modes = find_modes(sketch, settings.bandwidth, min_support=settings.min_mode)
+    if modes is None:
+        sketch = SketchUnion(len(points))
+        for _, units in _units(points, inside, settings):
+            sketch.add(Sketch.of_units(units))
+        modes = modes_of(sketch.whole(), settings)
     for where, units in _units(points, inside, settings):
         clusters[where] = nearest_mode(units, modes) + 1
     return clusters.reshape(embedding.shape[1:]), modes.centers
@@ -244,12 +283,11 @@ def _units(
 
     In units a point takes many times its memory; the whole window's never exist at once.
     """
-    assert settings.bandwidth is not None
     for part in _batches(points.shape[1]):
         where = np.arange(part.start, part.stop)
         if inside is not None:
             where = where[inside[part]]
-        yield where, to_units(points[:, where].T, settings.bandwidth)
+        yield where, to_units(points[:, where].T, settings.radius)
 
 
 def _renumber(

@@ -42,6 +42,7 @@ from stitchsafe.instances import (
     choose_districts,
     load_evidence,
 )
+from stitchsafe.pipeline._clustering import load_clustering, segmenting
 from stitchsafe.pipeline._deciding import Runs
 from stitchsafe.pipeline._store import ResultStore
 from stitchsafe.pipeline._tables import csv_pieces
@@ -132,8 +133,7 @@ class MergingStages:
 
     @cached_property
     def settings(self) -> LabelSettings:
-        assert self.recipe.labels is not None
-        return LabelSettings.from_json(self.recipe.labels)
+        return load_clustering(self.store, self.recipe).settings
 
     @cached_property
     def leavings(self) -> Leavings:
@@ -143,7 +143,7 @@ class MergingStages:
     def merging(self) -> Merging:
         districts = districts_of(self.ledger, self.recipe)
         assert districts is not None, "the first stage of merging chooses them"
-        cells, entered = self.recipe.cells, self.leavings.notes("predict")
+        cells, entered = self.recipe.cells, self.leavings.notes(segmenting(self.recipe))
         return Merging(
             cells,
             self.recipe.extent,
@@ -220,7 +220,7 @@ def merge_all(
     store, ledger, recipe = stages.store, stages.ledger, stages.recipe
 
     def choose() -> CellRecord:
-        entered = ledger.finished("predict")
+        entered = ledger.finished(segmenting(recipe))
         counts = {index: record["segments"] for index, record in entered.items()}
         return {"shape": list(choose_districts(recipe.cells, counts))}
 

@@ -158,7 +158,7 @@ def make_field_arrays(store: ResultStore, recipe: Recipe, volume: Volume, layout
                 axes=volume.axes,
                 shape=field.shape(recipe.extent),
                 channels=field.channels,
-                dtype=recipe.kept,
+                dtype=recipe.saved_type,
                 voxel_size=volume.voxel_size,
                 density=field.scale,
                 **layout.arrays(field),
@@ -167,15 +167,15 @@ def make_field_arrays(store: ResultStore, recipe: Recipe, volume: Volume, layout
 
 
 def make_scratch(store: ResultStore, recipe: Recipe) -> None:
-    """Make the arrays of provisional labels and of fields that are not finished."""
+    """Make the arrays of provisional labels and of fields that wait."""
     cell = tuple(min(c, e) for c, e in zip(recipe.cell_shape, recipe.extent, strict=True))
     if recipe.labels is not None and not recipe.classes:
         ArrayStore.create(
             store.provisional, shape=recipe.extent, dtype="uint32", chunks=cell, keep=True
         )
-    for name, (field, _) in recipe.finished.items():
+    for field in recipe.raw:
         ArrayStore.create(
-            store.raw / name,
+            store.raw / field.name,
             shape=field.box(Roi.whole(recipe.extent)).shape,
             dtype=recipe.kept,
             chunks=field.box(Roi.whole(cell)).shape,

@@ -24,7 +24,7 @@ from stitchsafe.pipeline._inputs import Inputs, ModelLike, VolumeLike, match_inp
 from stitchsafe.pipeline._machine import allotted_memory, processor_name, usable_cores
 from stitchsafe.pipeline._mask import skipping
 from stitchsafe.pipeline._reading import Reading
-from stitchsafe.pipeline._settings import Options, Settings
+from stitchsafe.pipeline._settings import FIELD_TYPES, Options, Settings
 from stitchsafe.precision import PRECISIONS
 from stitchsafe.tiling import (
     Halo,
@@ -104,7 +104,8 @@ def draft_plan(
     window = None if values is None else tuple(_window(config, network))
     finishing = _finishing(config, settings)
     precision = choose_precision(settings, network, stored, events)
-    cell_bytes = 0
+    field_type = _field_type(settings, PRECISIONS[precision].kept, events)
+    cell_bytes, spilled = 0, tuple[str, ...]()
     if values is not None:
         labels = LabelSettings.from_json({**values, "window": window})
         _refuse_fields(labels, network)
@@ -115,6 +116,8 @@ def draft_plan(
             )
         _refuse_finished(labels, network, finishing)
         numbers = sum(output.channels for output in network.outputs)
+        if labels.needs_consensus and ("fields" not in settings.save or field_type):
+            spilled = tuple(dict.fromkeys(labels.fields))
         cell_bytes = voxel_bytes(
             labels,
             fields=numbers * np.dtype(PRECISIONS[precision].kept).itemsize,
@@ -159,6 +162,8 @@ def draft_plan(
             exact=inputs.exact,
             scales=tuple(tuple(map(str, output.scale)) for output in network.geometry.outputs),
             finishing=finishing if "fields" in settings.save else (),
+            spilled=spilled,
+            field_type=field_type,
         )
 
     def masked(cells: CellGrid) -> Skipping:
@@ -262,6 +267,18 @@ def _shape(shape: Sequence[int]) -> str:
     return " x ".join(map(str, shape))
 
 
+def _field_type(settings: Settings, computed: str, events: Events) -> str | None:
+    """What fields are rounded to; None where they are kept as they are computed."""
+    if settings.field_type is None:
+        return None
+    asked = FIELD_TYPES[settings.field_type]
+    if np.dtype(asked).itemsize >= np.dtype(computed).itemsize:
+        if asked != computed:
+            events.say(f"field type: {asked} asked for, {computed} taken, as fields are computed")
+        return None
+    return asked
+
+
 def _labels(values: dict[str, Any], shapes: Shapes) -> dict[str, Any]:
     return LabelSettings.from_json({**values, "window": shapes.cell}).to_json()
 
@@ -293,6 +310,9 @@ def _label_values(network: Network, settings: Settings) -> dict[str, Any] | None
         "source": settings.labels_from,
         "parts": None if settings.class_map is None else not settings.class_map,
         "bandwidth": settings.bandwidth,
+        "bandwidth_quantile": settings.bandwidth_quantile,
+        "kernel": settings.kernel,
+        "clusters": settings.clusters,
         "min_size": settings.min_size,
         "foreground_threshold": settings.foreground_threshold,
     }
@@ -321,8 +341,17 @@ def _refuse_class_map(values: Mapping[str, Any], settings: Settings) -> None:
 
 def _refuse_unused(labels: LabelSettings, settings: Settings) -> None:
     """Refuse what labels of this kind have no use for."""
+    embeddings = labels.source == "embeddings"
     for option, value, used, for_what in (
-        ("--bandwidth", settings.bandwidth, labels.source == "embeddings", "labels of embeddings"),
+        ("--bandwidth", settings.bandwidth, embeddings, "labels of embeddings"),
+        (
+            "--bandwidth-quantile",
+            settings.bandwidth_quantile,
+            embeddings and labels.bandwidth == "auto",
+            "a bandwidth that is estimated (--bandwidth auto)",
+        ),
+        ("--kernel", settings.kernel, embeddings, "labels of embeddings"),
+        ("--clusters", settings.clusters, embeddings, "labels of embeddings"),
         (
             "--foreground-threshold",
             settings.foreground_threshold,
@@ -332,9 +361,7 @@ def _refuse_unused(labels: LabelSettings, settings: Settings) -> None:
     ):
         if value is not None and not used:
             background = (
-                f" without a foreground (background: {labels.background})"
-                if labels.source == "embeddings"
-                else ""
+                f" without a foreground (background: {labels.background})" if embeddings else ""
             )
             raise InputError(
                 f"{option} {value} is for {for_what}, and these are made of {labels.source}"

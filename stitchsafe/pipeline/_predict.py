@@ -109,7 +109,8 @@ class Prediction:
 
     def to_json(self) -> dict[str, Any]:
         voxels, skipping = self.plan.recipe.roi.size, self.plan.recipe.skipping
-        missing = self.progress.missing
+        missing, clustering = self.progress.missing, self.progress.clustering
+        found = None if clustering is None else clustering.modes
         return {
             "out": None if self.out is None else str(self.out),
             "blocks_total": self.progress.blocks_total,
@@ -118,6 +119,9 @@ class Prediction:
             "cells_skipped": 0 if skipping is None else skipping.skipped,
             "instances": self.progress.instances,
             "classes": self.plan.recipe.classes or None,
+            "bandwidth": None if clustering is None else clustering.bandwidth,
+            "clusters": None if found is None else len(found.units),
+            "rounding": self.progress.rounding,
             "missing_blocks": sum(missing.by_part.values()) if missing else 0,
             "seconds": self.seconds,
             "voxels_per_second": voxels / max(self.seconds, 1e-9),

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypedDict, get_args
 
 from stitchsafe.coordinates import Roi
 from stitchsafe.errors import InputError
+from stitchsafe.instances import Clusters, Kernel
 from stitchsafe.networks import is_device
 from stitchsafe.pipeline._parts import Part
 from stitchsafe.precision import precision_names
@@ -23,6 +24,8 @@ __all__ = ["LabelSource", "Options", "Saved", "Settings"]
 
 LabelSource = Literal["embeddings", "foreground", "argmax"]
 Saved = Literal["labels", "fields", "table"]
+FIELD_TYPES = {"fp16": "float16", "fp32": "float32", "fp64": "float64"}
+FIELD_TYPES |= {name: name for name in FIELD_TYPES.values()}
 ImageMode = Literal["link", "copy", "none"]
 Bound = int | None
 
@@ -42,9 +45,13 @@ class Options(TypedDict, total=False):
     device: str
     precision: str
     max_device_memory: int | None
-    bandwidth: float | None
+    bandwidth: float | Literal["auto"] | None
+    bandwidth_quantile: float | None
+    kernel: Kernel | None
+    clusters: Clusters | None
     min_size: int | None
     foreground_threshold: float | None
+    field_type: str | None
     roi: Roi | Sequence[tuple[Bound, Bound]] | None
     level: int
     channel: int | None
@@ -105,8 +112,11 @@ class Settings:
         the weights, and float32 for those of a half type.
     max_device_memory
         Memory of a device that the run may take, in bytes; by default nine tenths of it.
-    bandwidth, min_size, foreground_threshold
-        Of the instances; the card's by default.
+    bandwidth, bandwidth_quantile, kernel, clusters, min_size, foreground_threshold
+        Of the instances; the card's by default. See `stitchsafe.instances.LabelSettings`.
+    field_type
+        What fields that are kept are rounded to, ``float16`` or ``float32``; by default they are
+        kept as they are computed. Labels are made of the fields before that.
     roi
         Part of the volume, as a `Roi` or as (begin, end) per axis, None for an open end.
     level, channel, time, axes, voxel_size
@@ -168,9 +178,13 @@ class Settings:
     device: str = "auto"
     precision: str = "auto"
     max_device_memory: int | None = None
-    bandwidth: float | None = None
+    bandwidth: float | Literal["auto"] | None = None
+    bandwidth_quantile: float | None = None
+    kernel: Kernel | None = None
+    clusters: Clusters | None = None
     min_size: int | None = None
     foreground_threshold: float | None = None
+    field_type: str | None = None
     roi: Roi | tuple[tuple[Bound, Bound], ...] | None = None
     level: int = 0
     channel: int | None = None
@@ -243,6 +257,9 @@ class Settings:
             ("border", self.border, get_args(BorderRule)),
             ("normalize", self.normalize, (None, "none", "zscore", "percentile")),
             ("labels_from", self.labels_from, (None, *get_args(LabelSource))),
+            ("kernel", self.kernel, (None, *get_args(Kernel))),
+            ("clusters", self.clusters, (None, *get_args(Clusters))),
+            ("field_type", self.field_type, (None, *FIELD_TYPES)),
             ("nan", self.nan, ("refuse", "zero", "keep")),
             ("image", self.image, get_args(ImageMode)),
             ("ngff", self.ngff, ("0.5", "0.4")),
@@ -281,22 +298,42 @@ class Settings:
             value = getattr(self, name)
             if value is not None and (not isinstance(value, Integral) or value < 0):
                 raise InputError(f"{name} cannot be {value!r}; give a whole number, not negative")
-        threshold = self.foreground_threshold
-        if threshold is not None and not 0 <= threshold <= 1:
-            raise InputError(f"foreground_threshold cannot be {threshold}; give 0 to 1")
-        for name in ("bandwidth", "threads", "workers", "max_memory", "max_device_memory"):
+        for name in ("foreground_threshold", "bandwidth_quantile"):
+            value = getattr(self, name)
+            if value is not None and not 0 <= value <= 1:
+                raise InputError(f"{name} cannot be {value}; give 0 to 1")
+        for name in ("threads", "workers", "max_memory", "max_device_memory"):
             value = getattr(self, name)
             if value is not None and not value > 0:
                 raise InputError(f"{name} cannot be {value}; give a positive number")
+        width = self.bandwidth
+        if isinstance(width, str) and width != "auto":
+            raise InputError(f"bandwidth cannot be {width!r}; give a positive number, or auto")
+        if width is not None and not isinstance(width, str) and not width > 0:
+            raise InputError(f"bandwidth cannot be {width}; give a positive number, or auto")
 
         self._check_company()
         self._check_use()
 
     def _check_use(self) -> None:
-        """Options that would change nothing, as there are no labels for them."""
+        """Options that would change nothing, as there are no labels or fields for them."""
+        if self.field_type is not None and "fields" not in self.save:
+            raise InputError(
+                f"--field-type {self.field_type} is for fields that are kept, and --save "
+                f"{','.join(self.save)} keeps none; leave it out, or save fields too"
+            )
         if self.makes_labels:
             return
-        for name in ("labels_from", "class_map", "bandwidth", "min_size", "foreground_threshold"):
+        for name in (
+            "labels_from",
+            "class_map",
+            "bandwidth",
+            "bandwidth_quantile",
+            "kernel",
+            "clusters",
+            "min_size",
+            "foreground_threshold",
+        ):
             value = getattr(self, name)
             if value is not None:
                 raise InputError(

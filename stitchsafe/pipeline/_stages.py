@@ -7,6 +7,7 @@
     image     copy of the image, where one is asked for
     predict   fields of every cell -> fields, samples, provisional labels, evidence
     field statistics 1, …, field maps, fields   steps that need a whole field
+    cluster statistics 1, …, clusters, segment   labels that need something of all fields
     districts, …, merge, instances   windows are merged, see `stitchsafe.pipeline._merging`
     create labels, labels      final labels
     pyramid 1, 2, …            one stage per level
@@ -38,6 +39,12 @@ from stitchsafe.engine import (
     run_once,
 )
 from stitchsafe.instances import ClassSink, class_type
+from stitchsafe.pipeline._clustering import (
+    Clustering,
+    decide_clusters,
+    load_clustering,
+    needs_consensus,
+)
 from stitchsafe.pipeline._deciding import FIRST_PASS, decide, first_pass, portions
 from stitchsafe.pipeline._finishing import decide_fields
 from stitchsafe.pipeline._inputs import Inputs
@@ -54,11 +61,12 @@ from stitchsafe.pipeline._outputs import (
     metadata_files,
 )
 from stitchsafe.pipeline._parts import Missing
+from stitchsafe.pipeline._raw import RAW
 from stitchsafe.pipeline._settings import Settings
 from stitchsafe.pipeline._store import ResultStore
 from stitchsafe.pipeline._workshop import Workshop
 from stitchsafe.tiling import Field, Plan, Recipe
-from stitchsafe.volumes import Place, Volume
+from stitchsafe.volumes import Place, Volume, write_note
 
 __all__ = ["Progress", "Written", "run_stages", "written_by"]
 
@@ -78,12 +86,19 @@ class Progress:
         Their number; None without labels or of classes, or where the result is not finished.
     missing
         Blocks that other parts have still to do, where it is not finished.
+    clustering
+        How labels were made, with what was decided; None without labels.
+    rounding
+        By how much fields that are kept differ from the computed ones at most, by name; those that
+        are kept as they were computed are not in it.
     """
 
     blocks_total: int
     blocks_resumed: int
     instances: int | None
     missing: Missing | None = None
+    clustering: Clustering | None = None
+    rounding: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -131,14 +146,18 @@ def run_stages(
         if missing is not None:
             return Progress(count.total, count.resumed, None, missing)
         run.finish_fields()
-        instances = run.labels() if plan.recipe.labels is not None else None
+        rounding = run.note_rounding()
+        instances, clustering = None, None
+        if plan.recipe.labels is not None:
+            clustering = run.segments()
+            instances = run.labels()
         # Entered first: a run that dies while scratch goes must not look for it again.
         run.once("finish", run.finish)
         workshop.store.provisional.remove()
         workshop.store.raw.remove()
         forget_merging(workshop.store, ledger)
         ledger.sweep()  # workers and parts may have died meanwhile
-    return Progress(count.total, count.resumed, instances)
+    return Progress(count.total, count.resumed, instances, clustering=clustering, rounding=rounding)
 
 
 @dataclass(frozen=True)
@@ -241,6 +260,36 @@ class _Run:
             decide_fields(self, self.workshop.raw, self.ledger)
             self.blocks("fields")
 
+    def note_rounding(self) -> dict[str, float]:
+        """Sum up what rounding fields has changed, and write it beside them."""
+        largest: dict[str, float] = {}
+        if self.recipe.save_fields and self.recipe.saved_type != self.recipe.kept:
+            for stage in ("predict", "fields"):
+                for record in self.ledger.finished(stage).values():
+                    for name, difference in record.get("rounding", {}).items():
+                        largest[name] = max(largest.get(name, 0.0), difference)
+        for name, difference in sorted(largest.items()):
+            note = {
+                "computed": self.recipe.kept,
+                "stored": self.recipe.saved_type,
+                "max_abs_rounding": difference,
+            }
+            write_note(self.store.field(name), note, self.settings.ngff)
+        return largest
+
+    def segments(self) -> Clustering:
+        """What labels need of all fields, and provisional labels by it."""
+        if not needs_consensus(self.recipe):
+            return load_clustering(self.store, self.recipe)
+        decided = decide_clusters(self, self.workshop.raw, self.ledger)
+        assert self.recipe.labels is not None
+        if self.recipe.labels["bandwidth"] == "auto":
+            self.events.say(f"bandwidth: auto -> {decided.settings.radius:.4g}")
+        if decided.modes is not None:
+            self.events.say(f"clusters: {len(decided.modes.units)} in the volume")
+        self.blocks("segment")
+        return decided
+
     def labels(self) -> int | None:
         """Final labels of what the fields gave; returns the number of instances, if they are."""
         if self.recipe.classes:
@@ -286,14 +335,21 @@ def written_by(store: ResultStore, recipe: Recipe, volume: Volume) -> Iterator[W
     if recipe.save_fields:
         fields = {n: store.field(n) / "0" for n, _ in recipe.outputs if n not in final}
     if not over:
-        fields |= {name: store.raw / name for name in final}
+        fields |= {f"{RAW}{each.name}": store.raw / each.name for each in recipe.raw}
+    segments = {}
     if recipe.classes:
-        fields[ClassSink.NAME] = store.labels / "0"
+        segments[ClassSink.NAME] = store.labels / "0"
     elif recipe.labels is not None and not over:
-        fields["provisional"] = store.provisional
-    files = {"samples": store.samples, "evidence": store.evidence}
+        segments["provisional"] = store.provisional
     layout = {each.name: each for each in recipe.fields}
-    yield Written("predict", recipe.cells, fields, files, layout)
+    layout |= {f"{RAW}{name}": each for name, each in layout.items()}
+    if needs_consensus(recipe):
+        yield Written("predict", recipe.cells, fields, {"samples": store.samples}, layout)
+        yield Written("clusters", None, files={"clusters": lambda _: store.clusters_file})
+        yield Written("segment", recipe.cells, segments, {"evidence": store.evidence})
+    else:
+        files = {"samples": store.samples, "evidence": store.evidence}
+        yield Written("predict", recipe.cells, {**fields, **segments}, files, layout)
     if final:
         decided = {"field maps": lambda _: store.field_maps_file}
         yield Written("field maps", None, files=decided)

@@ -16,10 +16,11 @@ It lies on a disk or on an object store, and everything in it goes through `Plac
         stamp.json                 what changes when a file of the volume does
         statistics/                what passes over the volume collect, until there is consensus
         consensus.json             statistics of the whole volume
-        raw/<name>/                fields that steps with statistics of the whole follow, before
-                                   these; until they are done
-        field-statistics/          what passes over these fields collect
+        raw/<name>/                fields before something is decided of the whole of them, and done
+        field-statistics/          what passes over fields collect that are finished by statistics
         fields.json                what is decided by that: the maps of their channels
+        cluster-statistics/        what passes over fields collect that labels are made of
+        clusters.json              what is decided by that: bandwidth and modes
         ledger/<stage>/*.json      finished cells with checksums
         evidence/<cell>.npz        per cell: its segments, and labels at its faces
         samples/<cell>.npz         per cell: voxels of the fields, for verify
@@ -103,7 +104,7 @@ class ResultStore:
 
     @property
     def raw(self) -> Place:
-        """Fields before steps that need the whole of them; scratch."""
+        """Fields before what needs the whole of them; scratch."""
         return self.private / "raw"
 
     @property
@@ -114,6 +115,15 @@ class ResultStore:
     @property
     def field_maps_file(self) -> Place:
         return self.private / "fields.json"
+
+    @property
+    def cluster_statistics(self) -> Place:
+        """What passes over fields that are clustered collect; scratch."""
+        return self.private / "cluster-statistics"
+
+    @property
+    def clusters_file(self) -> Place:
+        return self.private / "clusters.json"
 
     @property
     def schedule_file(self) -> Place:

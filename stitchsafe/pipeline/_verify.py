@@ -11,7 +11,7 @@ Three questions, each answered from the store and the volume alone:
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -35,7 +35,7 @@ from stitchsafe.pipeline._reopen import reopen
 from stitchsafe.pipeline._samples import Samples, measure_seams, recorded, spread
 from stitchsafe.pipeline._store import ResultStore
 from stitchsafe.pipeline._workshop import final_labels_of
-from stitchsafe.precision import Precision
+from stitchsafe.precision import PRECISIONS, Precision
 from stitchsafe.tiling import Recipe, grid_of
 from stitchsafe.volumes import ArrayStore
 
@@ -268,8 +268,8 @@ def _predict_again(
         for samples in found:
             shown.voxels += len(samples.positions)
             wrong = _mismatches(samples, cell, fields, same_machine, recipe.arithmetic)
-            if index in finished:
-                wrong |= _unlike_their_maps(store, recipe, samples, same_machine)
+            final = recipe.finished if index in finished else {}
+            wrong |= _unlike_what_is_kept(store, recipe, samples, final, same_machine)
             shown.bit_mismatches += int(wrong.sum())
         shown.label_mismatches += _label_mismatches(store, recipe, cell, fields)
         shown.max_abs_diff = max(shown.max_abs_diff, seams.max_abs_diff)
@@ -291,21 +291,38 @@ def _mismatches(
     return wrong
 
 
-def _unlike_their_maps(
-    store: ResultStore, recipe: Recipe, samples: Samples, same_machine: bool
+def _unlike_what_is_kept(
+    store: ResultStore,
+    recipe: Recipe,
+    samples: Samples,
+    final: Container[str],
+    same_machine: bool,
 ) -> NDArray[np.bool_]:
-    """Where the final field is not what the recorded maps make of the recorded raw one."""
+    """Where a field that is kept is not the recorded one, mapped and rounded as it should be.
+
+    Parameters
+    ----------
+    final
+        Names of the fields that recorded maps have been done to; those that wait for them are not
+        there yet.
+    """
     wrong = np.zeros(len(samples.positions), bool)
-    stepped = [each for each in samples.layout if each.name in recipe.finished]
+    if not recipe.save_fields:
+        return wrong
+    there = [f for f in samples.layout if f.name in final or f.name not in recipe.finished]
     try:
-        maps = load_field_maps(store) if stepped else {}
-        for field in stepped:
-            expected = mapped(samples.values[field.name], maps[field.name])
+        maps = load_field_maps(store) if any(f.name in final for f in there) else {}
+        for field in there:
+            expected, same = samples.values[field.name], True
+            if field.name in maps:
+                expected, same = mapped(expected, maps[field.name]), same_machine
+            with np.errstate(over="ignore"):
+                expected = expected.astype(recipe.saved_type)
             array = ArrayStore.open(store.field(field.name) / "0")
             corner, end = samples.positions.min(axis=0), samples.positions.max(axis=0) + 1
             box = Roi.from_bounds((0, *corner.tolist()), (field.channels, *end.tolist()))
             found = array.read(box)[(slice(None), *(samples.positions - corner).T)]
-            wrong |= ~_agree(found, expected, same_machine, recipe.arithmetic)
+            wrong |= ~_agree(found, expected, same, PRECISIONS[recipe.saved_type])
     except (IntegrityError, StoreError, ValueError, KeyError, OSError):
         wrong[:] = True
     return wrong

@@ -40,12 +40,19 @@ from stitchsafe.instances import (
 )
 from stitchsafe.networks import Network, is_factory
 from stitchsafe.pipeline._checked import CheckedCells, downsampling
+from stitchsafe.pipeline._clustering import (
+    SegmentWork,
+    cluster_pass,
+    cluster_tallies,
+    load_clustering,
+    needs_consensus,
+    segmenting,
+)
 from stitchsafe.pipeline._consensus import deciding, load_consensus
 from stitchsafe.pipeline._deciding import PassWork, nth_pass, portions, volume_tallies
 from stitchsafe.pipeline._devices import computes_on
 from stitchsafe.pipeline._finishing import (
     FinishWork,
-    RawFields,
     field_pass,
     field_tallies,
     load_field_maps,
@@ -54,6 +61,7 @@ from stitchsafe.pipeline._inputs import Inputs
 from stitchsafe.pipeline._merging import MergedWindows, MergingStages, is_merging
 from stitchsafe.pipeline._origin import Origin
 from stitchsafe.pipeline._outputs import LabelPyramid
+from stitchsafe.pipeline._raw import RAW, RawFields
 from stitchsafe.pipeline._reopen import reopen
 from stitchsafe.pipeline._settings import Settings
 from stitchsafe.pipeline._store import ResultStore
@@ -63,7 +71,7 @@ from stitchsafe.volumes import ArrayStore, Pass, Place, Volume
 __all__ = ["Job", "Workshop", "final_labels_of"]
 
 
-_PASSES = ("statistics ", "field statistics ")
+_PASSES = ("statistics ", "field statistics ", "cluster statistics ")
 """How the names of stages that are passes begin."""
 
 
@@ -158,7 +166,7 @@ class Workshop:
 
     @property
     def raw(self) -> RawFields:
-        """Fields as they are before steps that need the whole of them."""
+        """Fields as they are before what needs the whole of them."""
         return RawFields.of(self.store, self.recipe, self.ledger, lambda: self.maker)
 
     @property
@@ -195,12 +203,16 @@ class Workshop:
     def _pass(self, stage: str) -> Pass:
         if stage.startswith("field "):
             return field_pass(self.raw, self.ledger, _number(stage))
+        if stage.startswith("cluster "):
+            return cluster_pass(self.raw, self.ledger, _number(stage))
         asking = deciding(self.volume, self.recipe)
         return nth_pass(asking, volume_tallies(self.store), self.ledger, _number(stage))
 
     def _work(self, name: str) -> Work:
         if name.startswith(_PASSES):
-            of = field_tallies if name.startswith("field ") else volume_tallies
+            of = {"field": field_tallies, "cluster": cluster_tallies}.get(
+                name.partition(" ")[0], volume_tallies
+            )
             return PassWork(self._pass(name), partial(of(self.store).portion, _number(name)))
         if name == "fields":
             fields = {each: ArrayStore.open(self.store.field(each) / "0") for each in self._whole}
@@ -209,6 +221,8 @@ class Workshop:
             return ArrayWork("image", self.volume.read, ArrayStore.open(self.store.path / "0"))
         if name == "predict":
             return FieldWork(self.maker, self._sinks())
+        if name == "segment":
+            return SegmentWork(self.raw, self._segments())
         if is_merging(name):
             return self.merging.work(name)
         if name == "labels":
@@ -228,33 +242,36 @@ class Workshop:
         store, recipe, layout = self.store, self.recipe, self.recipe.fields
         sinks: list[Sink] = [SampleSink(store.samples, recipe.cells, layout, recipe.seed)]
         if recipe.save_fields:
-            places = {each.name: store.field(each.name) / "0" for each in layout}
-            places |= {name: store.raw / name for name in self._whole}
-            arrays = {name: ArrayStore.open(place) for name, place in places.items()}
-            sinks.append(FieldSink(arrays, layout))
-        if recipe.labels is not None:
+            saved = [each for each in layout if each.name not in self._whole]
+            arrays = {n.name: ArrayStore.open(store.field(n.name) / "0") for n in saved}
+            sinks.append(FieldSink(arrays, saved))
+        if recipe.raw:
+            arrays = {each.name: ArrayStore.open(store.raw / each.name) for each in recipe.raw}
+            sinks.append(FieldSink(arrays, recipe.raw, RAW))
+        if recipe.labels is not None and recipe.classes:
             settings, nan = LabelSettings.from_json(recipe.labels), recipe.nan == "keep"
-            if settings.is_class_map:
-                sinks.append(ClassSink(self._labels(0), settings, nan_is_background=nan))
-                return sinks
-            provisional = ArrayStore.open(store.provisional)
-            sinks.append(
-                SegmentSink(
-                    provisional,
-                    store.evidence,
-                    recipe.cells,
-                    settings,
-                    nan_is_background=nan,
-                )
-            )
+            sinks.append(ClassSink(self._labels(0), settings, nan_is_background=nan))
+        elif recipe.labels is not None and not needs_consensus(recipe):
+            sinks.append(self._segments())
         return sinks
+
+    def _segments(self) -> SegmentSink:
+        clustering = load_clustering(self.store, self.recipe)
+        return SegmentSink(
+            ArrayStore.open(self.store.provisional),
+            self.store.evidence,
+            self.recipe.cells,
+            clustering.settings,
+            nan_is_background=self.recipe.nan == "keep",
+            modes=clustering.modes,
+        )
 
     def _relabelling(self) -> Work:
         final = self._labels(0)
         if self.ledger.finished("finish"):  # a cell whose entry has been deleted is made anew
             return _Anew(self.maker, self.store, final)
         scratch = ArrayStore.open(self.store.provisional)
-        provisional = self._checked("predict", "provisional", scratch)
+        provisional = self._checked(segmenting(self.recipe), "provisional", scratch)
         merged, extent = MergedWindows(self.store, self.recipe), self.recipe.extent
 
         def make(cell: Roi) -> NDArray[Any]:
@@ -304,9 +321,12 @@ def final_labels_of(
     """Labels of a cell, made again from its fields."""
     if recipe.labels is None:
         raise IntegrityError("the result holds no labels; predict it with --save labels")
-    settings, nan = LabelSettings.from_json(recipe.labels), recipe.nan == "keep"
+    clustering, nan = load_clustering(store, recipe), recipe.nan == "keep"
+    settings = clustering.settings
     if settings.is_class_map:
         return class_map(fields, settings=settings, nan_is_background=nan)
-    segments = segment_window(fields, settings=settings, nan_is_background=nan)
+    segments = segment_window(
+        fields, settings=settings, nan_is_background=nan, modes=clustering.modes
+    )
     merged = MergedWindows(store, recipe).of(cell)
     return final_labels(segments.labels, cell, merged, recipe.extent)

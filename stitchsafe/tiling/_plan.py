@@ -360,7 +360,7 @@ def _memory(
         field_channels=float(sum(field.density() for field in recipe.fields)),
         storage=storage,
         itemsize=np.dtype(recipe.kept).itemsize,
-        saves_fields=recipe.save_fields,
+        saves_fields=recipe.save_fields or bool(recipe.raw),
         blocks=sum(1 for _ in islice(recipe.cells.blocks(block), 2 * workers)),
         workers=workers,
         on_device=on_device,
@@ -391,12 +391,12 @@ def _output_bytes(recipe: Recipe) -> int:
         total += math.ceil(each * 8 / 7 * recipe.roi.size)
     if recipe.save_fields:
         numbers = sum(field.box(recipe.roi).size for field in recipe.fields)
-        total += np.dtype(recipe.kept).itemsize * numbers
+        total += np.dtype(recipe.saved_type).itemsize * numbers
     return total
 
 
 def _scratch_bytes(recipe: Recipe) -> int:
-    raw = sum(field.box(recipe.roi).size for field, _ in recipe.finished.values())
+    raw = sum(field.box(recipe.roi).size for field in recipe.raw)
     labels = 4 * recipe.roi.size if recipe.labels is not None and not recipe.classes else 0
     return labels + np.dtype(recipe.kept).itemsize * raw
 

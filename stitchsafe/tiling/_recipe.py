@@ -77,6 +77,11 @@ class Recipe:
     finishing
         For each output the steps that its field goes through once all of it is known; empty where
         there are none.
+    spilled
+        Fields that lie in scratch until what labels need of all of them is decided; empty where
+        labels need nothing, or the result keeps these fields as they are computed.
+    field_type
+        What fields that are kept are rounded to; None where they are kept as they are computed.
     """
 
     network: str
@@ -103,6 +108,8 @@ class Recipe:
     scales: tuple[tuple[str, ...], ...] = ()
     skipping: Skipping | None = None
     finishing: tuple[tuple[dict[str, Any], ...], ...] = ()
+    spilled: tuple[str, ...] = ()
+    field_type: str | None = None
 
     def __post_init__(self) -> None:
         if self.precision not in PRECISIONS:
@@ -165,6 +172,11 @@ class Recipe:
         }
 
     @property
+    def raw(self) -> tuple[Field, ...]:
+        """The fields that lie in scratch until something is decided of the whole of them."""
+        return tuple(each for each in self.fields if each.name in {*self.finished, *self.spilled})
+
+    @property
     def classes(self) -> int:
         """How many classes there are, where labels are classes; 0 where they are instances."""
         if self.labels is None or self.labels.get("parts", True):
@@ -184,6 +196,11 @@ class Recipe:
     def kept(self) -> str:
         """Type of the fields, and of what goes into the network."""
         return self.arithmetic.kept
+
+    @property
+    def saved_type(self) -> str:
+        """Type of the fields in the result."""
+        return self.field_type or self.kept
 
     @property
     def cells(self) -> CellGrid:

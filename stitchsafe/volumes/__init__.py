@@ -13,6 +13,7 @@ from stitchsafe.volumes._ome_write import (
     create_group,
     create_image,
     create_labels,
+    write_note,
 )
 from stitchsafe.volumes._open import open_volume
 from stitchsafe.volumes._place import PARTIAL, Place, PlaceError, PlaceSyntaxError, is_url
@@ -79,5 +80,6 @@ __all__ = [
     "require_voxel_size",
     "statistics",
     "tiff_windows",
+    "write_note",
     "write_ome_tiff",
 ]

@@ -50,7 +50,7 @@ Arrays = dict[str, Array]
 
 
 class Collector(Protocol):
-    """Gathers something of the finite values of one channel."""
+    """Gathers something of the finite values of one channel, or of voxels with all channels."""
 
     def add(self, values: Array) -> None: ...
     def to_arrays(self) -> Arrays: ...
@@ -60,18 +60,25 @@ class Collector(Protocol):
 
 @dataclass
 class Tally:
-    """What one pass collects: of NaN and infinities, and of the values of each channel."""
+    """What one pass collects: of NaN and infinities, of the values of each channel, and of pieces.
+
+    Collectors `together` take pieces with all their channels, what is not finite included.
+    """
 
     unusual: Unusual | None
     channels: Sequence[Sequence[Collector]]
+    together: Sequence[Collector] = ()
 
     def add(self, cell: Roi, data: Array) -> None:
         """Collect from a piece, shape ``(channels, *cell.shape)``."""
         if self.unusual is not None:
             self.unusual.add(cell, data)
-        for values, collectors in zip(map(finite, data), self.channels, strict=True):
-            for collector in collectors:
-                collector.add(values)
+        if self.channels:
+            for values, collectors in zip(map(finite, data), self.channels, strict=True):
+                for collector in collectors:
+                    collector.add(values)
+        for collector in self.together:
+            collector.add(data)
 
     def to_arrays(self) -> Arrays:
         found = {} if self.unusual is None else _named("unusual", self.unusual.to_arrays())
@@ -90,7 +97,7 @@ class Tally:
             (f"{channel}.{number}", collector)
             for channel, collectors in enumerate(self.channels)
             for number, collector in enumerate(collectors)
-        ]
+        ] + [(f"together.{number}", each) for number, each in enumerate(self.together)]
 
 
 def _named(name: str, arrays: Arrays) -> Arrays:

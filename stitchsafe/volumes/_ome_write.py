@@ -36,9 +36,12 @@ __all__ = [
     "create_image",
     "create_labels",
     "write_attributes",
+    "write_note",
 ]
 
 Ngff = Literal["0.5", "0.4"]
+
+_NOTE = "stitchsafe"
 
 
 def create_group(where: str | Path | Place, *, ngff: Ngff = "0.5") -> Place:
@@ -315,6 +318,14 @@ def write_attributes(path: Place, attributes: dict[str, Any], ngff: Ngff) -> Non
         raise StoreError(
             f"{path} cannot be written: {first_line(error)}; choose a place that can be written"
         ) from error
+
+
+def write_note(path: Place, note: dict[str, Any], ngff: Ngff) -> None:
+    """Write something of our own beside the metadata of a group, the same bytes for the same."""
+    found = _read_attributes(path, ngff)
+    noted = {**{key: value for key, value in found.items() if key != _NOTE}, _NOTE: note}
+    if list(found.items()) != list(noted.items()):
+        write_attributes(path, noted, ngff)
 
 
 def _write_json(path: Place, data: dict[str, Any]) -> None:

@@ -195,7 +195,7 @@ def test_a_full_disk_is_code_3_and_the_same_command_goes_on(
     assert full.code == 3, full
     assert full.err.count("\n") == 1
     assert "space" in full.err
-    subprocess.run(["mount", "-o", "remount,size=64m", str(small_disk)], check=True)
+    subprocess.run(["mount", "-o", "remount,size=256m", str(small_disk)], check=True)
     assert run(*words, out).code == 0
     assert run(*words, here / "out.zarr").code == 0
     private = ".stitchsafe/"

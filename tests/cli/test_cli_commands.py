@@ -41,6 +41,7 @@ PREDICTED = {
     "missing_blocks": 0,
     "breaks": [],
     "seams": None,
+    "rounding": {},
 }
 LINES = {
     "predict": ["predict", "volume.zarr"],
@@ -149,7 +150,9 @@ def test_only_what_was_given_is_passed_on(api: Calls, run: Run) -> None:
 def test_every_option_of_predict_arrives_parsed(api: Calls, run: Run) -> None:
     words = shlex.split(
         "predict file.h5:raw -m neurites-em -o out.zarr --save labels,fields --ngff 0.4 "
-        "--overwrite --labels-from foreground --bandwidth 1.5 --min-size 100 "
+        "--overwrite --labels-from foreground --bandwidth 1.5 --bandwidth-quantile 0.1 "
+        "--kernel gaussian --clusters volume "
+        "--field-type fp16 --min-size 100 "
         "--tile-shape 64,128,128 --block-shape 128,512,512 --max-memory 1.5GB --border edge "
         "--normalize zscore --device cpu --precision float64 --seed 7 --threads 2 "
         "--roi 0:64,128:512,: --level 1 --channel 2 --time 3 --axes zyx "
@@ -172,6 +175,10 @@ def test_every_option_of_predict_arrives_parsed(api: Calls, run: Run) -> None:
         "chunk_shape": (32, 64, 64),
         "labels_from": "foreground",
         "bandwidth": 1.5,
+        "bandwidth_quantile": 0.1,
+        "kernel": "gaussian",
+        "clusters": "volume",
+        "field_type": "fp16",
         "min_size": 100,
         "tile_shape": (64, 128, 128),
         "block_shape": (128, 512, 512),
@@ -341,7 +348,9 @@ def test_verify_can_be_told_where_things_are_now(api: Calls, run: Run) -> None:
     verb, arguments, keywords = api.made[-1]
     del keywords["events"]
     assert (verb, arguments) == ("verify", ("out.zarr",))
-    assert keywords == {"volume": "v.zarr", "model": "folder", "trust_model": False}
+    assert keywords == {
+        "volume": "v.zarr", "model": "folder", "trust_model": False, "mask": None
+    }  # fmt: skip
 
 
 def test_decisions_are_said_on_stderr_and_no_bar_is_drawn_off_a_terminal(

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stitchsafe.cli.parsing import (
+    parse_bandwidth,
     parse_bytes,
     parse_choices,
     parse_numbers,
@@ -40,6 +41,14 @@ def test_bytes_refuse_the_rest_by_name(text: str) -> None:
     with pytest.raises(InputError, match=r"--max-memory") as caught:
         parse_bytes(text, "--max-memory")
     assert repr(text) in str(caught.value)
+
+
+def test_a_bandwidth_is_a_number_or_auto() -> None:
+    assert parse_bandwidth("auto", "--bandwidth") == "auto"
+    assert parse_bandwidth("2.5e-1", "--bandwidth") == 0.25
+    for text in ("", "automatic", "0", "-1", "nan", "inf", "1,2"):
+        with pytest.raises(InputError, match=r"--bandwidth .*auto"):
+            parse_bandwidth(text, "--bandwidth")
 
 
 def test_shape() -> None:

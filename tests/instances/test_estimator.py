@@ -238,7 +238,7 @@ def test_more_points_than_a_batch_holds(monkeypatch: pytest.MonkeyPatch) -> None
     whole = {backend: model.fit(points).labels_.copy() for backend, model in models.items()}
     monkeypatch.setattr("stitchsafe.instances._backends._BATCH", 64)
     monkeypatch.setattr("stitchsafe.instances._backends._PAIRS", 8)
-    monkeypatch.setattr("stitchsafe.instances._backends._HELD", 3)
+    monkeypatch.setattr("stitchsafe.instances._sketch._HELD", 3)
     monkeypatch.setattr("stitchsafe.instances._bandwidth._BATCH", 64)
     for backend, model in models.items():
         np.testing.assert_array_equal(model.fit(points).labels_, whole[backend])

@@ -81,6 +81,15 @@ def test_a_running_cluster_one_of_whose_workers_dies(
     assert "was lost; 2 are left" in heard
 
 
+def test_labels_that_wait_for_all_fields(
+    tmp_path: Path, job: Path, cluster: RunningCluster
+) -> None:
+    more = {**OPTIONS, "save": "labels", "clusters": "volume", "bandwidth": "auto"}
+    for out, how in (("here.zarr", {}), ("there.zarr", {"dask": cluster.address})):
+        stitchsafe.predict(job / "volume.npy", job / "tiny", tmp_path / out, **more, **how)
+    assert content_of(tmp_path / "there.zarr") == content_of(tmp_path / "here.zarr")
+
+
 def test_the_command_line(
     zygote: Zygote, tmp_path: Path, job: Path, cluster: RunningCluster
 ) -> None:

@@ -22,7 +22,7 @@ import stitchsafe
 from stitchsafe.coordinates import Roi
 from stitchsafe.engine import Ledger
 from stitchsafe.errors import InterruptedRunError, ModelError
-from stitchsafe.pipeline import _finishing
+from stitchsafe.pipeline import _raw
 from stitchsafe.volumes import ArrayStore, _statistics
 
 pytest.importorskip("onnxruntime", reason="onnxruntime comes with the extra onnx")
@@ -165,7 +165,7 @@ def test_nor_do_portions_of_statistics(
 ) -> None:
     monkeypatch.setattr(_statistics, "_PORTION_VOXELS", 2**15)
     monkeypatch.setattr(_statistics, "_PIECE_VOXELS", 2**13)
-    monkeypatch.setattr(_finishing, "_KEPT", 1)
+    monkeypatch.setattr(_raw, "_KEPT", 1)
     monkeypatch.setattr(_statistics, "_MOST_PORTIONS", 10**6)
     predict(here, tmp_path / "out.zarr")
     found, expected = content_of(tmp_path / "out.zarr"), content_of(here / "straight.zarr")
@@ -210,6 +210,14 @@ def test_killed_before_a_commit_and_run_again(
                 predict(here, out, overwrite=out.exists(), **blocks)
         predict(here, out, **blocks)
         assert content_of(out) == expected, f"killed before commit {number} ({seen[number]})"
+
+
+def test_the_final_field_is_what_is_rounded(here: Path, tmp_path: Path) -> None:
+    made = predict(here, tmp_path / "out.zarr", field_type="float16")
+    computed, found = field_of(here / "straight.zarr"), field_of(tmp_path / "out.zarr")
+    np.testing.assert_array_equal(found, computed.astype(np.float16))
+    assert made.to_json()["rounding"] == {"both": np.abs(found - computed).max()}
+    assert stitchsafe.verify(tmp_path / "out.zarr").ok
 
 
 def test_verify_knows_the_final_field_and_repair_makes_it_anew(here: Path, tmp_path: Path) -> None:

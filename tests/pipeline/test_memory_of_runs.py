@@ -106,6 +106,7 @@ def here(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("solid.zarr", "-m", "solid", "--labels-from", "foreground"),
         ("large.zarr", "-m", "cells"),
         ("large.zarr", "-m", "grown"),
+        ("large.zarr", "-m", "cells", "--clusters", "volume"),
         pytest.param(
             ("large.zarr", "-m", "cells", "--labels-from", "foreground"), marks=pytest.mark.slow
         ),
