@@ -179,6 +179,7 @@ def test_a_file_that_comes_meanwhile_is_not_replaced(results: Path, tmp_path: Pa
         (["out.zarr", "--to", "csv", "-o", "gone/a.csv"], "gone does not exist"),
         (["out.zarr", "--to", "csv", "-o", "out.zarr/a.csv"], "lies in the result itself"),
         (["out.zarr", "--to", "csv", "-o", "s3://bucket/a.csv"], "is a URL"),
+        (["out.zarr", "--to", "tiff", "-o", "./image.npy", "--overwrite"], "is the volume that"),
         (["out.zarr", "--to", "csv", "--max-memory", "100MB"], "raise --max-memory, or let"),
     ],
 )
