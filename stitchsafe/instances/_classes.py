@@ -49,15 +49,13 @@ def class_map(
     InputError
         If the field is missing, or holds NaN.
     """
-    arrays, usual = read_fields(fields, settings, nan_is_background=nan_is_background)
+    arrays, _ = read_fields(fields, settings, nan_is_background=nan_is_background)
     scores = arrays[settings.class_field]
     classes = np.zeros(scores.shape[1:], class_type(len(scores)))
-    best = scores[0].copy()
+    best = scores[0].copy()  # where a score is NaN, all are 0
     for name in range(1, len(scores)):
         classes[scores[name] > best] = name
         np.maximum(best, scores[name], out=best)
-    if usual is not None:
-        classes[~usual] = 0
     return classes
 
 

@@ -21,7 +21,7 @@ from stitchsafe.coordinates import grid_cells
 from stitchsafe.engine import Events, Silent
 from stitchsafe.errors import InputError, IntegrityError, PlanError, StoreError
 from stitchsafe.instances import InstanceTable, LabelMeasures
-from stitchsafe.interruption import heed
+from stitchsafe.interruption import heed, untorn
 from stitchsafe.pipeline._machine import allotted_memory
 from stitchsafe.pipeline._result import LabelResult
 from stitchsafe.pipeline._tables import (
@@ -115,8 +115,9 @@ def export_result(
     overwrite
         Replace files that are there.
     max_memory
-        Bytes that computing the table may take, some 100 for each instance; by default the job's or
-        machine's allotment. A table that predict wrote (``--save table``) is taken as it is.
+        Bytes that computing the table may take, some 100 for each instance beside half a gigabyte;
+        by default the job's or machine's allotment. A table that predict wrote (``--save table``)
+        is taken as it is.
     events
         Told of progress.
 
@@ -152,8 +153,9 @@ def export_result(
             file.flush()
             os.fsync(file.fileno())
             _refuse_target(files[form], found, overwrite=overwrite)  # may have come meanwhile
-        for form, file in arriving.items():
-            Path(file.name).replace(files[form])
+        with untorn():
+            for form, file in arriving.items():
+                Path(file.name).replace(files[form])
     return Export(files, time.monotonic() - began)
 
 
@@ -188,6 +190,12 @@ def _refuse_target(path: Path, found: LabelResult, *, overwrite: bool) -> None:
             f"{path} lies in the result itself, where only predict writes; choose another place "
             "with --out"
         )
+    source = str(found.store.stored()["source"] or "")
+    for known in map(Path, filter(None, (source, source.rpartition(":")[0]))):
+        if path.exists() and known.exists() and path.samefile(known):
+            raise StoreError(
+                f"{path} is the volume that the result was made of; choose another place with --out"
+            )
     if path.is_dir():
         raise StoreError(f"{path} is a folder; choose another place with --out")
     if path.exists() and not overwrite:

@@ -144,6 +144,7 @@ def _tiles(level: Volume, scratch: Path, advance: Callable[[], None]) -> Iterato
     rows, columns = (-(-size // side) for size, side in zip(level.shape[-2:], tile, strict=True))
     depth = level.chunk_shape[0] if len(level.shape) == 3 else 1
     pages = level.shape[0] if len(level.shape) == 3 else 1
+    nothing = zlib.compress(bytes(tile[0] * tile[1] * level.dtype.itemsize))
     windows = tiff_windows(level)
     window = next(windows, None)
     for first in range(0, pages, depth):
@@ -155,7 +156,7 @@ def _tiles(level: Volume, scratch: Path, advance: Callable[[], None]) -> Iterato
                 corner = [o // side for o, side in zip(window.offset[-2:], tile, strict=True)]
                 for page, row, column, part in _cut(data, tile):
                     begin = aside.tell()
-                    aside.write(zlib.compress(_full(part, tile)))
+                    aside.write(zlib.compress(_full(part, tile)) if part.any() else nothing)
                     at = page, corner[0] + row, corner[1] + column
                     places[at] = begin, aside.tell() - begin
                 advance()

@@ -6,7 +6,7 @@ import tracemalloc
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stitchsafe.errors import InputError
@@ -15,6 +15,7 @@ from stitchsafe.instances import LabelSettings, class_map, class_type, voxel_byt
 SETTINGS = LabelSettings(window=(4, 4), source="argmax", parts=False)
 
 
+@settings(deadline=None)
 @given(st.integers(2, 300), st.integers(0, 99), st.sampled_from([(5,), (3, 4), (2, 3, 4)]))
 def test_it_is_the_argmax_and_of_equal_scores_the_lowest(classes, seed, shape) -> None:
     scores = np.random.default_rng(seed).integers(-3, 4, (classes, *shape)).astype(np.float32)

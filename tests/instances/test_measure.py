@@ -5,13 +5,14 @@ from __future__ import annotations
 import random
 
 import numpy as np
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stitchsafe.coordinates import Roi, grid_cells
 from stitchsafe.instances import LabelMeasures
 
 
+@settings(deadline=None)
 @given(st.data())
 def test_the_table_is_that_of_each_instance_alone(data) -> None:
     ndim = data.draw(st.sampled_from([2, 3]))

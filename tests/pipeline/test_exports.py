@@ -10,13 +10,14 @@ import numpy as np
 import pyarrow.parquet
 import pytest
 import tifffile
+from servers import Bucket
 from zygote import Zygote
 
 import stitchsafe
 from stitchsafe.cli import main
 from stitchsafe.coordinates import Roi
 from stitchsafe.engine import Silent
-from stitchsafe.errors import IntegrityError, MissingExtraError, PlanError, StoreError
+from stitchsafe.errors import InputError, IntegrityError, MissingExtraError, PlanError, StoreError
 from stitchsafe.volumes import open_volume
 
 NAMES = ["out.csv", "out.ome.tif", "out.parquet"]
@@ -178,6 +179,7 @@ def test_a_file_that_comes_meanwhile_is_not_replaced(results: Path, tmp_path: Pa
         (["out.zarr", "--to", "csv", "-o", "gone/a.csv"], "gone does not exist"),
         (["out.zarr", "--to", "csv", "-o", "out.zarr/a.csv"], "lies in the result itself"),
         (["out.zarr", "--to", "csv", "-o", "s3://bucket/a.csv"], "is a URL"),
+        (["out.zarr", "--to", "tiff", "-o", "./image.npy", "--overwrite"], "is the volume that"),
         (["out.zarr", "--to", "csv", "--max-memory", "100MB"], "raise --max-memory, or let"),
     ],
 )
@@ -252,6 +254,32 @@ def test_a_table_of_nothing(tmp_path: Path, save: str) -> None:
     assert str(table.schema.field("id").type) == "int64"
     assert (tmp_path / "out.csv").read_text().count("\n") == 1
     assert not tifffile.imread(tmp_path / "out.ome.tif").any()
+
+
+def test_a_result_on_an_object_store(bucket: Bucket, tmp_path: Path) -> None:
+    from torch import nn
+
+    network = nn.Conv2d(1, 1, 1)
+    nn.init.ones_(network.weight)
+    nn.init.zeros_(network.bias)
+    np.save(tmp_path / "image.npy", blobs(20, 30))
+    forms = ["csv", "parquet", "tiff"]
+    for save in ("labels", "labels,table"):
+        stitchsafe.predict(
+            tmp_path / "image.npy", network, f"{bucket.url}/{save}.zarr", axes="yx",
+            labels_from="foreground", save=save.split(","),
+        )  # fmt: skip
+        with pytest.raises(StoreError, match="lies on no disk"):
+            stitchsafe.export(f"{bucket.url}/{save}.zarr", forms)
+        stitchsafe.export(f"{bucket.url}/{save}.zarr", forms, tmp_path)
+    with pytest.raises(InputError, match="nothing that can be exported"):
+        stitchsafe.export(f"{bucket.url}/gone.zarr", forms, tmp_path)
+    one, other = (tmp_path / f"{save}.csv" for save in ("labels", "labels,table"))
+    assert one.read_bytes() == other.read_bytes()
+    assert one.read_text().count("\n") > 3
+    assert tifffile.imread(tmp_path / "labels.ome.tif").max() == len(
+        pyarrow.parquet.read_table(tmp_path / "labels,table.parquet")
+    )
 
 
 def test_what_is_not_finished_is_refused(results: Path, tmp_path: Path, zygote: Zygote) -> None:

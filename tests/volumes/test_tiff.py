@@ -8,7 +8,7 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 import tifffile
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stitchsafe.coordinates import Roi
@@ -98,6 +98,7 @@ def test_levels_that_keep_every_page_are_there(tmp_path: Path) -> None:
     assert len(deep.levels) > 3
 
 
+@settings(deadline=None)
 @given(st.data())
 def test_any_chunks_give_the_same_file(tmp_path_factory: pytest.TempPathFactory, data) -> None:
     folder = tmp_path_factory.mktemp("chunks")
@@ -141,6 +142,14 @@ def test_each_chunk_is_read_once_and_few_at_a_time(tmp_path: Path, monkeypatch) 
         tifffile.imread(tmp_path / "a.tif"), Counted().read(Roi.whole(volume.shape))[0]
     )
     assert [path.name for path in tmp_path.iterdir()] == ["a.tif"]
+
+
+def test_large_chunks_are_read_whole() -> None:
+    volume = Counted()
+    volume.shape, volume.chunk_shape = (4, 1300, 900), (2, 512, 300)
+    assert {window.shape for window in tiff_windows(volume)} == {
+        (2, 512, 512), (2, 512, 388), (2, 276, 512), (2, 276, 388),
+    }  # fmt: skip
 
 
 def test_a_large_one_is_a_bigtiff(tmp_path: Path, monkeypatch) -> None:
