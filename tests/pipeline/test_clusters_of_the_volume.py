@@ -181,7 +181,7 @@ def test_nor_do_portions_of_what_is_collected(
 class View:
     """As the fields here are seen."""
 
-    shape, chunk_shape, channels = (44, 75), (16, 16), 3
+    shape, chunk_shape, channels, decoded_bytes = (44, 75), (16, 16), 3, 0
 
 
 class Death(BaseException):
