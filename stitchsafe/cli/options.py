@@ -185,11 +185,11 @@ class PredictOptions:
         Literal["embeddings", "foreground", "argmax"] | None,
         _option("What instances are made from (the model's own by default).", None, "Labels"),
     ] = None
-    class_map: Annotated[
+    parts: Annotated[
         bool | None,
         typer.Option(
-            "--class-map/--parts",
-            help="Labels from argmax: the classes themselves, or connected parts of each.",
+            "--parts/--no-parts",
+            help="Whether connected parts of a class, or of a cluster, are labels of their own.",
             show_default=False,
             rich_help_panel="Labels",
         ),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, Unpack
 
 import numpy as np
@@ -308,7 +308,7 @@ def _label_values(network: Network, settings: Settings) -> dict[str, Any] | None
         values = {"embedding_field": only, "foreground_field": only, "class_field": only}
     changed = {
         "source": settings.labels_from,
-        "parts": None if settings.class_map is None else not settings.class_map,
+        "parts": settings.parts,
         "bandwidth": settings.bandwidth,
         "bandwidth_quantile": settings.bandwidth_quantile,
         "kernel": settings.kernel,
@@ -317,22 +317,15 @@ def _label_values(network: Network, settings: Settings) -> dict[str, Any] | None
         "foreground_threshold": settings.foreground_threshold,
     }
     values.update({key: value for key, value in changed.items() if value is not None})
-    _refuse_class_map(values, settings)
-    if settings.class_map:
+    if values.get("source") == "argmax" and not values.get("parts", True):
+        _refuse_sizes_of_classes(settings)
         values.pop("min_size", None)  # the card's, of parts
     _refuse_unused(LabelSettings.from_json({**values, "window": (1,)}), settings)
     return values
 
 
-def _refuse_class_map(values: Mapping[str, Any], settings: Settings) -> None:
-    """Refuse what a class map cannot be made of, and what is for instances."""
-    source = values.get("source", "embeddings")
-    if settings.class_map is not None and source != "argmax":
-        raise InputError(
-            f"{'--class-map' if settings.class_map else '--parts'} is for labels from argmax, and "
-            f"these are made of {source}; add --labels-from argmax, or leave it out"
-        )
-    if settings.min_size is not None and not values.get("parts", True):
+def _refuse_sizes_of_classes(settings: Settings) -> None:
+    if settings.min_size is not None:
         raise InputError(
             f"--min-size {settings.min_size} drops instances, and a class map has none; leave it "
             "out"

@@ -34,7 +34,7 @@ class Options(TypedDict, total=False):
     """Keyword options of `predict` and `plan`; see :class:`Settings`."""
 
     labels_from: LabelSource | None
-    class_map: bool | None
+    parts: bool | None
     save: Sequence[Saved] | Saved
     tile_shape: Sequence[int] | None
     block_shape: Sequence[int] | None
@@ -87,9 +87,10 @@ class Settings:
     ----------
     labels_from
         Which field labels are made of; by default the model's card decides.
-    class_map
-        For labels from ``argmax``: whether they are the classes themselves, 0 for background, or
-        the connected parts of each class. By default the card decides, or it is the parts.
+    parts
+        Whether connected parts of a class, or of a cluster, are labels of their own. If not, labels
+        from ``argmax`` are the classes themselves, and those from clusters of the volume are whole
+        clusters. By default the card decides, or it is the parts.
     save
         What is kept: ``labels``, ``fields``, ``table``.
     tile_shape, block_shape
@@ -167,7 +168,7 @@ class Settings:
     """
 
     labels_from: LabelSource | None = None
-    class_map: bool | None = None
+    parts: bool | None = None
     save: tuple[Saved, ...] = ("labels",)
     tile_shape: tuple[int, ...] | None = None
     block_shape: tuple[int, ...] | None = None
@@ -326,7 +327,7 @@ class Settings:
             return
         for name in (
             "labels_from",
-            "class_map",
+            "parts",
             "bandwidth",
             "bandwidth_quantile",
             "kernel",

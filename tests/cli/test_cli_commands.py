@@ -220,12 +220,12 @@ def test_evaluate_passes_thresholds(api: Calls, run: Run) -> None:
     assert api.last == {"grid": "auto"}
 
 
-@pytest.mark.parametrize(("flag", "value"), [("--class-map", True), ("--parts", False)])
+@pytest.mark.parametrize(("flag", "value"), [("--parts", True), ("--no-parts", False)])
 def test_predict_passes_what_classes_become(api: Calls, run: Run, flag: str, value: bool) -> None:
     run(["predict", "volume.zarr", "--labels-from", "argmax", flag])
-    assert (api.last["labels_from"], api.last["class_map"]) == ("argmax", value)
+    assert (api.last["labels_from"], api.last["parts"]) == ("argmax", value)
     run(["predict", "volume.zarr"])
-    assert "class_map" not in api.last
+    assert "parts" not in api.last
     api.behave = lambda *_, **__: Answer({**PREDICTED, "instances": None, "classes": 5})
     assert "a map of 5 classes in out.zarr" in run(["predict", "volume.zarr", flag]).out
 

@@ -81,7 +81,7 @@ def test_tiles_give_the_argmax_of_the_whole(data) -> None:
     roi = Roi.from_bounds(begin, [data.draw(st.integers(b + 1, s)) for b, s in
                                   zip(begin, shape, strict=True)])  # fmt: skip
     made = stitchsafe.predict(
-        image, namespace["classes"](ndim, count), labels_from="argmax", class_map=True,
+        image, namespace["classes"](ndim, count), labels_from="argmax", parts=False,
         tile_shape=tile, roi=roi, **OPTIONS,
     )  # fmt: skip
     np.testing.assert_array_equal(made.labels, whole(image, count)[roi.slices])
@@ -102,7 +102,7 @@ class Runs:
     def start(self, out: str, *more: str):
         return self.zygote.start(
             "predict", "image.npy", "-m", "integers:classes", "-o", out, "--axes", "yx",
-            "--labels-from", "argmax", "--class-map", "--tile-shape", "16,16", "--image", "none",
+            "--labels-from", "argmax", "--no-parts", "--tile-shape", "16,16", "--image", "none",
             "--block-shape", "32,32", "--threads", "1", "--max-memory", "10GB", *more,
             cwd=self.folder, window=32, PYTHONPATH=self.path,
         )  # fmt: skip
@@ -236,13 +236,12 @@ def test_classes_are_exported(here: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("more", "said"),
     [
-        (["--class-map"], "--class-map is for labels from argmax, and these are made of embed"),
-        (["--parts"], "--parts is for labels from argmax, and these are made of embeddings"),
-        (["--class-map", "--labels-from", "foreground"], "these are made of foreground"),
-        (["--class-map", "--labels-from", "argmax", "--min-size", "4"], "a class map has none"),
-        (["--class-map", "--labels-from", "argmax", "--save", "labels,table"], "--save table"),
-        (["--class-map", "--save", "fields"], "--save fields makes none"),
-        (["--class-map", "--labels-from", "argmax", "--arg", "count=1"], "has 1; choose another"),
+        (["--no-parts"], "labels from embeddings are connected parts, and parts is false"),
+        (["--no-parts", "--labels-from", "foreground"], "labels from foreground are connected"),
+        (["--no-parts", "--labels-from", "argmax", "--min-size", "4"], "a class map has none"),
+        (["--no-parts", "--labels-from", "argmax", "--save", "labels,table"], "--save table"),
+        (["--no-parts", "--save", "fields"], "--save fields makes none"),
+        (["--no-parts", "--labels-from", "argmax", "--arg", "count=1"], "has 1; choose another"),
         (["--labels-from", "argmax", "--arg", "count=1"], "has 1; choose another"),
     ],
 )
@@ -286,7 +285,7 @@ def test_a_card_may_ask_for_it_and_the_user_for_parts(tmp_path: Path) -> None:
     classes = stitchsafe.predict(image, tmp_path / "kinds", **OPTIONS)
     assert classes.progress.instances is None
     assert classes.labels.max() <= 2
-    parts = stitchsafe.predict(image, tmp_path / "kinds", class_map=False, **OPTIONS)
+    parts = stitchsafe.predict(image, tmp_path / "kinds", parts=True, **OPTIONS)
     assert parts.progress.instances == parts.labels.max()
     assert ((parts.labels > 0) == (classes.labels > 0)).all()
     with pytest.raises(InputError, match="--min-size 3 drops instances"):
