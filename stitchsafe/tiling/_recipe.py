@@ -179,7 +179,7 @@ class Recipe:
     @property
     def classes(self) -> int:
         """How many classes there are, where labels are classes; 0 where they are instances."""
-        if self.labels is None or self.labels["parts"] or self.labels["source"] != "argmax":
+        if self.labels is None or self.labels["source"] != "argmax" or self.labels["parts"]:
             return 0
         return dict(self.outputs)[self.labels["class_field"]]
 
