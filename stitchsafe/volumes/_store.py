@@ -5,6 +5,8 @@ an object store shows whole objects only; so a killed process leaves whole chunk
 Checksums make a flipped bit raise instead of passing for data:
 
 * Zarr v3: ``bytes | zstd | crc32c`` per chunk; in a shard so for each inner chunk and the index.
+  Floats by blosc in place of zstd: with their bytes shuffled, lz4 makes them smaller, and in half
+  the time.
 * Zarr v2: gzip, whose trailer holds a CRC-32 of the data. (v2's zstd can carry a checksum too, but
   tensorstore refuses that key, and v2 filters with one are read by zarr-python alone.)
 
@@ -261,7 +263,7 @@ def _metadata_v3(
 ) -> dict[str, Any]:
     checksum = {"name": "crc32c"}
     to_bytes = {"name": "bytes", "configuration": {"endian": "little"}}
-    codecs = [to_bytes, {"name": "zstd", "configuration": {"level": 1}}, checksum]
+    codecs: list[dict[str, Any]] = [to_bytes, _compression(dtype), checksum]
     if shards is not None:
         if len(shards) != len(chunks) or any(s % c for s, c in zip(shards, chunks, strict=True)):
             raise StoreError(
@@ -281,6 +283,13 @@ def _metadata_v3(
         "codecs": codecs,
         "fill_value": bool(fill_value) if dtype == np.bool_ else dtype.type(fill_value).item(),
     }
+
+
+def _compression(dtype: np.dtype[Any]) -> dict[str, Any]:
+    if dtype.kind != "f":
+        return {"name": "zstd", "configuration": {"level": 1}}
+    how = {"cname": "lz4", "clevel": 5, "shuffle": "shuffle", "typesize": dtype.itemsize}
+    return {"name": "blosc", "configuration": {**how, "blocksize": 0}}
 
 
 def _metadata_v2(
