@@ -60,7 +60,7 @@ def ids(here: Path, zygote: Zygote, spacing: int) -> int:
     seen = []
     for disk in range(1, truth.max() + 1):
         where = np.argwhere(truth == disk)
-        if len(where) == largest and CONTEXT <= where.min() and where.max() < SIZE - CONTEXT:
+        if len(where) == largest and where.min() >= CONTEXT and where.max() < SIZE - CONTEXT:
             values, counts = np.unique(labels[truth == disk], return_counts=True)
             seen.append(int(values[counts.argmax()]))
     assert len(seen) >= 64
