@@ -13,6 +13,7 @@ import numpy as np
 from stitchsafe.coordinates import CellGrid, Roi
 from stitchsafe.instances import (
     Decision,
+    Districts,
     InstanceTable,
     LabelSettings,
     Merging,
@@ -66,7 +67,7 @@ class Merged:
         return self.order.instances
 
     def labels(self, provisional: np.ndarray, window: Roi, extent: Sequence[int]) -> np.ndarray:
-        grid = self.merging.districts
+        grid = self.merging.districts.grid
         index = tuple(o // s for o, s in zip(window.offset, grid.cell_shape, strict=True))
         return final_labels(provisional, window, self.memory.load("merge", index), extent)
 
@@ -90,7 +91,7 @@ def merge_records(
         shape = tuple(size * windows_per_district for size in settings.window)
     memory = Memory()
     districts = CellGrid(cells.region, shape)
-    merging = Merging(cells, extent, districts, settings, known.get, memory)
+    merging = Merging(Districts(cells, extent, districts), settings, known.get, memory)
 
     def all_cells(stage: str, grid: CellGrid, make: Any) -> None:
         some = list(grid.cells())
@@ -103,7 +104,7 @@ def merge_records(
 
     all_cells("contacts", districts, merging.contacts)
     for level in range(1, merging.levels + 1):
-        regions = merging.regions(level)
+        regions = merging.districts.regions(level)
         all_cells(f"unite {level}", regions, lambda cell, at=level: merging.unite(at, cell))
     all_cells("groups", districts, merging.groups)
     walked: dict[str, list[int]] = {}
@@ -118,7 +119,7 @@ def merge_records(
     def keep(number: int, names: np.ndarray) -> None:
         memory.arrays["order", (number,)] = {"names": names}
 
-    found = merging.order(keep)
+    found = merging.numbering.order(keep)
     all_cells("merge", districts, lambda cell: merging.merge(cell, found))
     left = [arrays for (stage, _), arrays in memory.arrays.items() if stage == "merge"]
     pairs: dict[Pair, tuple[int, float, Decision]] = {}
@@ -136,7 +137,9 @@ def merge_records(
             names = memory.load("contacts", index)["names"].tolist()
             ids.update(zip(names, arrays["ids"].tolist(), strict=True))
     conflicts = sum(said["conflicts"] for said in memory.said["merge"].values())
-    return Merged(found, pairs, ids, conflicts, list(merging.table(found)), left, memory, merging)
+    return Merged(
+        found, pairs, ids, conflicts, list(merging.numbering.table(found)), left, memory, merging
+    )
 
 
 def expected_ids(records: Sequence[WindowRecord], settings: LabelSettings) -> dict[int, int]:

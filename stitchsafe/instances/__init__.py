@@ -21,7 +21,9 @@ from typing import TYPE_CHECKING, Any
 from stitchsafe.instances._bandwidth import PointSample, estimate_bandwidth
 from stitchsafe.instances._classes import ClassSink, class_map, class_type
 from stitchsafe.instances._contacts import Contacts, touching
+from stitchsafe.instances._districts import MERGING_BYTES, Districts, choose_districts
 from stitchsafe.instances._growth import grow_segments
+from stitchsafe.instances._leavings import Made
 from stitchsafe.instances._meanshift import (
     Kernel,
     Modes,
@@ -31,14 +33,8 @@ from stitchsafe.instances._meanshift import (
     nearest_mode,
 )
 from stitchsafe.instances._measure import LabelMeasures
-from stitchsafe.instances._merging import (
-    MERGING_BYTES,
-    Decision,
-    Made,
-    Merging,
-    Order,
-    choose_districts,
-)
+from stitchsafe.instances._merging import Decision, Merging
+from stitchsafe.instances._numbering import Numbering, Order
 from stitchsafe.instances._records import Segments, WindowRecord, WindowSegments
 from stitchsafe.instances._relabel import relabel
 from stitchsafe.instances._settings import Background, Clusters, LabelSettings, Source
@@ -65,6 +61,7 @@ __all__ = [
     "Clusters",
     "Contacts",
     "Decision",
+    "Districts",
     "InstanceTable",
     "Kernel",
     "LabelMeasures",
@@ -73,6 +70,7 @@ __all__ = [
     "MeanShift",
     "Merging",
     "Modes",
+    "Numbering",
     "Order",
     "PointSample",
     "SegmentSink",

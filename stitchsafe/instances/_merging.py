@@ -30,53 +30,35 @@ The result depends on the set of windows alone, not on districts, nor on the ord
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from enum import IntEnum
 from functools import cached_property
-from itertools import pairwise, product
-from typing import Any, Protocol
+from itertools import product
 
 import numpy as np
 from numpy.typing import NDArray
 
-from stitchsafe.coordinates import CellGrid, Roi
+from stitchsafe.coordinates import Roi
 from stitchsafe.instances._components import Crossings, Renaming, clashing, join
 from stitchsafe.instances._contacts import Contacts
+from stitchsafe.instances._districts import Districts
+from stitchsafe.instances._leavings import Arrays, Left, Made
+from stitchsafe.instances._numbering import Numbering, Order
 from stitchsafe.instances._objects import Objects
+from stitchsafe.instances._portions import portions
 from stitchsafe.instances._records import Segments, WindowRecord
 from stitchsafe.instances._settings import LabelSettings
-from stitchsafe.instances._table import InstanceTable
 from stitchsafe.instances._walk import walk
 
-__all__ = [
-    "MERGING_BYTES",
-    "Arrays",
-    "Decision",
-    "Left",
-    "Made",
-    "Merging",
-    "Order",
-    "choose_districts",
-]
+__all__ = ["Decision", "Merging"]
 
-Arrays = Mapping[str, NDArray[Any]]
 Index = tuple[int, ...]
 Int64 = NDArray[np.int64]
-
-DISTRICT_BYTES = 2**25
-"""Evidence of a district, unless one window has more."""
-
-MERGING_BYTES = 3 * DISTRICT_BYTES
-"""Memory of any stage but the walk, as measured, unless one window has more evidence."""
-
-AT_ONCE = 2**17
-"""Names that are sorted, and rows of the table that are made, together."""
 
 WALKED_AT_ONCE = 2**16
 """Segments that are walked together, unless one group has more."""
 
-_SEGMENT_BYTES = 256
 _NONE = np.zeros(0, np.int64)
 
 
@@ -88,96 +70,14 @@ class Decision(IntEnum):
     CONFLICT = 2
 
 
-class Left(Protocol):
-    """What earlier stages have left."""
-
-    def load(self, stage: str, index: Index) -> Arrays:
-        """The arrays of one of its cells."""
-
-    def notes(self, stage: str) -> Mapping[Index, Mapping[str, Any]]:
-        """What else it said of its cells."""
-
-
-@dataclass(frozen=True)
-class Made:
-    """What a stage makes of a cell: arrays to keep, and notes for later stages."""
-
-    arrays: Arrays
-    notes: Mapping[str, Any] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Order:
-    """The objects that stay, in order of their names.
-
-    Parameters
-    ----------
-    starts, counts
-        Of each portion of the names: the first of them, and how many.
-    dropped_small, dropped_background
-        Merged objects below the minimum size, and those that the background rule took.
-    """
-
-    starts: tuple[int, ...] = ()
-    counts: tuple[int, ...] = ()
-    dropped_small: int = 0
-    dropped_background: int = 0
-
-    @property
-    def instances(self) -> int:
-        return sum(self.counts)
-
-    @property
-    def dtype(self) -> np.dtype[Any]:
-        """The smallest unsigned type that holds all ids."""
-        return np.min_scalar_type(self.instances)
-
-
-def choose_districts(cells: CellGrid, segments: Mapping[Index, int]) -> tuple[int, ...]:
-    """Shape of districts, in voxels: as many windows as have evidence for one portion of memory.
-
-    Parameters
-    ----------
-    cells
-        The clustering windows.
-    segments
-        How many each has.
-    """
-    shape = np.asarray(cells.cell_shape)
-    planes = 8 * sum(int(np.prod(np.delete(shape, axis))) for axis in range(len(shape)))
-    corner = np.asarray(cells.index(cells.region))
-    grid = np.zeros(-(-np.asarray(cells.region.end) // shape) - corner, np.int64)
-    for index, count in segments.items():
-        grid[tuple(np.asarray(index) - corner)] = count * _SEGMENT_BYTES + planes
-    factor = 1
-    while (
-        factor < max(corner + grid.shape) and _fullest(grid, corner, 2 * factor) <= DISTRICT_BYTES
-    ):
-        factor *= 2
-    return tuple(int(size) * factor for size in shape)
-
-
-def _fullest(grid: Int64, corner: Int64, factor: int) -> int:
-    """The largest sum over boxes of cells, on the grid anchored at 0."""
-    for axis, begin in enumerate(corner):
-        bounds = np.arange(grid.shape[axis]) + begin
-        starts = np.flatnonzero(np.diff(bounds // factor, prepend=-1))
-        grid = np.add.reduceat(grid, starts, axis=axis)
-    return int(grid.max(initial=0))
-
-
 @dataclass(frozen=True)
 class Merging:
     """The stages of merging, each a pure function of what the earlier ones left.
 
     Parameters
     ----------
-    cells
-        The clustering windows.
-    extent
-        Shape of the volume, whose raster order names segments.
     districts
-        Whole windows that are merged together.
+        Windows, and which of them are merged together.
     settings
         Bandwidth, background rule and minimum size.
     evidence
@@ -186,36 +86,24 @@ class Merging:
         What earlier stages have left.
     """
 
-    cells: CellGrid
-    extent: tuple[int, ...]
-    districts: CellGrid
+    districts: Districts
     settings: LabelSettings
     evidence: Callable[[Roi], WindowRecord | None]
     left: Left
 
-    @cached_property
+    @property
     def levels(self) -> int:
-        """How often regions double until one is all; not at all where contact does not matter."""
-        if not self.settings.parts:
-            return 0
-        level = 0
-        while len(list(self.regions(level).cells())) > 1:
-            level += 1
-        return level
-
-    def regions(self, level: int) -> CellGrid:
-        """Regions of a level; those of level 0 are districts."""
-        shape = tuple(size << level for size in self.districts.cell_shape)
-        return CellGrid(self.districts.region, shape)
+        """How often regions are united until one is all; never where contact does not matter."""
+        return self.districts.levels if self.settings.parts else 0
 
     # contacts
 
     def contacts(self, district: Roi) -> Made:
         """Pairs that touch; components of the district; candidates that cross its border."""
-        inside = {cell: self.evidence(cell) for cell in self.cells.cells(district)}
+        inside = {cell: self.evidence(cell) for cell in self.districts.windows.cells(district)}
         kept, crossing = [], []
         for (cell, here), axis in product(inside.items(), range(district.ndim)):
-            below, above = (self._beside(cell, axis, step) for step in (-1, 1))
+            below, above = (self.districts.beside(cell, axis, step) for step in (-1, 1))
             if below is not None:
                 record = inside[below] if below in inside else self.evidence(below)
                 kept.append(_between(record, here, axis))
@@ -245,24 +133,18 @@ class Merging:
             {} if self.settings.parts else {"firsts": _first_names(segments)},
         )
 
-    def _beside(self, cell: Roi, axis: int, step: int) -> Roi | None:
-        index = list(self.cells.index(cell))
-        index[axis] += step
-        found = self.cells.cell_at(index)
-        return found if found.size else None
-
     # groups
 
     def unite(self, level: int, region: Roi) -> Made:
         """Components of a region, of those of the smaller ones that it is made of."""
-        smaller = self.regions(level - 1)
+        smaller = self.districts.regions(level - 1)
         parts = [
             _crossings(self.left.load(_unite(level - 1), smaller.index(part)))
             for part in smaller.cells(region)
         ]
         crossings = Crossings.concatenate(parts)
-        here = self.regions(level).index(region)
-        within = (self._at(crossings.other, level) == here).all(axis=1)
+        here = self.districts.regions(level).index(region)
+        within = (self.districts.homes(crossings.other, level) == here).all(axis=1)
         renaming, outward = join(crossings, within)
         crossed = {f"crossing_{name}": column for name, column in vars(outward).items()}
         return Made({**vars(renaming), **crossed})
@@ -278,14 +160,14 @@ class Merging:
 
     def groups(self, district: Roi) -> Made:
         """The group of each segment; groups of which a window here holds two clusters."""
-        arrays = self.left.load("contacts", self.districts.index(district))
+        arrays = self.left.load("contacts", self.districts.grid.index(district))
         segments, groups = Segments.from_arrays(arrays), arrays["components"]
         if not self.settings.parts:
             return Made(
                 {"groups": self._firsts[segments.clusters], "clashes": _NONE}, {"clashes": 0}
             )
         for level in range(1, self.levels + 1):
-            regions = self.regions(level)
+            regions = self.districts.regions(level)
             index = tuple(o // s for o, s in zip(district.offset, regions.cell_shape, strict=True))
             known = self.left.load(_unite(level), index)
             groups = Renaming(known["old"], known["new"])(groups)
@@ -329,7 +211,7 @@ class Merging:
         for index in sorted(notes):
             groups = self.left.load("groups", index)["groups"]
             np.add.at(sizes, np.searchsorted(clashes, groups[np.isin(groups, clashes)]), 1)
-        for number, (begin, end) in enumerate(_portions(sizes, WALKED_AT_ONCE)):
+        for number, (begin, end) in enumerate(portions(sizes, WALKED_AT_ONCE)):
             allowed(int(sizes[begin:end].sum()))
             yield from self._walked(number, clashes[begin:end])
 
@@ -367,7 +249,7 @@ class Merging:
 
     def objects(self, district: Roi) -> Made:
         """The object of each segment, and what objects have here."""
-        index = self.districts.index(district)
+        index = self.districts.grid.index(district)
         segments = Segments.from_arrays(self.left.load("contacts", index))
         names, objects = segments.names, self.left.load("groups", index)["groups"].copy()
         for number in self.left.notes("walk")[()]["walked"].get(_key(index), ()):
@@ -375,14 +257,16 @@ class Merging:
             moved = np.isin(names, known["old"])
             objects[moved] = Renaming(known["old"], known["new"])(names[moved])
         parts = Objects.of_segments(objects, segments)
-        homes = {tuple(home) for home in np.unique(self._at(parts.names, 0), axis=0).tolist()}
+        homes = {
+            tuple(home) for home in np.unique(self.districts.homes(parts.names), axis=0).tolist()
+        }
         return Made(
             {
                 "names": names,
                 "objects": objects,
                 **{f"part_{name}": column for name, column in parts.to_arrays().items()},
             },
-            {"homes": sorted(map(list, homes - {index}))},
+            {"homes": [home for home in homes if tuple(home) != index]},
         )
 
     @cached_property
@@ -396,14 +280,14 @@ class Merging:
 
     def totals(self, district: Roi) -> Made:
         """All of the objects whose first voxel lies here."""
-        home = self.districts.index(district)
+        home = self.districts.grid.index(district)
         parts = []
         for index in [home, *self._senders.get(home, ())]:
             arrays = self.left.load("objects", index)
             part = Objects.from_arrays(
                 {n.removeprefix("part_"): a for n, a in arrays.items() if n.startswith("part_")}
             )
-            parts.append(part.among((self._at(part.names, 0) == home).all(axis=1)))
+            parts.append(part.among((self.districts.homes(part.names) == home).all(axis=1)))
         found = Objects.union(parts)
         notes = {}
         if found.count:
@@ -411,95 +295,21 @@ class Merging:
             notes["largest"] = [int(found.voxels[most]), int(found.names[most])]
         return Made(found.to_arrays(), notes)
 
-    def _totals(self, index: Index) -> Objects:
-        return Objects.from_arrays(self.left.load("totals", index))
-
-    # order
+    # ids
 
     @cached_property
-    def _background(self) -> tuple[int, NDArray[np.float32]] | None:
-        """Name and mode of the object that background is, where it is a cluster."""
-        rule = self.settings
-        if rule.source != "embeddings" or rule.background != "largest-cluster":
-            return None
-        said = self.left.notes("totals")
-        most = [(-s["largest"][0], s["largest"][1], i) for i, s in said.items() if "largest" in s]
-        if not most:
-            return None
-        _, name, index = min(most)
-        totals = self._totals(index)
-        return name, totals.modes[np.searchsorted(totals.names, name)]
-
-    def _dropped(self, objects: Objects) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-        """Which objects are background, and which are otherwise too small."""
-        background = np.zeros(objects.count, bool)
-        if self._background is not None:
-            background = objects.like(self._background[1], self.settings)
-        return background, (objects.voxels < self.settings.min_size) & ~background
-
-    def order(self, keep: Callable[[int, Int64], None]) -> Order:
-        """Put the names of the objects that stay in order.
-
-        Parameters
-        ----------
-        keep
-            Takes the portions of the names, numbered from 0.
-        """
-        starts: list[int] = []
-        counts: list[int] = []
-        small = background = 0
-        for slab in self._slabs():
-            depth = np.zeros(self.districts.cell_shape[0], np.int64)
-            top = slab[0][0] * self.districts.cell_shape[0]
-            for index in slab:
-                objects = self._totals(index)
-                of_background, too_small = self._dropped(objects)
-                small, background = small + int(too_small.sum()), background + of_background.sum()
-                names = objects.names[~(of_background | too_small)]
-                np.add.at(depth, names // self._plane - top, 1)
-            for begin, end in _portions(depth, AT_ONCE):
-                names = self._names_between(slab, top + begin, top + end)
-                if len(names):
-                    keep(len(starts), names)
-                    starts.append(int(names[0]))
-                    counts.append(len(names))
-        return Order(tuple(starts), tuple(counts), small, int(background))
-
-    def _slabs(self) -> Iterator[list[Index]]:
-        """Districts that lie side by side, along the first axis."""
-        indices = list(map(self.districts.index, self.districts.cells()))
-        for at in sorted({index[0] for index in indices}):
-            yield [index for index in indices if index[0] == at]
-
-    @property
-    def _plane(self) -> int:
-        """Voxels of a slice across the first axis."""
-        return int(np.prod(self.extent[1:]))
-
-    def _names_between(self, slab: Sequence[Index], begin: int, end: int) -> Int64:
-        """Names of objects that stay and begin in some slices, ascending."""
-        found = []
-        for index in slab:
-            objects = self._between_slices(index, begin, end)
-            of_background, too_small = self._dropped(objects)
-            found.append(objects.names[~(of_background | too_small)])
-        return np.sort(np.concatenate(found))
-
-    def _between_slices(self, index: Index, begin: int, end: int) -> Objects:
-        objects = self._totals(index)
-        planes = objects.names // self._plane
-        return objects.among((begin <= planes) & (planes < end))
-
-    # merge
+    def numbering(self) -> Numbering:
+        """Which of the objects stay, and what their ids are."""
+        return Numbering(self.districts, self.settings, self.left)
 
     def merge(self, district: Roi, order: Order) -> Made:
         """The id of each segment, and what became of each pair."""
-        index = self.districts.index(district)
+        index = self.districts.grid.index(district)
         arrays, objects = self.left.load("contacts", index), self._objects_of(index)
         pairs = _contacts(arrays)
         of_high = _looked_up(*objects, pairs.high)
         of_low = np.full(pairs.count, -1)
-        homes = self._at(pairs.low, 0)
+        homes = self.districts.homes(pairs.low)
         for home in np.unique(homes, axis=0):
             there = (homes == home).all(axis=1)
             known = objects if tuple(home) == index else self._objects_of(tuple(home.tolist()))
@@ -509,7 +319,7 @@ class Merging:
         like = pairs.distances <= self.settings.merge_distance
         decisions[like & united] = Decision.UNITED
         decisions[like & ~united] = Decision.CONFLICT
-        ids = self._ids(objects[1], order)
+        ids = self.numbering.ids(objects[1], order)
         return Made(
             {
                 "keys": arrays["keys"],
@@ -525,40 +335,6 @@ class Merging:
         """Names of a district's segments, and the object of each."""
         arrays = self.left.load("objects", index)
         return arrays["names"], arrays["objects"]
-
-    def _ids(self, objects: Int64, order: Order) -> NDArray[Any]:
-        """Final ids of objects; 0 where they are dropped."""
-        ids = np.zeros(len(objects), order.dtype)
-        portions = np.searchsorted(np.asarray(order.starts, np.int64), objects, side="right") - 1
-        before = np.concatenate([[0], np.cumsum(order.counts)]).astype(np.int64)
-        for number in np.unique(portions[portions >= 0]).tolist():
-            names = self.left.load("order", (number,))["names"]
-            here = np.flatnonzero(portions == number)
-            at = np.searchsorted(names, objects[here])
-            at[at == len(names)] = 0
-            stays = names[at] == objects[here]
-            ids[here[stays]] = before[number] + at[stays] + 1
-        return ids
-
-    def table(self, order: Order) -> Iterator[InstanceTable]:
-        """The instance table, in order of ids, some rows at a time."""
-        slabs = {slab[0][0]: slab for slab in self._slabs()}
-        depth = self.districts.cell_shape[0]
-        before = np.concatenate([[0], np.cumsum(order.counts)])
-        for number, first in enumerate(before[:-1].tolist()):
-            names = self.left.load("order", (number,))["names"]
-            begin, end = int(names[0]) // self._plane, int(names[-1]) // self._plane + 1
-            parts = []
-            for index in slabs[begin // depth]:
-                objects = self._between_slices(index, begin, end)
-                parts.append(objects.among(np.isin(objects.names, names)))
-            objects = Objects.union(parts)
-            yield InstanceTable.of_objects(objects, first + 1, self.cells.region)
-
-    def _at(self, names: Int64, level: int) -> Int64:
-        """Index of the region of a level in which first voxels lie, int64 ``(names, ndim)``."""
-        positions = np.stack(np.unravel_index(names, self.extent), axis=-1)
-        return np.asarray(positions // np.asarray(self.regions(level).cell_shape), np.int64)
 
 
 def _between(low: WindowRecord | None, high: WindowRecord | None, axis: int) -> Contacts:
@@ -592,18 +368,6 @@ def _looked_up(names: Int64, values: Int64, wanted: Int64) -> Int64:
     """The value of each wanted name, all of which are known."""
     order = np.argsort(names, kind="stable")
     return values[order[np.searchsorted(names[order], wanted)]]
-
-
-def _portions(sizes: Int64, most: int) -> Iterator[tuple[int, int]]:
-    """Runs of consecutive sizes that add up to at most so much, or are one."""
-    total, bounds = 0, [0]
-    for at, size in enumerate(sizes.tolist()):
-        if total and total + size > most:
-            bounds.append(at)
-            total = 0
-        total += size
-    bounds.append(len(sizes))
-    yield from (pair for pair in pairwise(bounds) if pair[1] > pair[0])
 
 
 def _key(index: Index) -> str:

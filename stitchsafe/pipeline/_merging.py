@@ -35,6 +35,7 @@ from stitchsafe.engine import (
 from stitchsafe.errors import IntegrityError, InterruptedRunError
 from stitchsafe.instances import (
     WALKED_BYTES,
+    Districts,
     LabelSettings,
     Made,
     Merging,
@@ -141,13 +142,11 @@ class MergingStages:
 
     @cached_property
     def merging(self) -> Merging:
-        districts = districts_of(self.ledger, self.recipe)
-        assert districts is not None, "the first stage of merging chooses them"
+        grid = districts_of(self.ledger, self.recipe)
+        assert grid is not None, "the first stage of merging chooses them"
         cells, entered = self.recipe.cells, self.leavings.notes(segmenting(self.recipe))
         return Merging(
-            cells,
-            self.recipe.extent,
-            districts,
+            Districts(cells, self.recipe.extent, grid),
             self.settings,
             lambda cell: load_evidence(self.store.evidence, cells, entered, cell),
             self.leavings,
@@ -156,7 +155,7 @@ class MergingStages:
     def cells(self, stage: str) -> CellGrid:
         """Districts, or regions of them."""
         level = int(stage.removeprefix("unite ")) if stage.startswith("unite ") else 0
-        return self.merging.regions(level)
+        return self.merging.districts.regions(level)
 
     def work(self, stage: str) -> FileWork:
         """What is done with each of them."""
@@ -235,9 +234,9 @@ def merge_all(
         run.blocks(stage, stages.cells(stage).cell_shape)
     run.once("walk", lambda: _walk(MergingStages(store, recipe, ledger), budget))
     for stage in ("objects", "totals"):
-        run.blocks(stage, merging.districts.cell_shape)
+        run.blocks(stage, merging.districts.grid.cell_shape)
     order = _order(run.once("order", lambda: _put_in_order(MergingStages(store, recipe, ledger))))
-    run.blocks("merge", merging.districts.cell_shape)
+    run.blocks("merge", merging.districts.grid.cell_shape)
 
     def conclude() -> CellRecord:
         now = MergingStages(store, recipe, ledger)
@@ -250,7 +249,7 @@ def merge_all(
             "checksums": {},
         }
         if table:
-            text = csv_pieces(now.merging.table(order), axes, voxel_size)
+            text = csv_pieces(now.merging.numbering.table(order), axes, voxel_size)
             record["checksums"]["table"] = save_bytes(store.table_file, text)
         return record
 
@@ -293,7 +292,7 @@ def _put_in_order(stages: MergingStages) -> CellRecord:
         place = stages.leavings.place("order", (number,))
         files[_key((number,))] = save_arrays(place, {"names": names})
 
-    order = stages.merging.order(keep)
+    order = stages.merging.numbering.order(keep)
     return {**asdict(order), "files": files}
 
 

@@ -22,13 +22,14 @@ from stitchsafe.instances import (
     Segments,
     WindowRecord,
     WindowSegments,
+    _merging,
+    _numbering,
     choose_districts,
     connected_parts,
     relabel,
     segment_window,
     touching,
 )
-from stitchsafe.instances import _merging as merging_module
 
 
 def embedding(classes: np.ndarray, jitter: float = 0.0) -> np.ndarray:
@@ -190,10 +191,9 @@ def test_districts_follow_the_rule_as_it_is_stated(
         window=(window,) * len(shape), bandwidth=1.0, background=background, min_size=min_size
     )
     records = drifting(shape, how, np.random.default_rng(order.randrange(2**32)))
-    small = {"AT_ONCE": 4, "WALKED_AT_ONCE": 8}
     with pytest.MonkeyPatch.context() as patch:
-        for name, value in small.items():
-            patch.setattr(merging_module, name, value)
+        patch.setattr(_numbering, "AT_ONCE", 4)
+        patch.setattr(_merging, "WALKED_AT_ONCE", 8)
         cut = merge_records(records, how, windows_per_district=district, order=order)
     whole = merge_records(records, how, windows_per_district=64)
     assert cut.ids == whole.ids == expected_ids(records, how)

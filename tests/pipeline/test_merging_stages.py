@@ -13,7 +13,7 @@ from stores import content_of, smooth_volume, tiny_model
 import stitchsafe
 from stitchsafe.engine import Ledger
 from stitchsafe.errors import InterruptedRunError
-from stitchsafe.instances import _merging as merging
+from stitchsafe.instances import _districts, _merging, _numbering
 from stitchsafe.pipeline import _merging as stages
 from stitchsafe.pipeline._store import ResultStore
 
@@ -35,9 +35,9 @@ def here(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def small() -> Iterator[None]:
     """Small portions of everything: many districts, and several of what is handled together."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(merging, "DISTRICT_BYTES", 2**19)
-        patch.setattr(merging, "AT_ONCE", 50)
-        patch.setattr(merging, "WALKED_AT_ONCE", 100)
+        patch.setattr(_districts, "DISTRICT_BYTES", 2**19)
+        patch.setattr(_numbering, "AT_ONCE", 50)
+        patch.setattr(_merging, "WALKED_AT_ONCE", 100)
         yield
 
 
