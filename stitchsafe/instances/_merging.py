@@ -257,9 +257,7 @@ class Merging:
             moved = np.isin(names, known["old"])
             objects[moved] = Renaming(known["old"], known["new"])(names[moved])
         parts = Objects.of_segments(objects, segments)
-        homes = {
-            tuple(home) for home in np.unique(self.districts.homes(parts.names), axis=0).tolist()
-        }
+        homes = np.unique(self.districts.homes(parts.names), axis=0).tolist()
         return Made(
             {
                 "names": names,
