@@ -41,7 +41,6 @@ from stitchsafe.instances._settings import Background, Clusters, LabelSettings, 
 from stitchsafe.instances._sketch import Sketch, SketchUnion, to_units
 from stitchsafe.instances._stages import SegmentSink, final_labels, load_evidence
 from stitchsafe.instances._table import InstanceTable
-from stitchsafe.instances._walk import WALKED_BYTES
 from stitchsafe.instances._windows import (
     clustered_points,
     connected_parts,
@@ -55,7 +54,6 @@ if TYPE_CHECKING:
 
 __all__ = [
     "MERGING_BYTES",
-    "WALKED_BYTES",
     "Background",
     "ClassSink",
     "Clusters",

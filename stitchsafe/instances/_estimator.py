@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from numbers import Integral, Real
 from typing import Any, Self, get_args
 
 import numpy as np
@@ -165,6 +166,7 @@ class MeanShift(ClusterMixin, BaseEstimator):  # type: ignore[misc]
             self._bandwidth = float(self.bandwidth)
             self._points = None
         elif self._points is None:
+            self._refuse_other_lattice()
             added = _sketch(backend, points, self._bandwidth)
             self.sketch_ = Sketch.union([self.sketch_, added])
         else:
@@ -172,19 +174,34 @@ class MeanShift(ClusterMixin, BaseEstimator):  # type: ignore[misc]
         self._outdate()
         return self
 
+    def _refuse_other_lattice(self) -> None:
+        """Refuse parameters that were set since, and that the sketch cannot follow."""
+        if self.exact or self.bandwidth not in (None, self._bandwidth):
+            asked = "exact" if self.exact else f"bandwidth={self.bandwidth}"
+            raise ClusteringError(
+                f"{asked} was set after points came into a sketch of bandwidth {self._bandwidth}; "
+                "call fit, which forgets them"
+            )
+
     def merge(self, other: MeanShift) -> Self:
         """Add the points that another estimator saw.
 
         Parameters
         ----------
         other
-            Fitted on points of as many dimensions, with the same bandwidth; it stays as it is.
+            Fitted on points of as many dimensions, with the same bandwidth; it stays as it is. Its
+            points are added, and nothing of its kernel: a sketch is the same for both.
 
         Raises
         ------
         ClusteringError
             If the two do not fit together.
         """
+        if not isinstance(other, MeanShift):
+            raise ClusteringError(
+                f"a {type(other).__name__} cannot be merged into a MeanShift of stitchsafe; fit "
+                "another one of these"
+            )
         check_is_fitted(self)
         check_is_fitted(other)
         mine, theirs = self._points, other._points
@@ -280,17 +297,19 @@ class MeanShift(ClusterMixin, BaseEstimator):  # type: ignore[misc]
 
     def _backend(self) -> Backend:
         """The backend, once the parameters make sense."""
-        width = self.bandwidth
-        if width is not None and not (math.isfinite(width) and width > 0):
+        if self.bandwidth is not None and not _is_length(self.bandwidth):
             raise ClusteringError(
-                f"the bandwidth {width} is no length; give a positive number, or None to estimate"
+                f"the bandwidth {self.bandwidth!r} is no length that a lattice can have; give a "
+                "positive number, or None to estimate"
             )
         if self.kernel not in get_args(Kernel):
             raise ClusteringError(
                 f"the kernel {self.kernel!r} is unknown; it is one of {', '.join(get_args(Kernel))}"
             )
-        if self.min_support < 1:
-            raise ClusteringError(f"min_support is {self.min_support}, but counts points; give ≥ 1")
+        if not isinstance(self.min_support, Integral) or self.min_support < 1:
+            raise ClusteringError(
+                f"min_support is {self.min_support!r}, but counts points; give a whole number ≥ 1"
+            )
         others = (self.kernel, self.min_support, self.backend)
         if self.exact and others != ("flat", 1, "numpy"):
             raise ClusteringError(
@@ -298,6 +317,12 @@ class MeanShift(ClusterMixin, BaseEstimator):  # type: ignore[misc]
                 "kernel, min_support and backend out, or exact"
             )
         return make_backend(self.backend, self.device)
+
+
+def _is_length(value: object) -> bool:
+    if not isinstance(value, Real) or isinstance(value, bool | np.bool_):
+        return False
+    return math.isfinite(float(value)) and float(value) > 0 and math.isfinite(UNITS / float(value))
 
 
 def _sketch(backend: Backend, points: NDArray[Any], bandwidth: float) -> Sketch:

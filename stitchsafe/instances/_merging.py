@@ -30,7 +30,7 @@ The result depends on the set of windows alone, not on districts, nor on the ord
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from functools import cached_property
@@ -49,15 +49,15 @@ from stitchsafe.instances._objects import Objects
 from stitchsafe.instances._portions import portions
 from stitchsafe.instances._records import Segments, WindowRecord
 from stitchsafe.instances._settings import LabelSettings
-from stitchsafe.instances._walk import walk
+from stitchsafe.instances._walk import CANDIDATE_BYTES, SEGMENT_BYTES, walk
 
 __all__ = ["Decision", "Merging"]
 
 Index = tuple[int, ...]
 Int64 = NDArray[np.int64]
 
-WALKED_AT_ONCE = 2**16
-"""Segments that are walked together, unless one group has more."""
+WALKED_AT_ONCE = 2**25
+"""Memory of groups that are walked together, unless one takes more."""
 
 _NONE = np.zeros(0, np.int64)
 
@@ -189,7 +189,8 @@ class Merging:
         Parameters
         ----------
         allowed
-            Told of the segments that are walked together, before they are; may raise.
+            Told of the memory that it takes to walk through some groups together, in bytes, before
+            they are; may raise.
 
         Yields
         ------
@@ -198,38 +199,45 @@ class Merging:
             their group is named by, and the objects that they are of.
         """
         notes = self.left.notes("groups")
+        some = [index for index, said in sorted(notes.items()) if said["clashes"]]
         clashes = np.unique(
-            np.concatenate(
-                [
-                    self.left.load("groups", index)["clashes"]
-                    for index, said in sorted(notes.items())
-                    if said["clashes"]
-                ]
-            )
+            np.concatenate([self.left.load("groups", index)["clashes"] for index in some])
         )
-        sizes = np.zeros(len(clashes), np.int64)
+        sizes, held = np.zeros(len(clashes), np.int64), dict[Index, Int64]()
         for index in sorted(notes):
-            groups = self.left.load("groups", index)["groups"]
-            np.add.at(sizes, np.searchsorted(clashes, groups[np.isin(groups, clashes)]), 1)
+            _, groups, candidates = self._candidates(index)
+            for among, size in ((groups, SEGMENT_BYTES), (candidates[1], CANDIDATE_BYTES)):
+                places = np.searchsorted(clashes, among[np.isin(among, clashes)])
+                np.add.at(sizes, places, size)
+            held[index] = np.unique(np.searchsorted(clashes, groups[np.isin(groups, clashes)]))
         for number, (begin, end) in enumerate(portions(sizes, WALKED_AT_ONCE)):
             allowed(int(sizes[begin:end].sum()))
-            yield from self._walked(number, clashes[begin:end])
+            holds = [i for i, at in held.items() if np.diff(np.searchsorted(at, [begin, end]))]
+            yield from self._walked(number, clashes[begin:end], holds)
 
-    def _walked(self, number: int, groups: Int64) -> Iterator[tuple[Index, int, Arrays]]:
+    def _candidates(self, index: Index) -> tuple[Segments, Int64, tuple[Contacts, Int64]]:
+        """Segments of a district with their groups, and candidates with theirs.
+
+        A pair belongs to the district of the later window, and both of its ends to one group.
+        """
+        arrays = self.left.load("contacts", index)
+        segments, groups = Segments.from_arrays(arrays), self.left.load("groups", index)["groups"]
+        pairs = _contacts(arrays)
+        like = pairs.among(pairs.distances <= self.settings.merge_distance)
+        return segments, groups, (like, _looked_up(segments.names, groups, like.high))
+
+    def _walked(
+        self, number: int, chosen: Int64, indices: Sequence[Index]
+    ) -> Iterator[tuple[Index, int, Arrays]]:
         names, windows, clusters, among, candidates = [], [], [], [], []
-        indices = sorted(self.left.notes("groups"))
         for index in indices:
-            arrays = self.left.load("contacts", index)
-            segments, of = Segments.from_arrays(arrays), self.left.load("groups", index)["groups"]
-            chosen = np.isin(of, groups)
-            names.append(segments.names[chosen])
-            windows.append(segments.windows[chosen])
-            clusters.append(segments.clusters[chosen])
-            among.append(of[chosen])
-            # A pair belongs to the district of the later window, and both ends to one group.
-            found = _contacts(arrays)
-            near = found.distances <= self.settings.merge_distance
-            candidates.append(found.among(near & np.isin(found.high, names[-1])))
+            segments, groups, (pairs, of_pairs) = self._candidates(index)
+            here = np.isin(groups, chosen)
+            names.append(segments.names[here])
+            windows.append(segments.windows[here])
+            clusters.append(segments.clusters[here])
+            among.append(groups[here])
+            candidates.append(pairs.among(np.isin(of_pairs, chosen)))
         objects = walk(
             np.concatenate(names),
             np.concatenate(windows),

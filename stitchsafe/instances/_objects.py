@@ -94,6 +94,8 @@ class Objects:
     def like(self, mode: NDArray[np.float32], settings: LabelSettings) -> NDArray[np.bool_]:
         """Which objects have a mode that unites with another one."""
         squared = np.zeros(self.count)
+        if not self.count:  # modes of none have no width
+            return squared > 0
         for column, value in zip(
             self.modes.T.astype(np.float64), mode.astype(np.float64), strict=True
         ):

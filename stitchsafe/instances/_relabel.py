@@ -18,7 +18,7 @@ def relabel(labels: NDArray[Any], lookup: NDArray[Any]) -> NDArray[Any]:
     labels
         Local labels of one window, of any shape.
     lookup
-        Final id by local label, from `Merge.lookup`.
+        Final id by local label, as merging left it.
 
     Raises
     ------

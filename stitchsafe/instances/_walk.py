@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from itertools import chain
+
 import numpy as np
 from numpy.typing import NDArray
 
 from stitchsafe.instances._contacts import Contacts
 
-__all__ = ["WALKED_BYTES", "walk"]
+__all__ = ["CANDIDATE_BYTES", "SEGMENT_BYTES", "walk"]
 
 Int64 = NDArray[np.int64]
 
-WALKED_BYTES = 600
-"""Memory for each segment of a group that is walked, its candidates included; as measured."""
+SEGMENT_BYTES, CANDIDATE_BYTES = 250, 110
+"""Memory for each segment and each candidate that is walked; as measured, and some more."""
+
+_AT_ONCE = 2**12
 
 
 def walk(names: Int64, windows: Int64, clusters: NDArray[np.int32], candidates: Contacts) -> Int64:
@@ -50,7 +54,8 @@ def walk(names: Int64, windows: Int64, clusters: NDArray[np.int32], candidates: 
             row = parent[row]
         return row
 
-    for one, other in pairs.tolist():
+    some = (pairs[begin : begin + _AT_ONCE].tolist() for begin in range(0, len(pairs), _AT_ONCE))
+    for one, other in chain.from_iterable(some):
         small, large = root(one), root(other)
         if small == large:
             continue

@@ -44,7 +44,7 @@ def evaluate(
     Raises
     ------
     InputError
-        If either cannot be read, their shapes differ, or the grid is none.
+        If either cannot be read, their shapes differ, the grid is none, or the truth is empty.
     """
     roi: Roi | None = None
     recipe: Recipe | None = None
@@ -60,9 +60,15 @@ def evaluate(
             "give volumes of one shape and level"
         )
     grids = None if grid is None else _grids(grid, recipe, found)
-    return evaluate_volumes(
+    scores = evaluate_volumes(
         found, expected, thresholds=thresholds, roi=roi, grids=grids, axes=found.axes
     )
+    if not scores.n_true:
+        raise VolumeError(
+            f"the truth {expected.path or 'given'} holds no object in {roi or 'all of it'}, so "
+            "there is nothing to score; check that it is the right array"
+        )
+    return scores
 
 
 def _grids(

@@ -34,7 +34,6 @@ from stitchsafe.engine import (
 )
 from stitchsafe.errors import IntegrityError, InterruptedRunError
 from stitchsafe.instances import (
-    WALKED_BYTES,
     Districts,
     LabelSettings,
     Made,
@@ -56,6 +55,7 @@ __all__ = [
     "MergingStages",
     "districts_of",
     "forget_merging",
+    "is_merged",
     "is_merging",
     "merge_all",
 ]
@@ -224,7 +224,7 @@ def merge_all(
         return {"shape": list(choose_districts(recipe.cells, counts))}
 
     run.once("districts", choose)
-    if _is_merged(ledger, recipe):
+    if is_merged(ledger, recipe):
         return ledger.finished("instances")[()]
     if ledger.finished("finish"):  # what scratch there is, is the rest of another attempt
         forget_merging(store, ledger)
@@ -256,12 +256,14 @@ def merge_all(
     return run.once("instances", conclude)
 
 
-def _is_merged(ledger: Ledger, recipe: Recipe) -> bool:
-    """Whether no district is left, nor what comes after them."""
-    districts, done = districts_of(ledger, recipe), ledger.finished("merge").keys()
-    assert districts is not None
+def is_merged(ledger: Ledger, recipe: Recipe) -> bool:
+    """Whether no district is left, nor what comes after them; damaged entries count as left."""
+    districts = districts_of(ledger, recipe)
+    if districts is None:
+        return False
+    done, _ = ledger.survey("merge")
     left = any(districts.index(cell) not in done for cell in districts.cells())
-    return not left and bool(ledger.finished("instances"))
+    return not left and bool(ledger.survey("instances")[0])
 
 
 def _walk(stages: MergingStages, budget: int) -> CellRecord:
@@ -269,13 +271,13 @@ def _walk(stages: MergingStages, budget: int) -> CellRecord:
     walked: dict[str, list[int]] = {}
     files: dict[str, str] = {}
 
-    def allowed(segments: int) -> None:
-        if segments * WALKED_BYTES > budget:
+    def allowed(need: int) -> None:
+        if need > budget:
             raise InterruptedRunError(
-                f"{segments} segments hang together by candidates of which some conflict, and "
-                f"deciding on them takes {format_bytes(segments * WALKED_BYTES, up=True)}, more "
-                f"than the {format_bytes(budget)} given; run the same command again with a larger "
-                "--max-memory, or start anew with a smaller --bandwidth"
+                "segments hang together by candidates of which some conflict, and deciding on them "
+                f"takes {format_bytes(need, up=True)}, more than the {format_bytes(budget)} given; "
+                "run the same command again with a larger --max-memory, or start anew with a "
+                "smaller --bandwidth"
             )
 
     for index, number, arrays in merging.walk(allowed) if merging.walks else ():

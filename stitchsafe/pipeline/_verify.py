@@ -29,6 +29,7 @@ from stitchsafe.pipeline._devices import is_this_machine, places_for
 from stitchsafe.pipeline._finishing import load_field_maps, mapped
 from stitchsafe.pipeline._inputs import Inputs, ModelLike, VolumeLike
 from stitchsafe.pipeline._mask import masked_otherwise
+from stitchsafe.pipeline._merging import is_merged
 from stitchsafe.pipeline._origin import Origin
 from stitchsafe.pipeline._reading import Reading
 from stitchsafe.pipeline._reopen import reopen
@@ -342,10 +343,8 @@ def _agree(
 
 
 def _label_mismatches(store: ResultStore, recipe: Recipe, cell: Roi, fields: dict[str, Any]) -> int:
-    if recipe.labels is None:
-        return 0
-    if not recipe.classes and not store.ledger.survey("instances")[0]:
-        return 0
+    if recipe.labels is None or not (recipe.classes or is_merged(store.ledger, recipe)):
+        return 0  # nothing to compare with, and said to be missing
     finest = store.labels / "0"
     if not any((finest / name).is_file() for name in ("zarr.json", ".zarray")):
         return 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -370,3 +371,33 @@ def test_estimators_that_do_not_fit_together_are_not_merged() -> None:
 
 def test_it_is_a_public_name() -> None:
     assert stitchsafe.MeanShift is MeanShift
+
+
+@pytest.mark.parametrize(
+    ("parameters", "said"),
+    [
+        ({"bandwidth": "auto"}, "'auto' is no length"),
+        ({"bandwidth": True}, "True is no length"),
+        ({"bandwidth": 1e-310}, "no length that a lattice can have"),
+        ({"bandwidth": 1.0, "min_support": "a"}, "'a', but counts points"),
+        ({"bandwidth": 1.0, "min_support": 1.5}, "1.5, but counts points"),
+    ],
+)
+def test_parameters_of_another_kind_are_refused(parameters: dict[str, Any], said: str) -> None:
+    with pytest.raises(ClusteringError, match=said):
+        MeanShift(**parameters).fit(np.zeros((3, 2)))
+
+
+@pytest.mark.parametrize("parameters", [{"bandwidth": 5.0}, {"exact": True}])
+def test_parameters_set_after_points_are_not_ignored(parameters: dict[str, Any]) -> None:
+    model = MeanShift(1.0).partial_fit(np.zeros((3, 2)))
+    model.set_params(**parameters)
+    with pytest.raises(ClusteringError, match="came into a sketch of bandwidth 1"):
+        model.partial_fit(np.ones((3, 2)))
+    assert len(model.fit(np.ones((3, 2))).cluster_centers_) == 1
+
+
+def test_only_our_own_estimators_are_merged() -> None:
+    points = np.zeros((3, 2))
+    with pytest.raises(ClusteringError, match="a KMeans cannot be merged"):
+        MeanShift(1.0).fit(points).merge(cluster.KMeans(1).fit(points))

@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from skimage import metrics as reference
 
+import stitchsafe
 import stitchsafe.metrics as room
 from stitchsafe.coordinates import Roi, grid_cells
 from stitchsafe.errors import VolumeError
@@ -230,3 +231,9 @@ def test_thresholds_are_checked():
 
 def test_room_exports_what_it_lists():
     assert all(hasattr(room, name) for name in room.__all__)
+
+
+def test_a_truth_without_objects_is_no_perfect_score() -> None:
+    labels = np.ones((4, 5), np.uint8)
+    with pytest.raises(VolumeError, match="holds no object in all of it"):
+        stitchsafe.evaluate(labels, np.zeros_like(labels))

@@ -37,7 +37,7 @@ def small() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(_districts, "DISTRICT_BYTES", 2**19)
         patch.setattr(_numbering, "AT_ONCE", 50)
-        patch.setattr(_merging, "WALKED_AT_ONCE", 100)
+        patch.setattr(_merging, "WALKED_AT_ONCE", 50_000)
         yield
 
 
@@ -113,7 +113,7 @@ def test_too_many_in_conflict_for_the_memory(
     here: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The run stops before it takes more, and goes on when it is given more."""
-    monkeypatch.setattr(stages, "WALKED_BYTES", 10**9)
+    monkeypatch.setattr(_merging, "SEGMENT_BYTES", 10**9)
     with pytest.raises(InterruptedRunError, match=r"of which some conflict.*--max-memory"):
         predict(here, tmp_path / "out.zarr", max_memory=2 * 10**9)
     monkeypatch.undo()

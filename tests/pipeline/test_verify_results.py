@@ -104,6 +104,14 @@ def test_an_entry_that_is_gone_is_missing(here: Path, entry: str, place: str) ->
     assert found.corrupt == ()
 
 
+def test_labels_are_not_blamed_for_what_merging_has_lost(here: Path) -> None:
+    shutil.rmtree(here / "out.zarr" / ".stitchsafe" / "ledger" / "districts")
+    found = stitchsafe.verify(here / "out.zarr")
+    assert "districts" in found.missing
+    assert found.label_mismatches == 0
+    assert not found.ok
+
+
 def test_the_command_ends_with_code_1(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     flip(here / "out.zarr" / "labels/instances/0/c/0/0")
     with pytest.raises(SystemExit) as ended:
