@@ -39,6 +39,7 @@ from stitchsafe.instances import (
     Made,
     Merging,
     Order,
+    WindowRecord,
     choose_districts,
     load_evidence,
 )
@@ -141,21 +142,23 @@ class MergingStages:
         return Leavings(self.store, self.ledger)
 
     @cached_property
-    def merging(self) -> Merging:
+    def districts(self) -> Districts:
         grid = districts_of(self.ledger, self.recipe)
         assert grid is not None, "the first stage of merging chooses them"
-        cells, entered = self.recipe.cells, self.leavings.notes(segmenting(self.recipe))
-        return Merging(
-            Districts(cells, self.recipe.extent, grid),
-            self.settings,
-            lambda cell: load_evidence(self.store.evidence, cells, entered, cell),
-            self.leavings,
-        )
+        return Districts(self.recipe.cells, self.recipe.extent, grid)
+
+    @cached_property
+    def merging(self) -> Merging:
+        return Merging(self.districts, self.settings, self._evidence, self.leavings)
+
+    def _evidence(self, window: Roi) -> WindowRecord | None:
+        entered = self.leavings.notes(segmenting(self.recipe))
+        return load_evidence(self.store.evidence, self.recipe.cells, entered, window)
 
     def cells(self, stage: str) -> CellGrid:
         """Districts, or regions of them."""
         level = int(stage.removeprefix("unite ")) if stage.startswith("unite ") else 0
-        return self.merging.districts.regions(level)
+        return self.districts.regions(level)
 
     def work(self, stage: str) -> FileWork:
         """What is done with each of them."""
@@ -234,9 +237,9 @@ def merge_all(
         run.blocks(stage, stages.cells(stage).cell_shape)
     run.once("walk", lambda: _walk(MergingStages(store, recipe, ledger), budget))
     for stage in ("objects", "totals"):
-        run.blocks(stage, merging.districts.grid.cell_shape)
+        run.blocks(stage, stages.districts.grid.cell_shape)
     order = _order(run.once("order", lambda: _put_in_order(MergingStages(store, recipe, ledger))))
-    run.blocks("merge", merging.districts.grid.cell_shape)
+    run.blocks("merge", stages.districts.grid.cell_shape)
 
     def conclude() -> CellRecord:
         now = MergingStages(store, recipe, ledger)
