@@ -179,9 +179,10 @@ class Recipe:
     @property
     def classes(self) -> int:
         """How many classes there are, where labels are classes; 0 where they are instances."""
-        if self.labels is None or self.labels["source"] != "argmax" or self.labels["parts"]:
+        labels = self.labels or {}
+        if labels.get("source") != "argmax" or labels.get("parts", True):
             return 0
-        return dict(self.outputs)[self.labels["class_field"]]
+        return dict(self.outputs)[labels["class_field"]]
 
     def skips(self, cell: Roi) -> bool:
         """Whether a mask leaves this cell out: it is 0 in labels and fields."""

@@ -109,7 +109,7 @@ volumes = array_shapes(min_dims=2, max_dims=3, min_side=1, max_side=9).flatmap(
 )
 
 
-@settings(deadline=None, max_examples=80)
+@settings(deadline=None, max_examples=50)
 @given(volumes, st.randoms(use_true_random=False), st.integers(1, 3))
 def test_separated_clusters_merge_to_what_the_whole_gives(
     case: tuple[np.ndarray, tuple[int, ...]], order: random.Random, district: int
@@ -169,7 +169,7 @@ def drifting(shape: Sequence[int], how: LabelSettings, rng: np.random.Generator)
     return records
 
 
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=40)
 @given(
     st.lists(st.integers(1, 14), min_size=2, max_size=3),
     st.integers(2, 5),

@@ -109,7 +109,7 @@ def at_once(fields: dict[str, np.ndarray], how: LabelSettings) -> np.ndarray:
     return np.asarray([numbers[cluster] for cluster in flat]).reshape(shape)
 
 
-@settings(deadline=None, max_examples=150)
+@settings(deadline=None, max_examples=60)
 @given(cases(), st.sampled_from([None, 1, 2]))
 def test_windows_give_what_clustering_all_at_once_gives(
     case: tuple[dict[str, np.ndarray], LabelSettings], district: int | None

@@ -69,7 +69,7 @@ def whole(image: np.ndarray, count: int = 3) -> np.ndarray:
 
 
 @given(st.data())
-@settings(deadline=None)
+@settings(deadline=None, max_examples=40)
 def test_tiles_give_the_argmax_of_the_whole(data) -> None:
     ndim = data.draw(st.sampled_from([2, 3]))
     most = {2: 24, 3: 9}[ndim]

@@ -101,7 +101,10 @@ def here(tmp_path_factory: pytest.TempPathFactory) -> Path:
     "words",
     [
         ("solid.zarr", "-m", "solid", "--save", "fields"),
-        ("solid.zarr", "-m", "solid", "--save", "fields", "--precision", "bf16"),
+        pytest.param(
+            ("solid.zarr", "-m", "solid", "--save", "fields", "--precision", "bf16"),
+            marks=pytest.mark.slow,
+        ),
         ("solid.zarr", "-m", "solid", "--save", "fields", "--workers", "2"),
         ("solid.zarr", "-m", "solid", "--labels-from", "foreground"),
         ("large.zarr", "-m", "cells"),

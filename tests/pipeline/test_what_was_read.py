@@ -133,7 +133,7 @@ def test_chunks_of_a_mask_may_be_missing_too(here: Path) -> None:
         predict(here, "other", mask=here / "torn", refuse_missing_chunks=True)
 
 
-@settings(deadline=None, max_examples=30)
+@settings(deadline=None, max_examples=15)
 @given(st.data())
 def test_shares_are_disjoint_and_hold_all_that_is_read(
     tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
