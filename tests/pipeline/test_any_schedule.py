@@ -65,7 +65,7 @@ def test_random_schedules(job: Path, monkeypatch: pytest.MonkeyPatch, count: int
                 share = {"part": (index, parts)} if parts else {}
                 run(f"{number}.zarr", block_shape=block, workers=workers, **share)
         assert content_of(job / f"{number}.zarr") == expected, (number, block, workers, parts)
-    assert len(seen) >= count // 2
+    assert len(seen) >= min(count // 2, 25)  # of 50 that there are
 
 
 def test_one_block_by_two_workers_at_once(job: Path, monkeypatch: pytest.MonkeyPatch) -> None:
