@@ -8,7 +8,7 @@ grows with the border of a region, never with what it holds.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -81,6 +81,15 @@ class Crossings:
     def among(self, chosen: NDArray[np.bool_]) -> Crossings:
         """Some of them."""
         return Crossings(self.own[chosen], self.component[chosen], self.other[chosen])
+
+    def to_arrays(self) -> dict[str, Int64]:
+        """All content as plain arrays, for an ``.npz``; `from_arrays` restores it."""
+        return {f"crossing_{name}": column for name, column in vars(self).items()}
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, Int64]) -> Crossings:
+        """What `to_arrays` gave, among other arrays or alone."""
+        return cls(*(arrays[f"crossing_{name}"] for name in ("own", "component", "other")))
 
 
 def components(pairs: Int64) -> tuple[Int64, Int64]:

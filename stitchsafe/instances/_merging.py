@@ -128,7 +128,7 @@ class Merging:
                 **segments.to_arrays(),
                 "components": joined(segments.names),
                 **{f"pair_{name}": column for name, column in vars(pairs).items()},
-                **{f"crossing_{name}": column for name, column in vars(outward).items()},
+                **outward.to_arrays(),
             },
             {} if self.settings.parts else {"firsts": _first_names(segments)},
         )
@@ -139,15 +139,14 @@ class Merging:
         """Components of a region, of those of the smaller ones that it is made of."""
         smaller = self.districts.regions(level - 1)
         parts = [
-            _crossings(self.left.load(_unite(level - 1), smaller.index(part)))
+            Crossings.from_arrays(self.left.load(_unite(level - 1), smaller.index(part)))
             for part in smaller.cells(region)
         ]
         crossings = Crossings.concatenate(parts)
         here = self.districts.regions(level).index(region)
         within = (self.districts.homes(crossings.other, level) == here).all(axis=1)
         renaming, outward = join(crossings, within)
-        crossed = {f"crossing_{name}": column for name, column in vars(outward).items()}
-        return Made({**vars(renaming), **crossed})
+        return Made({**vars(renaming), **outward.to_arrays()})
 
     @cached_property
     def _firsts(self) -> Int64:
@@ -360,10 +359,6 @@ def _first_names(segments: Segments) -> list[int]:
 def _unite(level: int) -> str:
     """The stage that leaves the components of a level's regions."""
     return f"unite {level}" if level else "contacts"
-
-
-def _crossings(arrays: Arrays) -> Crossings:
-    return Crossings(*(arrays[f"crossing_{name}"] for name in ("own", "component", "other")))
 
 
 def _contacts(arrays: Arrays) -> Contacts:
