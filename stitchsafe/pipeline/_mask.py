@@ -65,14 +65,14 @@ class VoxelMask:
         VolumeError
             If they are not those that the recipe knows.
         """
-        name = self.mask.path or "the mask"
+        name = _name(self.mask)
         factors = _factors(self.mask, self.recipe.extent, name)
         covering = _covering(cell, factors, self.mask)
         held = _held(self.mask, covering)
         assert self.recipe.skipping is not None
         if _checksum(held) != self.recipe.skipping.content_of(self.recipe.cells.index(cell)):
             raise VolumeError(
-                f"the mask {name} at {cell} is not what it was when the run began; bring that "
+                f"{name} at {cell} is not what it was when the run began; bring that "
                 "back, or predict again with --overwrite"
             )
         for axis, factor in enumerate(factors):
@@ -116,11 +116,11 @@ def skipping(
         absent = set(mask.absent_chunks(covered))
     except PlaceError as error:
         raise error.refusal(VolumeError) from error
-    tell_absent(f"the mask {name}", absent, settings, events)
+    tell_absent(name, absent, settings, events)
     found = _looked_up(mask, factors, cells, content=settings.mask_voxels)
     if found.skipped == found.total:
         raise InputError(
-            f"the mask {name} is 0 all over {cells.region}, so that nothing is left to predict; "
+            f"{name} is 0 all over {cells.region}, so that nothing is left to predict; "
             "check that it lies over the volume, or leave out --mask"
         )
     return found
@@ -147,14 +147,14 @@ def masked_otherwise(path: object, recipe: Recipe) -> str | None:
     other = [c for c, at in zip(cells, places, strict=True) if now.skips(at) != was.skips(at)]
     if other:
         return (
-            f"the mask {name} has changed: {len(other)} of {len(cells)} cells are left out that "
+            f"{name} has changed: {len(other)} of {len(cells)} cells are left out that "
             f"were not, or the other way round (the first is {other[0]})"
         )
     pairs = zip(cells, places, strict=True)
     other = [cell for cell, at in pairs if now.content_of(at) != was.content_of(at)]
     if other:
         return (
-            f"the mask {name} has changed: it holds other voxels in {len(other)} of {len(cells)} "
+            f"{name} has changed: it holds other voxels in {len(other)} of {len(cells)} "
             f"cells (the first is {other[0]})"
         )
     return None
@@ -163,10 +163,14 @@ def masked_otherwise(path: object, recipe: Recipe) -> str | None:
 def _opened(path: object, extent: Sequence[int]) -> tuple[Volume, str, tuple[int, ...]]:
     """The mask, what it is called, and the voxels of the volume that one of its own spans."""
     mask = open_volume(path)
-    name = mask.path or "the mask"
+    name = _name(mask)
     if mask.channels != 1:
-        raise VolumeError(f"the mask {name} has {mask.channels} channels; give one of a single one")
+        raise VolumeError(f"{name} has {mask.channels} channels; give one of a single one")
     return mask, name, _factors(mask, extent, name)
+
+
+def _name(mask: Volume) -> str:
+    return f"the mask {mask.path}" if mask.path else "the mask"
 
 
 def _factors(mask: Volume, extent: Sequence[int], name: str) -> tuple[int, ...]:
@@ -176,7 +180,7 @@ def _factors(mask: Volume, extent: Sequence[int], name: str) -> tuple[int, ...]:
         math.ceil(e / f) != m for e, f, m in zip(extent, factors, mask.shape, strict=True)
     ):
         raise VolumeError(
-            f"the mask {name} of shape {mask.shape} does not lie over the volume of shape "
+            f"{name} of shape {mask.shape} does not lie over the volume of shape "
             f"{tuple(extent)}; give one of that shape, or coarser by a whole factor along each axis"
         )
     return tuple(factors)

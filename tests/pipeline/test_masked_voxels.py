@@ -9,12 +9,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from heard import Heard
 from stores import content_of, smooth_volume, tiny_model
 
 import stitchsafe
 from stitchsafe.cli import main
 from stitchsafe.coordinates import Roi
-from stitchsafe.errors import InputError, StoreError, VolumeError
+from stitchsafe.errors import InputError, InterruptedRunError, StoreError, VolumeError
 from stitchsafe.instances import connected_parts, estimate_bandwidth, mean_shift
 from stitchsafe.volumes import ArrayStore
 
@@ -157,7 +158,7 @@ def test_a_mask_that_changes_is_noticed(here: Path, tmp_path: Path) -> None:
     assert "it holds other voxels in 1 of 15 cells" in str(found)
     with pytest.raises(StoreError, match="its voxels having the checksum"):
         predict(here, out, mask=place)
-    # While a run lasts, too.
+    # Between parts of a run, too.
     parts = tmp_path / "parts.zarr"
     shutil.copy(here / "flat-mask.npy", place)
     predict(here, parts, mask=place, part="1/2")
@@ -166,6 +167,20 @@ def test_a_mask_that_changes_is_noticed(here: Path, tmp_path: Path) -> None:
     np.save(place, mask)
     with pytest.raises(StoreError, match="skipping: a mask"):
         predict(here, parts, mask=place, part="2/2")
+
+
+def test_a_mask_that_changes_under_a_run_stops_it(here: Path, tmp_path: Path) -> None:
+    mask = np.load(here / "flat-mask.npy")
+
+    class Changing(Heard):
+        def stage(self, name: str, total: int, unit: str, *more: Any) -> None:
+            super().stage(name, total, unit, *more)
+            if name == "predict":
+                mask[:, 30:] = 1
+
+    said = r"block 0:16,16:32: the mask at 0:16,16:32 is not what it was when the run began"
+    with pytest.raises(InterruptedRunError, match=said):
+        predict(here, tmp_path / "out.zarr", mask=mask, events=Changing())
 
 
 def test_arrays_serve_where_no_other_process_needs_them(here: Path, tmp_path: Path) -> None:
