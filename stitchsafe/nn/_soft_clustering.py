@@ -90,9 +90,7 @@ def _around(ringed: Tensor, factors: Sequence[int]) -> Iterator[Tensor]:
 
 def _in_cells(pixels: Tensor, factors: Sequence[int]) -> Tensor:
     """Pixels as (b, c, cells, pixels of a cell, ...), axis by axis."""
-    shape = [
-        part for n, f in zip(pixels.shape[2:], factors, strict=True) for part in (n // f, f)
-    ]
+    shape = [part for n, f in zip(pixels.shape[2:], factors, strict=True) for part in (n // f, f)]
     return pixels.reshape(*pixels.shape[:2], *shape)
 
 
@@ -129,9 +127,7 @@ def _decoded_sizes(cells: Sequence[int], factors: Sequence[int], padding: str) -
     return [(n - r) * f for n, r, f in zip(cells, ring, factors, strict=True)]
 
 
-def _fitting(
-    features: Tensor, assignment: Tensor, factors: Sequence[int], padding: str
-) -> Tensor:
+def _fitting(features: Tensor, assignment: Tensor, factors: Sequence[int], padding: str) -> Tensor:
     """The part of an assignment that belongs to the features.
 
     Raises
@@ -192,9 +188,7 @@ def decode(
     return _decoded(features, _fitting(features, assignment, factors, padding), factors, padding)
 
 
-def _decoded(
-    features: Tensor, assignment: Tensor, factors: Sequence[int], padding: str
-) -> Tensor:
+def _decoded(features: Tensor, assignment: Tensor, factors: Sequence[int], padding: str) -> Tensor:
     dtype = torch.promote_types(features.dtype, assignment.dtype)
     ringed = _ringed(features.to(dtype), factors, padding)
     weights = _in_cells(assignment.to(dtype), factors)
