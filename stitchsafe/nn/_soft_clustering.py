@@ -32,7 +32,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import torch
@@ -77,15 +77,29 @@ def _ringed(cells: Tensor, factors: Sequence[int], padding: str) -> Tensor:
     return F.pad(cells, ends, mode="circular" if padding == "circular" else "constant")
 
 
-def _around(ringed: Tensor, factors: Sequence[int]) -> Iterator[Tensor]:
-    """Per candidate, what it holds for each cell, laid out as :func:`_in_cells` does pixels."""
-    for offsets in _candidates(factors):
-        found = ringed
-        for axis, (offset, factor) in enumerate(zip(offsets, factors, strict=True), start=2):
-            if factor > 1:
-                found = found.narrow(axis, 1 + offset, ringed.shape[axis] - 2)
-        shape = [size for cells in found.shape[2:] for size in (cells, 1)]
-        yield found.reshape(*found.shape[:2], *shape)
+def _windows(ringed: Tensor, factors: Sequence[int]) -> Tensor:
+    """For each cell, what lies around it: (b, c, cells, ..., 3, ...), a view."""
+    for axis, factor in enumerate(factors, start=2):
+        ringed = ringed.unfold(axis, 3 if factor > 1 else 1, 1)
+    return ringed
+
+
+def _product(pattern: str, ndim: int, first: Tensor, second: Tensor) -> Tensor:
+    """An einsum; C stands for cells, P for cells and their pixels, W for windows around cells."""
+    cells, pixels, windows = "zyx"[:ndim], "kji"[:ndim], "wvu"[:ndim]
+    both = "".join(map("".join, zip(cells, pixels, strict=True)))
+    for name, letters in (("C", cells), ("P", both), ("W", windows)):
+        pattern = pattern.replace(name, letters)
+    # In mixed precision, too, weights are of float32: those of a pixel sum to 1.
+    if torch.is_autocast_enabled(first.device.type):
+        with torch.autocast(first.device.type, enabled=False):
+            return torch.einsum(pattern, first, second)
+    return torch.einsum(pattern, first, second)
+
+
+def _for_pixels(cells: Tensor) -> Tensor:
+    """(b, c, cells) laid out to be combined with what :func:`_in_cells` gives."""
+    return cells.reshape(*cells.shape[:2], *(n for size in cells.shape[2:] for n in (size, 1)))
 
 
 def _in_cells(pixels: Tensor, factors: Sequence[int]) -> Tensor:
@@ -190,13 +204,10 @@ def decode(
 
 def _decoded(features: Tensor, assignment: Tensor, factors: Sequence[int], padding: str) -> Tensor:
     dtype = torch.promote_types(features.dtype, assignment.dtype)
-    ringed = _ringed(features.to(dtype), factors, padding)
+    windows = _windows(_ringed(features.to(dtype), factors, padding), factors)
     weights = _in_cells(assignment.to(dtype), factors)
-    made: Tensor | None = None
-    for k, candidate in enumerate(_around(ringed, factors)):
-        own = weights[:, k : k + 1]
-        made = own * candidate if made is None else torch.addcmul(made, own, candidate)
-    assert made is not None
+    weights = weights.unflatten(1, [3 if f > 1 else 1 for f in factors])
+    made = _product("bWP,bcCW->bcP", len(factors), weights, windows)
     return _in_space(made).to(features.dtype)
 
 
@@ -223,10 +234,12 @@ def _hard_decoded(
     own = len(_candidates(factors)) // 2
     best, chosen = assignment.max(dim=1, keepdim=True)
     chosen = torch.where(assignment[:, own : own + 1] >= best, own, chosen)
-    picked = _in_cells(chosen, factors)
+    windows = _windows(_ringed(features, factors, padding), factors).flatten(2 + len(factors))
+    places = _in_cells(chosen, factors)
     made: Tensor | None = None
-    for k, candidate in enumerate(_around(_ringed(features, factors, padding), factors)):
-        made = candidate if made is None else torch.where(picked == k, candidate, made)
+    for k in range(windows.shape[-1]):
+        candidate = _for_pixels(windows[..., k])
+        made = candidate if made is None else torch.where(places == k, candidate, made)
     assert made is not None
     return _in_space(made)
 
@@ -321,13 +334,14 @@ class _Assignment(_Clustering):
             for found in (self.pixels(x), self.seeds(y))
         )
         pixels = _cut(pixels, _decoded_sizes(seeds.shape[2:], self.factors, self.padding))
-        pixels = _in_cells(pixels, self.factors)
-        candidates = _around(_ringed(seeds, self.factors, self.padding), self.factors)
-        similarity = torch.stack([(pixels * each).sum(1) for each in candidates], dim=1)
+        windows = _windows(_ringed(seeds, self.factors, self.padding), self.factors)
+        ndim = len(self.factors)
+        found = _product("bfP,bfCW->bWP", ndim, _in_cells(pixels, self.factors), windows)
+        similarity = found.flatten(1, ndim)
         if self.padding == "same":
-            inside = _ringed(torch.ones_like(seeds[:1, :1]), self.factors, self.padding)
-            there = torch.cat(list(_around(inside, self.factors)), dim=1)
-            similarity = similarity.masked_fill(there == 0, -math.inf)
+            ones = _ringed(torch.ones_like(seeds[:1, :1]), self.factors, self.padding)
+            there = _windows(ones, self.factors)[:, 0].flatten(1 + ndim).movedim(-1, 1)
+            similarity = similarity.masked_fill(_for_pixels(there) == 0, -math.inf)
         return _in_space((similarity / self.temperature).softmax(dim=1))
 
 

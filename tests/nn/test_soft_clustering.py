@@ -83,8 +83,9 @@ def test_ones_are_decoded_to_ones(ndim: int, padding: str) -> None:
 
 
 def test_without_the_mask_a_third_is_lost_at_the_border() -> None:
-    layer, x = down(), image(2, 32)
-    own, y = layer.assignment, layer.down(x)
+    torch.manual_seed(0)
+    own = SoftClusterDown(2, 64).double().assignment
+    x, y = (torch.randn(2, 64, n, n, dtype=torch.float64) for n in (32, 16))
     pixels, seeds = (F.normalize(each, dim=1) for each in (own.pixels(x), own.seeds(y)))
     near = F.unfold(F.pad(seeds, (1, 1, 1, 1)), 3).reshape(2, 64, 9, 16, 1, 16, 1)
     similarity = (pixels.reshape(2, 64, 1, 16, 2, 16, 2) * near).sum(1)
@@ -93,8 +94,9 @@ def test_without_the_mask_a_third_is_lost_at_the_border() -> None:
     edge = torch.ones(32, 32, dtype=torch.bool)
     edge[2:-2, 2:-2] = False
     assert ones[:, ~edge].min() > 1 - 1e-12
-    assert 0.62 < ones[:, edge].mean() < 0.78
-    inside = layer.assignment(x, y)
+    print(ones[:, edge].mean())
+    assert 0.6 < ones[:, edge].mean() < 0.7
+    inside = own(x, y)
     torch.testing.assert_close(inside[..., 2:-2, 2:-2], listed[..., 2:-2, 2:-2], rtol=0, atol=1e-12)
 
 
@@ -329,9 +331,8 @@ def test_a_small_network_learns_thin_objects_that_lie_between_its_cells() -> Non
             label[:, at] = 1
         images.append(label + generator.normal(0, 0.2, label.shape))
         labels.append(label)
-    x, truth = torch.tensor(np.array(images), dtype=torch.float32)[:, None], torch.tensor(
-        np.array(labels)
-    )  # fmt: skip
+    x = torch.tensor(np.array(images), dtype=torch.float32)[:, None]
+    truth = torch.tensor(np.array(labels))
     network = HCFCN(HCBackbone(2, 1, (8, 12, 16, 16)), 2)
     optimiser = torch.optim.Adam(network.parameters(), 5e-3)
     for _ in range(120):
