@@ -6,7 +6,8 @@ keep the path of the module that runs. A module with a method ``lattice_geometry
 one opaque node. It returns a mapping of plain data: ``axes``, one ``{"stride": int, "support":
 [[first, last], ...]}`` per spatial axis (output element ``q*n + j`` depends on the input elements
 ``q*stride + first_j`` to ``q*stride + last_j``), and optionally ``consensus``, what must be
-decided once for the whole volume.
+decided once for the whole volume. It returns one tensor, or a tuple that begins with one; what else
+is in that is taken for such a decision, which later layers may read and which has no place.
 """
 
 from __future__ import annotations

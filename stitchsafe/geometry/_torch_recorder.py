@@ -68,11 +68,18 @@ class Recorder(TorchDispatchMode):  # type: ignore[misc, no-untyped-call, unused
         def hook(module: nn.Module, args: Any, output: Any) -> None:
             if self._leaf is module and len([1 for _, each in self._layers if each is module]) == 1:
                 self._leaf = None
-                if isinstance(output, torch.Tensor):
-                    self._opaque(module, args, output)
+                made, *decided = output if isinstance(output, tuple) else (output,)
+                if isinstance(made, torch.Tensor):
+                    value = self._opaque(module, args, made)
+                    # What else comes out is decided for the whole input and has no place in it.
+                    rest = [t for t in tree_leaves(decided) if isinstance(t, torch.Tensor)]
+                    self.constants.forget(rest, (value.index,))
                 elif output is not None:
                     self.flow.op = "opaque"
-                    self.refuse("an opaque layer must return one tensor", "return one tensor")
+                    self.refuse(
+                        "an opaque layer must return a tensor, or a tuple that begins with one",
+                        "return the tensor first",
+                    )
             if self._layers:
                 name, _ = self._layers.pop()
                 if output is None and self.failing is None:
@@ -80,7 +87,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[misc, no-untyped-call, unused
 
         return hook
 
-    def _opaque(self, module: Any, args: Any, output: torch.Tensor) -> None:
+    def _opaque(self, module: Any, args: Any, output: torch.Tensor) -> Value:
         read = [
             self._values[t]
             for t in tree_leaves(args)
@@ -112,6 +119,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[misc, no-untyped-call, unused
             constants=repr(declared),
         )
         self.bind(output, value)
+        return value
 
     @property
     def layer(self) -> str:
