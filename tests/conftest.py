@@ -50,6 +50,13 @@ def zygote() -> Iterator[Zygote]:
         yield zygote
 
 
+@pytest.fixture
+def quick_workers(zygote: Zygote) -> Iterator[None]:
+    """Worker processes of predictions in this process start without importing torch each time."""
+    with zygote.workers():
+        yield
+
+
 @pytest.fixture(scope="session")
 def s3_server() -> Iterator[str]:
     """A server that speaks S3."""
