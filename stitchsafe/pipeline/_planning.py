@@ -317,6 +317,7 @@ def _label_values(network: Network, settings: Settings) -> dict[str, Any] | None
         "foreground_threshold": settings.foreground_threshold,
     }
     values.update({key: value for key, value in changed.items() if value is not None})
+    values["masked"] = settings.mask_voxels
     if values.get("source") == "argmax" and not values.get("parts", True):
         _refuse_sizes_of_classes(settings)
         values.pop("min_size", None)  # the card's, of parts
