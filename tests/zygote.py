@@ -6,9 +6,9 @@ by ``-c`` or ``-m``. A request is one line of JSON with the file descriptors of 
 and errors, and of what else it is given; the answers are the process's id, and in the end its exit
 code (or -signal), a line each.
 
-On Linux a run with ``--workers`` gets its workers by forks too. They must be its own children, which end
-with it, so it has a nursery: a process that it starts before it does anything, and that forks
-workers when they are hired. `Zygote.workers` is what the test's own process hires by.
+On Linux a run with ``--workers`` gets its workers by forks too. They must be its own children,
+which end with it, so it has a nursery: a process that it starts before it does anything, and that
+forks workers when they are hired. `Zygote.workers` is what the test's own process hires by.
 """
 
 from __future__ import annotations
