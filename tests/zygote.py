@@ -265,15 +265,19 @@ def main(address: str) -> None:
 
 
 def _warm_up() -> None:
-    """Import what takes long; the half of it comes with the first network that is analysed."""
+    """Import what takes long, and analyse the networks that most tests have."""
     import yaozarrs  # noqa: F401
+    from stores import tiny_model
 
     import stitchsafe.pipeline._planning  # noqa: F401
     from stitchsafe.cli import main  # noqa: F401
-    from stitchsafe.networks import TorchNetwork
-    from stitchsafe.nn import UNet
+    from stitchsafe.networks import load_network
 
-    assert TorchNetwork(UNet(ndim=2, levels=1, base_channels=2)).geometry.verdict == "safe"
+    for ndim in (2, 3):
+        with tempfile.TemporaryDirectory() as folder:
+            network = load_network(tiny_model(Path(folder), ndim=ndim))
+        assert network.geometry.verdict == "safe"
+        assert network.layout_for("float32") == "channels_last"
 
 
 def _receive(connection: socket.socket) -> tuple[dict[str, Any], list[int]]:
