@@ -87,6 +87,8 @@ class Programs:
 def programs(zygote: Zygote, tmp_path_factory: pytest.TempPathFactory) -> Programs:
     folder = tmp_path_factory.mktemp("bin")
     zygote.program(folder / "stitchsafe")
+    for model in ("neurites-em", "disks-2d"):
+        zygote.learn(model)
     return Programs(folder, zygote)
 
 

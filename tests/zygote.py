@@ -186,6 +186,11 @@ class Zygote:
         socket.send_fds(connection, [json.dumps(request).encode() + b"\n"], given)
         return connection
 
+    def learn(self, model: str) -> None:
+        """Have what is analysed once in a process analysed for all that are forked from now on."""
+        with self._ask({"learn": model}, []) as connection:
+            assert connection.recv(20) == b"learnt\n"
+
     @contextlib.contextmanager
     def workers(self) -> Iterator[None]:
         """Meanwhile, workers that this process hires are forks."""
@@ -250,6 +255,11 @@ def main(address: str) -> None:
             if listener in ready:
                 connection, _ = listener.accept()
                 request, files = _receive(connection)
+                if "learn" in request:
+                    _learn(request["learn"])
+                    connection.sendall(b"learnt\n")
+                    connection.close()
+                    continue
                 process = os.fork()
                 if not process:
                     signal.set_wakeup_fd(-1)
@@ -271,13 +281,18 @@ def _warm_up() -> None:
 
     import stitchsafe.pipeline._planning  # noqa: F401
     from stitchsafe.cli import main  # noqa: F401
-    from stitchsafe.networks import load_network
 
     for ndim in (2, 3):
         with tempfile.TemporaryDirectory() as folder:
-            network = load_network(tiny_model(Path(folder), ndim=ndim))
-        assert network.geometry.verdict == "safe"
-        assert network.layout_for("float32") == "channels_last"
+            _learn(str(tiny_model(Path(folder), ndim=ndim)))
+
+
+def _learn(model: str) -> None:
+    from stitchsafe.networks import load_network
+
+    network = load_network(model)
+    assert network.geometry.verdict == "safe"
+    assert network.layout_for("float32") == "channels_last"
 
 
 def _receive(connection: socket.socket) -> tuple[dict[str, Any], list[int]]:
