@@ -34,6 +34,7 @@ from stitchsafe.engine import (
 )
 from stitchsafe.errors import IntegrityError
 from stitchsafe.instances import (
+    MOST_CELLS,
     LabelSettings,
     Modes,
     PointSample,
@@ -154,7 +155,7 @@ class _Sketched:
 
     def __init__(self, points: _Points) -> None:
         self._points = points
-        self.sketch = SketchUnion(points.dimensions)
+        self.sketch = SketchUnion(points.dimensions, MOST_CELLS)
 
     def add(self, values: NDArray[Any]) -> None:
         for part in self._points.of(values):
