@@ -19,6 +19,8 @@ OPTIONS = {
 }  # fmt: skip
 CELL, SHAPE = (8, 16), (27, 45)
 
+pytestmark = pytest.mark.usefixtures("quick_workers")
+
 
 class Shuffled:
     """An executor that does the blocks in any order, and some of them twice."""
