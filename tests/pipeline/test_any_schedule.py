@@ -45,7 +45,9 @@ def job(tmp_path: Path) -> Path:
     return tmp_path
 
 
-@pytest.mark.parametrize("count", [4, pytest.param(100, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "count", [4, pytest.param(100, marks=[pytest.mark.slow, pytest.mark.timeout(1800)])]
+)
 def test_random_schedules(job: Path, monkeypatch: pytest.MonkeyPatch, count: int) -> None:
     chance = random.Random(20)
     run = lambda out, **more: stitchsafe.predict(  # noqa: E731
