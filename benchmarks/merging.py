@@ -127,11 +127,16 @@ def measure_cells(size: int, count: int, window: int) -> None:
 
 
 def _relabelling_alone(truth: NDArray[np.uint32], window: tuple[int, ...]) -> float:
-    lookup = np.arange(int(truth.max()) + 1, dtype=np.uint16)
-    began = time.perf_counter()
+    """From labels and tables as windows have them: contiguous, and numbered from 1."""
+    seconds = 0.0
     for cell in grid_cells(Roi.whole(truth.shape), window):
-        relabel(truth[cell.slices], lookup)
-    return time.perf_counter() - began
+        ids, local = np.unique(truth[cell.slices], return_inverse=True)
+        labels = local.reshape(cell.shape).astype(np.uint32)
+        lookup = ids.astype(np.uint16)
+        began = time.perf_counter()
+        relabel(labels, lookup)
+        seconds += time.perf_counter() - began
+    return seconds
 
 
 def write_rods(place: Path, size: int) -> None:

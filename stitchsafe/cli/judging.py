@@ -100,7 +100,7 @@ def evaluate(
             given["thresholds"] = parse_numbers(thresholds, "--thresholds", "0.5,0.75")
         if grid is not None:
             given["grid"] = "auto" if grid.strip() == "auto" else parse_shape(grid, "--grid")
-        scores = stitchsafe.evaluate(labels, truth, **given)
+        scores = stitchsafe.evaluate(labels, truth, events=session.events, **given)
         session.answer(scores, text=_scores(scores.to_json()))
 
 

@@ -164,6 +164,10 @@ class VolumeOptions:
             "Volume",
         ),
     ] = None
+    mask_voxels: Annotated[
+        bool,
+        _flag("--mask-voxels", "Take voxels where the mask is 0 for background.", "Volume"),
+    ] = False
     refuse_missing_chunks: Annotated[
         bool,
         _flag(

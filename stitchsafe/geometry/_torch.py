@@ -3,11 +3,7 @@
 The module runs in eval mode under :class:`FakeTensorMode`, so that nothing is computed or
 allocated and Python control flow does not matter unless it looks at data, which is refused. Hooks
 keep the path of the module that runs. A module with a method ``lattice_geometry()`` is recorded as
-one opaque node. It returns a mapping of plain data: ``axes``, one ``{"stride": int, "support":
-[[first, last], ...]}`` per spatial axis (output element ``q*n + j`` depends on the input elements
-``q*stride + first_j`` to ``q*stride + last_j``), and optionally ``consensus``, what must be
-decided once for the whole volume. It returns one tensor, or a tuple that begins with one; what else
-is in that is taken for such a decision, which later layers may read and which has no place.
+one opaque node, by what it declares of itself (see :mod:`stitchsafe.geometry._declared`).
 """
 
 from __future__ import annotations

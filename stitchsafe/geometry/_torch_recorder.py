@@ -20,9 +20,9 @@ from torch.utils.weak import WeakIdKeyDictionary
 from stitchsafe.geometry._aten import LOCAL, pointwise
 from stitchsafe.geometry._aten_call import REDUCTIONS, SIZED, Call, cost
 from stitchsafe.geometry._aten_mixing import MIXING
-from stitchsafe.geometry._axis import Taps
+from stitchsafe.geometry._declared import Declared, Inside
 from stitchsafe.geometry._flow import Flow
-from stitchsafe.geometry._graph import AxisStep, Port
+from stitchsafe.geometry._graph import Port
 from stitchsafe.geometry._layout import AXES, Breaking, Value
 from stitchsafe.geometry._torch_constants import UNIFORM, Constants, operator_name, settings
 from stitchsafe.geometry._types import Break
@@ -48,7 +48,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[misc, no-untyped-call, unused
         self._owners: dict[int, list[int]] = {}
         self._layers: list[tuple[str, nn.Module]] = []
         self._leaf: nn.Module | None = None
-        self._leaf_flops = 0
+        self._inside = Inside()
         self.failing: str | None = None
 
     # modules
@@ -60,7 +60,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[misc, no-untyped-call, unused
         def hook(module: nn.Module, args: Any) -> None:
             self._layers.append((name, module))
             if self._leaf is None and callable(getattr(module, "lattice_geometry", None)):
-                self._leaf, self._leaf_flops = module, 0
+                self._leaf, self._inside = module, Inside()
 
         return hook
 
@@ -68,18 +68,20 @@ class Recorder(TorchDispatchMode):  # type: ignore[misc, no-untyped-call, unused
         def hook(module: nn.Module, args: Any, output: Any) -> None:
             if self._leaf is module and len([1 for _, each in self._layers if each is module]) == 1:
                 self._leaf = None
+                self.flow.at(type(module).__name__, self.layer)
                 made, *decided = output if isinstance(output, tuple) else (output,)
                 if isinstance(made, torch.Tensor):
-                    value = self._opaque(module, args, made)
-                    # What else comes out is decided for the whole input and has no place in it.
+                    behind = self._opaque(module, args, made)
                     rest = [t for t in tree_leaves(decided) if isinstance(t, torch.Tensor)]
-                    self.constants.forget(rest, (value.index,))
+                    self.constants.forget(rest, behind)  # decisions have no place in space
                 elif output is not None:
-                    self.flow.op = "opaque"
                     self.refuse(
                         "an opaque layer must return a tensor, or a tuple that begins with one",
                         "return the tensor first",
                     )
+                else:  # it refused its input, and may have said why it cannot be tiled at all
+                    for reason, fix in Declared.of(module).breaks:
+                        self.refuse(reason, fix)
             if self._layers:
                 name, _ = self._layers.pop()
                 if output is None and self.failing is None:
@@ -87,39 +89,28 @@ class Recorder(TorchDispatchMode):  # type: ignore[misc, no-untyped-call, unused
 
         return hook
 
-    def _opaque(self, module: Any, args: Any, output: torch.Tensor) -> Value:
-        read = [
-            self._values[t]
-            for t in tree_leaves(args)
-            if isinstance(t, torch.Tensor) and t in self._values
-        ]
-        declared, shape = module.lattice_geometry(), tuple(output.shape)
-        self.flow.at(type(module).__name__, self.layer)
-        steps = {
-            2 + axis: AxisStep(
-                Taps(int(a["stride"]), tuple(tuple(range(lo, hi + 1)) for lo, hi in a["support"])),
-                shape[2 + axis],
-            )
-            for axis, a in enumerate(declared["axes"])
-        }
-        try:
-            together = read[0]
-            if len(read) > 1:
-                channels = sum(value.shape[1] for value in read)
-                together = self.flow.concat(read, 1, (1, channels, *read[0].shape[2:]))
-            value = self.flow.local("opaque", together, steps, shape, mixes=[1])
-        except Breaking as error:
-            value = self.flow.broken(read, shape, self.refuse(error.reason, error.fix))
+    def _opaque(self, module: nn.Module, args: Any, output: torch.Tensor) -> tuple[int, ...]:
+        """One node of what a layer declares of itself; which one."""
         given = [t for t in tree_leaves(args) if isinstance(t, torch.Tensor)]
+        read = [(place, self._values[t]) for place, t in enumerate(given) if t in self._values]
+        if not read:
+            return self.constants.behind(given)  # a constant that is made by it
+        declared, shape = Declared.of(module), tuple(output.shape)
+        try:
+            value = declared.applied(self.flow, read, shape)
+        except Breaking as error:
+            values = [value for _, value in read]
+            value = self.flow.broken(values, shape, self.refuse(error.reason, error.fix))
         self.flow.nodes[value.index] = replace(
             self.flow.nodes[value.index],
             behind=self.constants.behind(given),
-            flops=self._leaf_flops,
-            consensus=str(declared.get("consensus") or ""),
-            constants=repr(declared),
+            flops=self._inside.flops,
+            workspace=max(0, self._inside.peak - output.numel()),
+            consensus=declared.consensus,
+            constants=declared.text,
         )
         self.bind(output, value)
-        return value
+        return (value.index,)
 
     @property
     def layer(self) -> str:
@@ -199,7 +190,11 @@ class Recorder(TorchDispatchMode):  # type: ignore[misc, no-untyped-call, unused
         self.flow.at(str(func), self.layer)
         if self._leaf is not None:
             if results:
-                self._leaf_flops += cost(name, _named(func, args, kwargs), results[0])[0]
+                flops = cost(name, _named(func, args, kwargs), results[0])[0]
+                taken = {t.untyped_storage()._cdata for t in given} - self._inside.storages
+                self._inside.ran(
+                    flops, [t for t in results if t.untyped_storage()._cdata not in taken]
+                )
             return output
         self._require_own_data(derived)
         written = _written(func, args, kwargs)

@@ -38,7 +38,7 @@ from stitchsafe.instances._numbering import Numbering, Order
 from stitchsafe.instances._records import Segments, WindowRecord, WindowSegments
 from stitchsafe.instances._relabel import relabel
 from stitchsafe.instances._settings import Background, Clusters, LabelSettings, Source
-from stitchsafe.instances._sketch import Sketch, SketchUnion, to_units
+from stitchsafe.instances._sketch import MOST_CELLS, Sketch, SketchUnion, sketch_bytes, to_units
 from stitchsafe.instances._stages import SegmentSink, final_labels, load_evidence
 from stitchsafe.instances._table import InstanceTable
 from stitchsafe.instances._windows import (
@@ -54,6 +54,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "MERGING_BYTES",
+    "MOST_CELLS",
     "Background",
     "ClassSink",
     "Clusters",
@@ -94,6 +95,7 @@ __all__ = [
     "nearest_mode",
     "relabel",
     "segment_window",
+    "sketch_bytes",
     "to_units",
     "touching",
     "voxel_bytes",

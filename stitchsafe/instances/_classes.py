@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from stitchsafe.coordinates import Roi
 from stitchsafe.engine import CellRecord, Fields, checksum
 from stitchsafe.instances._settings import LabelSettings
-from stitchsafe.instances._windows import read_fields
+from stitchsafe.instances._windows import Inside, read_fields
 from stitchsafe.volumes import ArrayStore
 
 __all__ = ["ClassSink", "class_map", "class_type"]
@@ -26,7 +26,11 @@ def class_type(classes: int) -> np.dtype[Any]:
 
 
 def class_map(
-    fields: Fields, *, settings: LabelSettings, nan_is_background: bool = False
+    fields: Fields,
+    *,
+    settings: LabelSettings,
+    nan_is_background: bool = False,
+    inside: NDArray[np.bool_] | None = None,
 ) -> NDArray[Any]:
     """The class with the largest score, of equal ones the lowest.
 
@@ -38,6 +42,8 @@ def class_map(
         Its name.
     nan_is_background
         Give voxels with a score that is NaN or infinite the class 0, rather than refuse.
+    inside
+        Which voxels a mask holds, of the cell's shape; the others get the class 0. None: all.
 
     Returns
     -------
@@ -56,6 +62,8 @@ def class_map(
     for name in range(1, len(scores)):
         classes[scores[name] > best] = name
         np.maximum(best, scores[name], out=best)
+    if inside is not None:
+        classes[~inside] = 0
     return classes
 
 
@@ -68,22 +76,32 @@ class ClassSink:
         Of the volume's shape.
     settings, nan_is_background
         See `class_map`.
+    inside
+        Which voxels of a cell a mask holds; None without one.
     """
 
     NAME = "class map"
     """What the ledger calls it; no field has that name."""
 
     def __init__(
-        self, labels: ArrayStore, settings: LabelSettings, *, nan_is_background: bool = False
+        self,
+        labels: ArrayStore,
+        settings: LabelSettings,
+        *,
+        nan_is_background: bool = False,
+        inside: Inside | None = None,
     ) -> None:
-        self.labels, self.settings = labels, settings
+        self.labels, self.settings, self.inside = labels, settings, inside
         self.nan_is_background = nan_is_background
 
     def take(self, cell: Roi, fields: Fields) -> CellRecord:
-        return self._write(
-            cell,
-            class_map(fields, settings=self.settings, nan_is_background=self.nan_is_background),
+        classes = class_map(
+            fields,
+            settings=self.settings,
+            nan_is_background=self.nan_is_background,
+            inside=None if self.inside is None else self.inside(cell),
         )
+        return self._write(cell, classes)
 
     def skip(self, cell: Roi) -> CellRecord:
         return self._write(cell, np.zeros(cell.shape, self.labels.dtype))

@@ -62,6 +62,8 @@ class LabelSettings:
         rule speaks of the volume). Without meaning for the other sources.
     foreground_threshold
         Probability from which on a voxel is foreground.
+    masked
+        Whether voxels outside a mask, which lies beside the fields, are background too.
     growth_threshold
         Where given, segments grow within their window into voxels whose foreground is at least
         this, in order of falling foreground (a watershed).
@@ -94,6 +96,7 @@ class LabelSettings:
     clusters: Clusters = "window"
     background: Background = "none"
     foreground_threshold: float = 0.5
+    masked: bool = False
     growth_threshold: float | None = None
     growth_steps: int | None = None
     min_core: int = 0

@@ -24,11 +24,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from stitchsafe.errors import InputError
+from stitchsafe.errors import ClusteringError, InputError
 
 __all__ = [
     "LARGEST_DIMENSION",
     "LARGEST_VALUE",
+    "MOST_CELLS",
     "UNITS",
     "Sketch",
     "SketchUnion",
@@ -36,6 +37,7 @@ __all__ = [
     "check_dimensions",
     "check_reach",
     "occupied_cells",
+    "sketch_bytes",
     "to_units",
 ]
 
@@ -46,9 +48,13 @@ LARGEST_DIMENSION = 64
 LARGEST_VALUE = 2048
 """Bandwidths from 0 that positions may lie."""
 
+MOST_CELLS = 1 << 19
+"""Cells that the sketch of a whole volume may have: clusters of embeddings take some thousand."""
+
 _REACH = LARGEST_VALUE * UNITS
 _DENSE = 2  # entries of a table for each row that is looked up in it
 _HELD = 1 << 16  # cells of parts that are not worth uniting yet
+_CELL_COPIES = 10  # of a cell while parts are united and modes are found; 7 to 9 were measured
 _COUNTED = 2**53 // _REACH
 _CELL_BITS = {1: 9, 2: 9, 3: 10, 4: 10}  # log2 of a cell's side in units; 11 in more dimensions
 
@@ -82,6 +88,11 @@ def to_units(points: NDArray[Any], bandwidth: float) -> Int64:
 def cell_bits(dimensions: int) -> int:
     """log2 of a cell's side, in units."""
     return _CELL_BITS.get(dimensions, 11)
+
+
+def sketch_bytes(points: int, dimensions: int) -> int:
+    """Memory that clustering the sketch of a volume may take."""
+    return min(points, MOST_CELLS) * (2 * dimensions + 1) * 8 * _CELL_COPIES
 
 
 def check_dimensions(dimensions: int) -> None:
@@ -161,14 +172,23 @@ class SketchUnion:
     ----------
     dimensions
         Of the points.
+    most
+        How many cells it may come to have; any number where it is None.
     """
 
-    def __init__(self, dimensions: int) -> None:
+    def __init__(self, dimensions: int, most: int | None = None) -> None:
         self._united = Sketch.of_units(np.zeros((0, dimensions), np.int64))
         self._parts: list[Sketch] = []
+        self._most = most
 
     def add(self, sketch: Sketch) -> None:
-        """Add all points of a sketch."""
+        """Add all points of a sketch.
+
+        Raises
+        ------
+        ClusteringError
+            If they are more scattered than there may be cells.
+        """
         self._parts.append(sketch)
         held = sum(len(part.counts) for part in self._parts)
         if held >= max(_HELD, len(self._united.counts)):
@@ -183,6 +203,12 @@ class SketchUnion:
         if self._parts:
             self._united = Sketch.union([self._united, *self._parts])
             self._parts = []
+        cells = len(self._united.counts)
+        if self._most is not None and cells > self._most:
+            raise ClusteringError(
+                f"the embeddings are scattered over more than {self._most} cells of the lattice, "
+                "which memory is planned for; cluster with a larger bandwidth, or window by window"
+            )
 
 
 def occupied_cells(units: Int64) -> tuple[Int64, Int64, Int64] | None:

@@ -17,7 +17,7 @@ from stitchsafe.instances._meanshift import Modes
 from stitchsafe.instances._records import WindowRecord
 from stitchsafe.instances._relabel import relabel
 from stitchsafe.instances._settings import LabelSettings
-from stitchsafe.instances._windows import segment_window
+from stitchsafe.instances._windows import Inside, segment_window
 from stitchsafe.volumes import ArrayStore, Place
 
 __all__ = ["SegmentSink", "final_labels", "load_evidence"]
@@ -38,6 +38,8 @@ class SegmentSink:
         How instances are made.
     nan_is_background, modes
         See `segment_window`.
+    inside
+        Which voxels of a cell a mask holds; None without one.
     """
 
     def __init__(
@@ -48,17 +50,19 @@ class SegmentSink:
         settings: LabelSettings,
         *,
         nan_is_background: bool = False,
+        inside: Inside | None = None,
         modes: Modes | None = None,
     ) -> None:
         self.provisional, self.place = provisional, place
         self.cells, self.settings = cells, settings
-        self.nan_is_background, self.modes = nan_is_background, modes
+        self.nan_is_background, self.inside, self.modes = nan_is_background, inside, modes
 
     def take(self, cell: Roi, fields: Fields) -> CellRecord:
         segments = segment_window(
             fields,
             settings=self.settings,
             nan_is_background=self.nan_is_background,
+            inside=None if self.inside is None else self.inside(cell),
             modes=self.modes,
         )
         record = WindowRecord.of_segments(segments, cell, self.provisional.shape)

@@ -7,12 +7,13 @@ embedding wherever they lie. Parts are joined by faces: 6 neighbours in 3-D, 4 i
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from stitchsafe.coordinates import Roi
 from stitchsafe.errors import InputError
 from stitchsafe.instances._growth import grow_segments
 from stitchsafe.instances._meanshift import Modes, find_modes, nearest_mode
@@ -21,6 +22,7 @@ from stitchsafe.instances._settings import LabelSettings
 from stitchsafe.instances._sketch import Sketch, SketchUnion, to_units
 
 __all__ = [
+    "Inside",
     "clustered_points",
     "connected_parts",
     "modes_of",
@@ -30,9 +32,14 @@ __all__ = [
 ]
 
 Fields = Mapping[str, NDArray[Any]]
+Inside = Callable[[Roi], NDArray[np.bool_]]
+"""Which voxels of a region a mask holds."""
 
 _BATCH = 1 << 16
 _LABELLED_BYTES, _GROWN_BYTES, _COMPARED_BYTES, _CHOSEN_BYTES = 16, 29, 29, 11
+_MASKED_BYTES = (
+    7  # the mask twice, as it is looked up, and the foreground without what it leaves out
+)
 
 
 def segment_window(
@@ -40,6 +47,7 @@ def segment_window(
     *,
     settings: LabelSettings,
     nan_is_background: bool = False,
+    inside: NDArray[np.bool_] | None = None,
     modes: Modes | None = None,
 ) -> WindowSegments:
     """Segment one clustering window.
@@ -53,6 +61,8 @@ def segment_window(
         Names of the fields to read, and how.
     nan_is_background
         Take voxels where a field is NaN or infinite for background, rather than refuse.
+    inside
+        Which voxels a mask holds, of the window's shape; the others are background. None: all.
     modes
         Of the whole volume, where clusters are those of the volume; else found in the window.
 
@@ -62,6 +72,8 @@ def segment_window(
         If a field is missing (with those that there are), has another shape, or holds NaN.
     """
     arrays, core = read_fields(fields, settings, nan_is_background=nan_is_background)
+    if inside is not None:
+        core = inside if core is None else core & inside
     usual = np.ones(next(iter(arrays.values())).shape[1:], bool) if core is None else core
     foreground = arrays[settings.foreground_field][0] if settings.needs_foreground else None
     if foreground is not None:
@@ -157,7 +169,7 @@ def voxel_bytes(settings: LabelSettings, *, fields: int, nan_is_background: bool
     nan_is_background
         As for `segment_window`.
     """
-    copied = fields + 1 if nan_is_background else 0
+    copied = (fields + 1 if nan_is_background else 0) + (_MASKED_BYTES if settings.masked else 0)
     if settings.is_class_map:
         return _CHOSEN_BYTES + copied
     if settings.growth_threshold is not None:

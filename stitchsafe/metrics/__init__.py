@@ -14,6 +14,7 @@ from stitchsafe.metrics._scores import (
     variation_of_information,
 )
 from stitchsafe.metrics._seams import Face, PairScores, SeamGrid, SeamScores, SeamTally
+from stitchsafe.metrics._superpixels import achievable_segmentation_accuracy, boundary_recall
 
 __all__ = [
     "THRESHOLDS",
@@ -28,8 +29,10 @@ __all__ = [
     "SeamScores",
     "SeamTally",
     "VariationOfInformation",
+    "achievable_segmentation_accuracy",
     "adapted_rand_error",
     "average_precision",
+    "boundary_recall",
     "evaluate_volumes",
     "variation_of_information",
 ]

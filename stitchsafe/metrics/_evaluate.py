@@ -6,7 +6,7 @@ been counted at the seams of a grid, where one is given.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
@@ -119,6 +119,7 @@ def evaluate_volumes(
     roi: Roi | None = None,
     grids: Mapping[str, Sequence[int]] | None = None,
     axes: str = "",
+    watch: Callable[[Roi], None] | None = None,
 ) -> Scores:
     """Compare two label volumes, streamed.
 
@@ -140,6 +141,8 @@ def evaluate_volumes(
         `SeamGrid`.
     axes
         Letters of the axes, by which seams are named; by default the last ones of ``zyx``.
+    watch
+        Told of each block that has been compared.
 
     Raises
     ------
@@ -171,6 +174,8 @@ def evaluate_volumes(
                 tally.add(cell, *pair)
             inner = cell.relative_to(needed).slices
             counter.add(*(each[inner] for each in pair))
+            if watch is not None:
+                watch(cell)
     except ValueError as error:
         raise VolumeError(f"the volumes cannot be compared: {error}") from error
     scores = Scores.of(counter.table(), thresholds=thresholds, ignore_background=ignore_background)

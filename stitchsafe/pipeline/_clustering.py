@@ -11,7 +11,7 @@
 The bandwidth comes first where it is to be estimated, as the sketch depends on it. Samples and
 sketches of parts unite to those of the whole, bit for bit (see `PointSample` and `Sketch`); so
 neither portions nor their order can matter. Points are the voxels that are clustered of what is
-predicted: of the ROI, and without cells that a mask leaves out.
+predicted: of the ROI, and without what a mask leaves out.
 """
 
 from __future__ import annotations
@@ -34,6 +34,7 @@ from stitchsafe.engine import (
 )
 from stitchsafe.errors import IntegrityError
 from stitchsafe.instances import (
+    MOST_CELLS,
     LabelSettings,
     Modes,
     PointSample,
@@ -154,7 +155,7 @@ class _Sketched:
 
     def __init__(self, points: _Points) -> None:
         self._points = points
-        self.sketch = SketchUnion(points.dimensions)
+        self.sketch = SketchUnion(points.dimensions, MOST_CELLS)
 
     def add(self, values: NDArray[Any]) -> None:
         for part in self._points.of(values):
@@ -173,7 +174,7 @@ def _deciding(raw: RawFields) -> Generator[Pass, Tally, Clustering]:
     assert raw.recipe.labels is not None
     settings = LabelSettings.from_json(raw.recipe.labels)
     layouts = tuple(each for each in raw.recipe.fields if each.name in settings.fields)
-    view = cast(Volume, FieldView(raw, layouts))  # as much of one as a pass asks for
+    view = cast(Volume, FieldView(raw, layouts, raw.mask))  # as much of one as a pass asks for
     if settings.bandwidth == "auto":
         known = yield Pass(view, raw.recipe.roi, _beginning(_Sampled, layouts, settings), 0, 1)
         (sampled,) = cast(Sequence[_Sampled], known.together)

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from stitchsafe.coordinates import Roi
+from stitchsafe.engine import Events, Silent
 from stitchsafe.errors import InputError, VolumeError
 from stitchsafe.metrics import Scores, evaluate_volumes
 from stitchsafe.pipeline._inputs import VolumeLike
@@ -22,6 +23,7 @@ def evaluate(
     *,
     thresholds: Sequence[float] = (0.5, 0.75, 0.9),
     grid: Sequence[int] | Literal["auto"] | None = None,
+    events: Events | None = None,
 ) -> Scores:
     """Score labels against the truth, streamed.
 
@@ -36,6 +38,8 @@ def evaluate(
     grid
         Score the seams of this grid too: cells of so many voxels, anchored at the volume's origin.
         ``auto``: those of the cells (clustering windows) and tiles of a result.
+    events
+        Told of progress.
 
     Returns
     -------
@@ -60,8 +64,16 @@ def evaluate(
             "give volumes of one shape and level"
         )
     grids = None if grid is None else _grids(grid, recipe, found)
+    events = events or Silent()
+    events.stage("evaluate", (roi or Roi.whole(found.shape)).size, "voxels")
     scores = evaluate_volumes(
-        found, expected, thresholds=thresholds, roi=roi, grids=grids, axes=found.axes
+        found,
+        expected,
+        thresholds=thresholds,
+        roi=roi,
+        grids=grids,
+        axes=found.axes,
+        watch=lambda block: events.advance(block.size),
     )
     if not scores.n_true:
         raise VolumeError(

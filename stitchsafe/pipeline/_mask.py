@@ -1,9 +1,19 @@
-"""A mask: a volume of the same extent, or coarser by whole factors, that says where to predict."""
+"""A mask: a volume of the same extent, or coarser by whole factors, that says where to predict.
+
+It leaves out cells in which it is 0 everywhere. Where it is also the foreground of the labels, each
+of its voxels matters: the recipe then holds a checksum of them for each cell, with which whoever
+reads the mask later compares what is there.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
 
 from stitchsafe.coordinates import CellGrid, Roi
 from stitchsafe.engine import Events
@@ -13,7 +23,68 @@ from stitchsafe.pipeline._settings import Settings
 from stitchsafe.tiling import Recipe, Skipping
 from stitchsafe.volumes import PlaceError, Volume, open_volume, pieces
 
-__all__ = ["mask_place", "masked_otherwise", "skipping"]
+__all__ = ["VoxelMask", "mask_place", "masked_otherwise", "skipping"]
+
+
+@dataclass(frozen=True)
+class VoxelMask:
+    """A mask whose voxels are the foreground.
+
+    Parameters
+    ----------
+    mask
+        The mask.
+    recipe
+        Whose labels it is the foreground of.
+    """
+
+    mask: Volume
+    recipe: Recipe
+
+    @classmethod
+    def of(cls, path: object, recipe: Recipe) -> VoxelMask | None:
+        """The mask of a result, from its path or an array; None where its voxels do not matter.
+
+        Raises
+        ------
+        VolumeError
+            If it cannot be read, or does not lie over the volume any more.
+        """
+        if not masks_voxels(recipe):
+            return None
+        if path is None:
+            raise VolumeError("the mask was an array in memory; give it as mask=")
+        mask, _, _ = _opened(path, recipe.extent)
+        return cls(mask, recipe)
+
+    def __call__(self, cell: Roi) -> NDArray[np.bool_]:
+        """Which voxels of a cell it holds.
+
+        Raises
+        ------
+        VolumeError
+            If they are not those that the recipe knows.
+        """
+        name = _name(self.mask)
+        factors = _factors(self.mask, self.recipe.extent, name)
+        covering = _covering(cell, factors, self.mask)
+        held = _held(self.mask, covering)
+        assert self.recipe.skipping is not None
+        if _checksum(held) != self.recipe.skipping.content_of(self.recipe.cells.index(cell)):
+            raise VolumeError(
+                f"{name} at {cell} is not what it was when the run began; bring that "
+                "back, or predict again with --overwrite"
+            )
+        for axis, factor in enumerate(factors):
+            if factor > 1:
+                held = np.repeat(held, factor, axis=axis)
+        first = [o - c * f for o, c, f in zip(cell.offset, covering.offset, factors, strict=True)]
+        return held[tuple(slice(b, b + n) for b, n in zip(first, cell.shape, strict=True))]
+
+
+def masks_voxels(recipe: Recipe) -> bool:
+    """Whether each voxel of a mask matters, not only the cells that it leaves out."""
+    return recipe.labels is not None and bool(recipe.labels.get("masked"))
 
 
 def skipping(
@@ -45,11 +116,11 @@ def skipping(
         absent = set(mask.absent_chunks(covered))
     except PlaceError as error:
         raise error.refusal(VolumeError) from error
-    tell_absent(f"the mask {name}", absent, settings, events)
-    found = Skipping.of(mask.identity, cells, _wanted(mask, factors, cells))
+    tell_absent(name, absent, settings, events)
+    found = _looked_up(mask, factors, cells, content=settings.mask_voxels)
     if found.skipped == found.total:
         raise InputError(
-            f"the mask {name} is 0 all over {cells.region}, so that nothing is left to predict; "
+            f"{name} is 0 all over {cells.region}, so that nothing is left to predict; "
             "check that it lies over the volume, or leave out --mask"
         )
     return found
@@ -70,24 +141,36 @@ def masked_otherwise(path: object, recipe: Recipe) -> str | None:
     """
     assert recipe.skipping is not None
     mask, name, factors = _opened(path, recipe.extent)
-    cells = list(recipe.cells.cells())
-    wanted = _wanted(mask, factors, recipe.cells)
-    other = [cell for cell, now in zip(cells, wanted, strict=True) if now == recipe.skips(cell)]
-    if not other:
-        return None
-    return (
-        f"the mask {name} has changed: {len(other)} of {len(cells)} cells are left out that were "
-        f"not, or the other way round (the first is {other[0]})"
-    )
+    cells, was = list(recipe.cells.cells()), recipe.skipping
+    now = _looked_up(mask, factors, recipe.cells, content=was.content is not None)
+    places = [recipe.cells.index(cell) for cell in cells]
+    other = [c for c, at in zip(cells, places, strict=True) if now.skips(at) != was.skips(at)]
+    if other:
+        return (
+            f"{name} has changed: {len(other)} of {len(cells)} cells are left out that "
+            f"were not, or the other way round (the first is {other[0]})"
+        )
+    pairs = zip(cells, places, strict=True)
+    other = [cell for cell, at in pairs if now.content_of(at) != was.content_of(at)]
+    if other:
+        return (
+            f"{name} has changed: it holds other voxels in {len(other)} of {len(cells)} "
+            f"cells (the first is {other[0]})"
+        )
+    return None
 
 
 def _opened(path: object, extent: Sequence[int]) -> tuple[Volume, str, tuple[int, ...]]:
     """The mask, what it is called, and the voxels of the volume that one of its own spans."""
     mask = open_volume(path)
-    name = mask.path or "the mask"
+    name = _name(mask)
     if mask.channels != 1:
-        raise VolumeError(f"the mask {name} has {mask.channels} channels; give one of a single one")
+        raise VolumeError(f"{name} has {mask.channels} channels; give one of a single one")
     return mask, name, _factors(mask, extent, name)
+
+
+def _name(mask: Volume) -> str:
+    return f"the mask {mask.path}" if mask.path else "the mask"
 
 
 def _factors(mask: Volume, extent: Sequence[int], name: str) -> tuple[int, ...]:
@@ -97,15 +180,36 @@ def _factors(mask: Volume, extent: Sequence[int], name: str) -> tuple[int, ...]:
         math.ceil(e / f) != m for e, f, m in zip(extent, factors, mask.shape, strict=True)
     ):
         raise VolumeError(
-            f"the mask {name} of shape {mask.shape} does not lie over the volume of shape "
+            f"{name} of shape {mask.shape} does not lie over the volume of shape "
             f"{tuple(extent)}; give one of that shape, or coarser by a whole factor along each axis"
         )
     return tuple(factors)
 
 
-def _wanted(mask: Volume, factors: Sequence[int], cells: CellGrid) -> Iterator[bool]:
-    for cell in cells.cells():
-        yield any(bool(data.any()) for _, data in pieces(mask, _covering(cell, factors, mask)))
+def _looked_up(mask: Volume, factors: Sequence[int], cells: CellGrid, *, content: bool) -> Skipping:
+    """Which cells hold a voxel of a mask, and where asked for, a checksum of the voxels of each."""
+    regions = [_covering(cell, factors, mask) for cell in cells.cells()]
+    if not content:
+        wanted = [any(bool(data.any()) for _, data in pieces(mask, each)) for each in regions]
+        return Skipping.of(mask.identity, cells, wanted)
+    wanted, checksums = [], []
+    for region in regions:
+        held = _held(mask, region)
+        wanted.append(bool(held.any()))
+        checksums.append(_checksum(held))
+    return Skipping.of(mask.identity, cells, wanted, checksums)
+
+
+def _held(mask: Volume, region: Roi) -> NDArray[np.bool_]:
+    """Which voxels of a region of the mask itself are set."""
+    held = np.empty(region.shape, bool)
+    for piece, data in pieces(mask, region):
+        held[piece.relative_to(region).slices] = data[0] != 0
+    return held
+
+
+def _checksum(held: NDArray[np.bool_]) -> int:
+    return zlib.crc32(np.packbits(held).tobytes())
 
 
 def _covering(region: Roi, factors: Sequence[int], mask: Volume) -> Roi:

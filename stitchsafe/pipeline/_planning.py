@@ -11,7 +11,7 @@ import numpy as np
 from stitchsafe.coordinates import CellGrid, Roi, ceil_to, floor_to
 from stitchsafe.engine import Events, Shares, Silent
 from stitchsafe.errors import InputError, ModelError, PlanError
-from stitchsafe.instances import MERGING_BYTES, LabelSettings, voxel_bytes
+from stitchsafe.instances import MERGING_BYTES, LabelSettings, sketch_bytes, voxel_bytes
 from stitchsafe.networks import ModelConfig, Network, Runtime
 from stitchsafe.pipeline._devices import (
     choose_devices,
@@ -105,7 +105,7 @@ def draft_plan(
     finishing = _finishing(config, settings)
     precision = choose_precision(settings, network, stored, events)
     field_type = _field_type(settings, PRECISIONS[precision].kept, events)
-    cell_bytes, spilled = 0, tuple[str, ...]()
+    cell_bytes, together_bytes, spilled = 0, 0, tuple[str, ...]()
     if values is not None:
         labels = LabelSettings.from_json({**values, "window": window})
         _refuse_fields(labels, network)
@@ -118,6 +118,11 @@ def draft_plan(
         numbers = sum(output.channels for output in network.outputs)
         if labels.needs_consensus and ("fields" not in settings.save or field_type):
             spilled = tuple(dict.fromkeys(labels.fields))
+        together_bytes = MERGING_BYTES
+        if labels.clusters_of_volume:
+            (found,) = (out for out in network.outputs if out.name == labels.embedding_field)
+            sketched = sketch_bytes(inputs.roi.size, found.channels)
+            together_bytes = max(together_bytes, sketched)
         cell_bytes = voxel_bytes(
             labels,
             fields=numbers * np.dtype(PRECISIONS[precision].kept).itemsize,
@@ -190,7 +195,7 @@ def draft_plan(
             chunk_shape=volume.chunk_shape,
             decoded_bytes=volume.decoded_bytes,
             decoders=max(2, usable_cores()),
-            merging_bytes=MERGING_BYTES if values is not None else 0,
+            merging_bytes=together_bytes,
             read_whole=min(volume.decoded_bytes, MOST_READ_BYTES),
         ),
         max_memory=budget,
@@ -317,6 +322,7 @@ def _label_values(network: Network, settings: Settings) -> dict[str, Any] | None
         "foreground_threshold": settings.foreground_threshold,
     }
     values.update({key: value for key, value in changed.items() if value is not None})
+    values["masked"] = settings.mask_voxels
     if values.get("source") == "argmax" and not values.get("parts", True):
         _refuse_sizes_of_classes(settings)
         values.pop("min_size", None)  # the card's, of parts

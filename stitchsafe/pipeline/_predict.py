@@ -53,7 +53,7 @@ from stitchsafe.pipeline._inputs import (
     refuse_output_within_input,
 )
 from stitchsafe.pipeline._machine import cores_for
-from stitchsafe.pipeline._mask import mask_place
+from stitchsafe.pipeline._mask import VoxelMask, mask_place
 from stitchsafe.pipeline._outputs import Layout
 from stitchsafe.pipeline._planning import draft_plan, estimate_seconds
 from stitchsafe.pipeline._reading import Reading
@@ -297,7 +297,10 @@ def _carry_out(job: _Job, settings: Settings, events: Events) -> Prediction:
         plan = job.plan
         save_json(store.schedule_file, plan.schedule.to_json())
         place = places_for(plan.recipe, inputs.network, settings.device)[0]
-        workshop = Workshop(store, plan.recipe, inputs.network, inputs.volume, ledger.lease, place)
+        mask = VoxelMask.of(settings.mask, plan.recipe)
+        workshop = Workshop(
+            store, plan.recipe, inputs.network, inputs.volume, mask, ledger.lease, place
+        )
         try:
             with _executor(job, workshop, settings, cluster, events) as executor:
                 progress = run_stages(workshop, plan, executor, inputs, settings, ledger, events)

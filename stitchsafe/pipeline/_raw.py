@@ -28,6 +28,7 @@ from stitchsafe.engine import (
     checksum,
 )
 from stitchsafe.errors import IntegrityError
+from stitchsafe.pipeline._mask import VoxelMask
 from stitchsafe.pipeline._store import ResultStore
 from stitchsafe.tiling import Field, Recipe
 from stitchsafe.volumes import ArrayStore, Place
@@ -54,20 +55,28 @@ class RawFields:
         are gone.
     maker
         Makes what predicts again, where that is needed.
+    mask
+        The foreground, where a mask is.
     """
 
     store: ResultStore
     recipe: Recipe
     records: Mapping[CellIndex, CellRecord] | None
     maker: Callable[[], FieldMaker]
+    mask: VoxelMask | None = None
     _arrays: dict[str, ArrayStore] = field(default_factory=dict, repr=False)
 
     @classmethod
     def of(
-        cls, store: ResultStore, recipe: Recipe, ledger: Ledger, maker: Callable[[], FieldMaker]
+        cls,
+        store: ResultStore,
+        recipe: Recipe,
+        ledger: Ledger,
+        maker: Callable[[], FieldMaker],
+        mask: VoxelMask | None = None,
     ) -> RawFields:
         over = bool(ledger.finished("finish"))
-        return cls(store, recipe, None if over else ledger.finished("predict"), maker)
+        return cls(store, recipe, None if over else ledger.finished("predict"), maker, mask)
 
     def again(self, block: Roi) -> BlockInput | None:
         """What predicting the cells of a block again reads; None where they lie in scratch."""
@@ -111,11 +120,19 @@ class RawFields:
 class FieldView:
     """Raw fields of one scale as a volume, channel after channel, to take statistics of.
 
-    What a mask leaves out is NaN.
+    Parameters
+    ----------
+    raw
+        The fields. Cells that are skipped are NaN.
+    layouts
+        Which of them.
+    inside
+        Which voxels count; the others are NaN. All of them where it is None.
     """
 
     raw: RawFields
     layouts: tuple[Field, ...]
+    inside: VoxelMask | None = None
     decoded_bytes = 0  # cells are at hand, and pieces of them cost no decoding
     _cells: OrderedDict[CellIndex, NDArray[np.floating]] = field(
         default_factory=OrderedDict, repr=False
@@ -165,6 +182,8 @@ class FieldView:
             parts = [read.pop(name) for name in names]
             data = np.concatenate(parts) if len(parts) > 1 else parts[0]
             del parts
+            if self.inside is not None:
+                data[:, ~self.inside(cell)] = np.nan
             while self._cells and (len(self._cells) + 1) * data.size > _KEPT:
                 self._cells.popitem(last=False)
             self._cells[index] = data

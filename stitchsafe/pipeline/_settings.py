@@ -60,6 +60,7 @@ class Options(TypedDict, total=False):
     voxel_size: Sequence[float] | str | None
     nan: Literal["refuse", "zero", "keep"]
     mask: Any
+    mask_voxels: bool
     refuse_missing_chunks: bool
     image: ImageMode
     ngff: Literal["0.5", "0.4"]
@@ -128,6 +129,9 @@ class Settings:
     mask
         A volume over this one, or coarser by whole factors. Cells in which it is 0 everywhere are
         skipped: 0 in labels and fields.
+    mask_voxels
+        Whether the mask is the foreground too: labels are 0 at every voxel at which it is 0, and
+        such voxels are neither clustered nor counted.
     refuse_missing_chunks
         Refuse a volume with absent chunks, which Zarr reads as zeros.
     image
@@ -194,6 +198,7 @@ class Settings:
     voxel_size: tuple[float, ...] | str | None = None
     nan: Literal["refuse", "zero", "keep"] = "refuse"
     mask: Any = None
+    mask_voxels: bool = False
     refuse_missing_chunks: bool = False
     image: ImageMode = "link"
     ngff: Literal["0.5", "0.4"] = "0.5"
@@ -323,8 +328,15 @@ class Settings:
                 f"--field-type {self.field_type} is for fields that are kept, and --save "
                 f"{','.join(self.save)} keeps none; leave it out, or save fields too"
             )
+        if self.mask_voxels and self.mask is None:
+            raise InputError("--mask-voxels is for a mask, and there is none; give one with --mask")
         if self.makes_labels:
             return
+        if self.mask_voxels:
+            raise InputError(
+                f"--mask-voxels is for labels, and --save {','.join(self.save)} makes none; leave "
+                "it out, or save labels too"
+            )
         for name in (
             "labels_from",
             "parts",

@@ -28,7 +28,7 @@ from stitchsafe.pipeline._consensus import load_consensus
 from stitchsafe.pipeline._devices import is_this_machine, places_for
 from stitchsafe.pipeline._finishing import load_field_maps, mapped
 from stitchsafe.pipeline._inputs import Inputs, ModelLike, VolumeLike
-from stitchsafe.pipeline._mask import masked_otherwise
+from stitchsafe.pipeline._mask import VoxelMask, masked_otherwise
 from stitchsafe.pipeline._merging import is_merged
 from stitchsafe.pipeline._origin import Origin
 from stitchsafe.pipeline._reading import Reading
@@ -195,8 +195,9 @@ def verify(
     opened = reopen(store, network, volume)
     reading = Reading(opened.volume, Shares(recipe, grid_of(recipe, opened.network.geometry)))
     mask = stored.get("mask") if mask is None else mask
+    held = VoxelMask.of(mask, recipe)
     findings = [*audit(store, reading, events), *_mask(mask, recipe, events)]
-    again = _predict_again(store, recipe, opened, cells, events)
+    again = _predict_again(store, recipe, opened, held, cells, events)
     return Verification(
         again.voxels,
         again.bit_mismatches,
@@ -232,7 +233,12 @@ class _Again:
 
 
 def _predict_again(
-    store: ResultStore, recipe: Recipe, opened: Inputs, cells: int, events: Events
+    store: ResultStore,
+    recipe: Recipe,
+    opened: Inputs,
+    mask: VoxelMask | None,
+    cells: int,
+    events: Events,
 ) -> _Again:
     """Predict some cells again; those that cannot be, for damage that is found already, are not."""
     shown, network = _Again(), opened.network
@@ -272,7 +278,7 @@ def _predict_again(
             final = recipe.finished if index in finished else {}
             wrong |= _unlike_what_is_kept(store, recipe, samples, final, same_machine)
             shown.bit_mismatches += int(wrong.sum())
-        shown.label_mismatches += _label_mismatches(store, recipe, cell, fields)
+        shown.label_mismatches += _label_mismatches(store, recipe, cell, fields, mask)
         shown.max_abs_diff = max(shown.max_abs_diff, seams.max_abs_diff)
         largest = max(largest, seams.max_abs_value)
         events.advance()
@@ -342,15 +348,19 @@ def _agree(
     return every
 
 
-def _label_mismatches(store: ResultStore, recipe: Recipe, cell: Roi, fields: dict[str, Any]) -> int:
+def _label_mismatches(
+    store: ResultStore, recipe: Recipe, cell: Roi, fields: dict[str, Any], mask: VoxelMask | None
+) -> int:
     if recipe.labels is None or not (recipe.classes or is_merged(store.ledger, recipe)):
         return 0  # nothing to compare with, and said to be missing
     finest = store.labels / "0"
     if not any((finest / name).is_file() for name in ("zarr.json", ".zarray")):
         return 0
     try:
-        expected = final_labels_of(store, recipe, cell, fields)
+        expected = final_labels_of(store, recipe, cell, fields, mask)
         found = ArrayStore.open(store.labels / "0").read(cell)
+    except VolumeError:  # the mask has changed, which is found already
+        return 0
     except (IntegrityError, StoreError, ValueError, OSError):
         return cell.size
     return int((found != expected).sum())

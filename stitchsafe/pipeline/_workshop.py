@@ -58,6 +58,7 @@ from stitchsafe.pipeline._finishing import (
     load_field_maps,
 )
 from stitchsafe.pipeline._inputs import Inputs
+from stitchsafe.pipeline._mask import VoxelMask, mask_place
 from stitchsafe.pipeline._merging import MergedWindows, MergingStages, is_merging
 from stitchsafe.pipeline._origin import Origin
 from stitchsafe.pipeline._outputs import LabelPyramid
@@ -113,9 +114,12 @@ class Job:
         Raises
         ------
         InputError
-            If its volume or network lies in memory, where no other process finds it.
+            If its volume, mask or network lies in memory, where no other process finds it.
         """
-        for what, place in (("volume", inputs.volume.path), ("model", inputs.origin.model)):
+        needed = {"volume": inputs.volume.path, "model": inputs.origin.model}
+        if settings.mask_voxels:
+            needed["mask"] = mask_place(settings.mask)
+        for what, place in needed.items():
             if place is None:
                 raise InputError(
                     f"the {what} lies in the memory of this process, and workers open it by "
@@ -137,7 +141,8 @@ class Job:
                     f"the {what} of this worker is {here!r}, and the recipe says {asked!r}, whose "
                     "arithmetic may differ in the last bit; take workers that are alike"
                 )
-        return Workshop(store, recipe, opened.network, opened.volume, self.lease, self.device)
+        mask = VoxelMask.of(store.stored()["mask"], recipe)
+        return Workshop(store, recipe, opened.network, opened.volume, mask, self.lease, self.device)
 
 
 @dataclass(frozen=True)
@@ -148,6 +153,7 @@ class Workshop:
     recipe: Recipe
     network: Network
     volume: Volume
+    mask: VoxelMask | None = None
     lease: Lease | None = None
     device: str = "cpu"
 
@@ -167,7 +173,7 @@ class Workshop:
     @property
     def raw(self) -> RawFields:
         """Fields as they are before what needs the whole of them."""
-        return RawFields.of(self.store, self.recipe, self.ledger, lambda: self.maker)
+        return RawFields.of(self.store, self.recipe, self.ledger, lambda: self.maker, self.mask)
 
     @property
     def merging(self) -> MergingStages:
@@ -250,7 +256,9 @@ class Workshop:
             sinks.append(FieldSink(arrays, recipe.raw, RAW))
         if recipe.labels is not None and recipe.classes:
             settings, nan = LabelSettings.from_json(recipe.labels), recipe.nan == "keep"
-            sinks.append(ClassSink(self._labels(0), settings, nan_is_background=nan))
+            sinks.append(
+                ClassSink(self._labels(0), settings, nan_is_background=nan, inside=self.mask)
+            )
         elif recipe.labels is not None and not needs_consensus(recipe):
             sinks.append(self._segments())
         return sinks
@@ -263,13 +271,14 @@ class Workshop:
             self.recipe.cells,
             clustering.settings,
             nan_is_background=self.recipe.nan == "keep",
+            inside=self.mask,
             modes=clustering.modes,
         )
 
     def _relabelling(self) -> Work:
         final = self._labels(0)
         if self.ledger.finished("finish"):  # a cell whose entry has been deleted is made anew
-            return _Anew(self.maker, self.store, final)
+            return _Anew(self.maker, self.store, final, self.mask)
         scratch = ArrayStore.open(self.store.provisional)
         provisional = self._checked(segmenting(self.recipe), "provisional", scratch)
         merged, extent = MergedWindows(self.store, self.recipe), self.recipe.extent
@@ -292,6 +301,7 @@ class _Anew:
     maker: FieldMaker
     store: ResultStore
     final: ArrayStore
+    mask: VoxelMask | None
 
     def read(self, block: Roi, cells: Sequence[Roi]) -> BlockInput:
         del cells
@@ -303,7 +313,7 @@ class _Anew:
                 yield np.zeros(cell.shape, self.final.dtype)
                 continue
             fields = self.maker.fields(cell, source)
-            yield final_labels_of(self.store, self.maker.recipe, cell, fields)
+            yield final_labels_of(self.store, self.maker.recipe, cell, fields, self.mask)
 
     def write(self, cell: Roi, result: NDArray[Any]) -> CellRecord:
         self.final.write(cell, result)
@@ -316,17 +326,21 @@ def _number(stage: str) -> int:
 
 
 def final_labels_of(
-    store: ResultStore, recipe: Recipe, cell: Roi, fields: dict[str, Any]
+    store: ResultStore,
+    recipe: Recipe,
+    cell: Roi,
+    fields: dict[str, Any],
+    mask: VoxelMask | None,
 ) -> NDArray[Any]:
     """Labels of a cell, made again from its fields."""
     if recipe.labels is None:
         raise IntegrityError("the result holds no labels; predict it with --save labels")
     clustering, nan = load_clustering(store, recipe), recipe.nan == "keep"
-    settings = clustering.settings
+    settings, inside = clustering.settings, None if mask is None else mask(cell)
     if settings.is_class_map:
-        return class_map(fields, settings=settings, nan_is_background=nan)
+        return class_map(fields, settings=settings, nan_is_background=nan, inside=inside)
     segments = segment_window(
-        fields, settings=settings, nan_is_background=nan, modes=clustering.modes
+        fields, settings=settings, nan_is_background=nan, inside=inside, modes=clustering.modes
     )
     merged = MergedWindows(store, recipe).of(cell)
     return final_labels(segments.labels, cell, merged, recipe.extent)

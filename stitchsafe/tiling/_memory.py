@@ -67,7 +67,7 @@ class Storage:
     decoders
         How many chunks are decoded at once.
     merging_bytes
-        What the merging of cells takes when all are written.
+        What clustering and merging all cells takes when they are written.
     read_whole
         Bytes of a chunk that passes over the volume read whole, while nothing is computed.
     """

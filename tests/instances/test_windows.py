@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tracemalloc
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 from merging import merge_records
+from numpy.typing import NDArray
 from scipy import ndimage
 
 from stitchsafe.coordinates import Roi
@@ -17,6 +19,7 @@ from stitchsafe.errors import InputError
 from stitchsafe.instances import (
     LabelSettings,
     WindowRecord,
+    WindowSegments,
     connected_parts,
     segment_window,
 )
@@ -321,3 +324,28 @@ def test_a_window_of_many_segments_is_measured_in_little_memory() -> None:
     assert peak < 1000 * record.count
     np.testing.assert_array_equal(record.box_end - record.box_begin, 1)
     np.testing.assert_array_equal(record.sums, record.box_begin)
+
+
+@pytest.mark.parametrize("growth", [None, 0.46])
+def test_outside_of_a_mask_is_as_where_fields_are_no_numbers(growth: float | None) -> None:
+    """Neither clustered, nor grown into; and NaN and a mask add up."""
+    random = np.random.default_rng(3)
+    fields = {
+        "embedding": ndimage.gaussian_filter(random.normal(size=(2, 20, 24)), (0, 2, 2)),
+        "foreground": ndimage.gaussian_filter(random.random((1, 20, 24)), (0, 2, 2)),
+    }
+    inside, nan = random.random((2, 20, 24)) < 0.8
+    values = LabelSettings(
+        window=(20, 24), bandwidth=0.1, background="foreground", growth_threshold=growth,
+        foreground_threshold=0.51,
+    )  # fmt: skip
+
+    def segmented(holes: NDArray[np.bool_], **more: Any) -> WindowSegments:
+        given = {name: np.where(holes, np.nan, field) for name, field in fields.items()}
+        return segment_window(given, settings=values, nan_is_background=True, **more)
+
+    expected, got = segmented(~inside | ~nan), segmented(~nan, inside=inside)
+    assert 5 < got.count != segmented(~nan).count
+    assert not got.labels[~inside].any()
+    for name in ("labels", "cores", "modes", "clusters", "voxels", "first"):
+        np.testing.assert_array_equal(getattr(got, name), getattr(expected, name))

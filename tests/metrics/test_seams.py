@@ -176,3 +176,17 @@ def test_blocks_cover_the_region_once():
         seen[block.slices] += 1
     assert (seen[grid.region.slices] == 1).all()
     assert seen.sum() == grid.region.size
+
+
+def test_each_block_is_told_once_it_is_compared():
+    labels = Read(np.ones((40, 60), np.int64))
+    roi = Roi((3, 5), (30, 50))
+    for grids in (None, {"grid": (16, 16)}):
+        told = np.zeros((40, 60), int)
+
+        def watch(block, told=told):
+            told[block.slices] += 1
+
+        evaluate_volumes(labels, labels, block_shape=(10, 10), roi=roi, grids=grids, watch=watch)
+        assert (told[roi.slices] == 1).all()
+        assert told.sum() == roi.size

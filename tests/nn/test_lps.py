@@ -131,6 +131,13 @@ def test_every_circular_shift_is_exact_for_lps_and_one_in_64_for_max_pooling():
     assert exact_shifts(twin, torch.randn(1, 1, 32, 32).double(), every(32)) == 16
 
 
+def test_single_precision_keeps_every_shift_too():
+    """To its rounding, and without ties: the bound of rounding is not so wide that it finds any."""
+    torch.manual_seed(0)
+    net = CircularUNet("lps", channels=8).eval()
+    assert exact_shifts(net, torch.randn(1, 1, 16, 16), every(16), tolerance=1e-6) == 256
+
+
 @pytest.mark.parametrize("options", [{"low_pass": 3}, {"low_pass": 2}, {"max_pool": 2}])
 def test_filters_and_maxima_keep_it_equivariant(options):
     torch.manual_seed(0)
@@ -246,6 +253,19 @@ def test_a_constant_image_ties_is_averaged_and_said(ndim):
     assert torch.equal(selection.weights[0], torch.full((2**ndim,), 0.5**ndim).double())
     assert torch.allclose(y[0], x[0, :, ::2, ::2, ...][(..., *(slice(0, 4),) * ndim)])
     assert torch.allclose(up(y, selection)[0], x[0], atol=1e-7)
+
+
+def test_averaging_is_exact_where_the_tied_phases_are_equal():
+    torch.manual_seed(0)
+    x = torch.randn(1, 2, 12, 1).double().expand(1, 2, 12, 8).contiguous()
+    down, up = LPD(2, 2).double().eval(), LPU(low_pass=3)
+    with pytest.warns(TieWarning):
+        y, selection = down(x)
+    assert sorted(selection.weights[0].tolist()) == [0, 0, 0.5, 0.5]
+    for shift in every(3):
+        with pytest.warns(TieWarning):
+            moved = up(*down(rolled(x, shift)))
+        assert torch.allclose(moved, rolled(up(y, selection), shift), rtol=0, atol=1e-12)
 
 
 def test_an_odd_period_ties_and_what_comes_out_does_not_move_along():

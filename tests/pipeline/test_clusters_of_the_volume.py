@@ -20,12 +20,14 @@ from stitchsafe.coordinates import Roi
 from stitchsafe.engine import Ledger
 from stitchsafe.errors import InputError, IntegrityError, InterruptedRunError
 from stitchsafe.instances import (
+    MERGING_BYTES,
     Sketch,
     connected_parts,
     estimate_bandwidth,
     find_modes,
     mean_shift,
     nearest_mode,
+    sketch_bytes,
     to_units,
 )
 from stitchsafe.pipeline import _raw
@@ -428,3 +430,20 @@ def test_disks_through_the_program(tmp_path: Path, capsys: pytest.CaptureFixture
     np.testing.assert_array_equal(stored(tmp_path / "out.zarr", "labels/instances/0"), expected)
     assert answer["instances"] == len(kept) > 30
     assert stitchsafe.verify(tmp_path / "out.zarr", cells=2).ok
+
+
+def test_points_that_are_too_scattered_for_the_memory_are_refused(
+    here: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Fields without clusters, or a bandwidth that is far too small."""
+    large = np.zeros((1000, 1000), np.uint8)
+    plan = stitchsafe.plan(large, here / "flat", **OPTIONS, clusters="volume")
+    assert plan.memory.merging == sketch_bytes(10**6, 2) == sketch_bytes(10**9, 2) > MERGING_BYTES
+    monkeypatch.setattr("stitchsafe.pipeline._clustering.MOST_CELLS", 300)
+    out, narrow = tmp_path / "out.zarr", {"clusters": "volume", "bandwidth": 0.005}
+    with pytest.raises((InputError, InterruptedRunError), match="scattered over more than 300"):
+        predict(here, out, **narrow)
+    with pytest.raises((InputError, InterruptedRunError), match="scattered over more than 300"):
+        predict(here, out, **narrow)  # from what is there
+    monkeypatch.undo()
+    assert predict(here, out, overwrite=True, **BOTH).progress.instances
