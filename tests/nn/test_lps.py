@@ -226,7 +226,9 @@ def test_a_gap_within_the_bound_of_float32_is_told_by_double():
     score, phases = down.pick.score, split(near)
     single = float(2 * score.scale(phases).max() * score.terms * 2.0**-24)
     assert float(selection.bound) < float(selection.margin) < single
-    assert torch.equal(selection.phases, down.double()(near.double())[1].phases)
+    exact = down.double()(near.double())[1]
+    assert torch.allclose(selection.scores, exact.scores, rtol=0, atol=1e-15)
+    assert torch.equal(selection.phases, exact.phases)
 
 
 def test_sums_gathered_piece_by_piece_give_the_score_of_the_whole():
@@ -253,6 +255,20 @@ def test_a_constant_image_ties_is_averaged_and_said(ndim):
     assert torch.equal(selection.weights[0], torch.full((2**ndim,), 0.5**ndim).double())
     assert torch.allclose(y[0], x[0, :, ::2, ::2, ...][(..., *(slice(0, 4),) * ndim)])
     assert torch.allclose(up(y, selection)[0], x[0], atol=1e-7)
+
+
+def test_what_rounding_alone_tells_apart_is_a_tie():
+    torch.manual_seed(0)
+    x = torch.full((1, 2, 12, 12), 0.3)
+    x = torch.where(torch.rand_like(x) < 0.5, x, torch.nextafter(x, 2 * x))  # the last bit
+    down = LPD(2, 2).eval()
+    with pytest.warns(TieWarning):
+        _, selection = down(x)
+    assert 0 < float(selection.margin) <= float(selection.bound)
+    assert selection.weights.tolist() == [[0.25] * 4]
+    for index in range(4):
+        phase(x, index).mul_(1 + 0.01 * index)
+    assert float(down(x)[1].weights.max()) == 1
 
 
 def test_averaging_is_exact_where_the_tied_phases_are_equal():
