@@ -60,7 +60,7 @@ def test_rounding_stays_within_its_bound_and_the_bound_is_of_use(padding):
     torch.manual_seed(5)
     net = LogitsNetwork(2, 6, padding=padding).requires_grad_(False)
     phases = torch.randn(8, 4, 6, 9, 11)
-    found, bound = net(phases), net.scale(phases) * net.terms * 2.0**-24
+    found, bound = net(phases), net.scale(phases) * 4 * net.terms**0.5 * 2.0**-24
     exact = net.double()(phases.double())
     error = (found - exact).abs()
     assert (error <= bound).all()
@@ -78,7 +78,7 @@ def test_a_gap_within_the_bound_of_float32_is_told_by_double():
     near = 1 + 3e-5 * x  # gaps of 1e-6, by which single precision cannot decide
     selection = down(near)[1]
     score, phases = down.pick.score, split(near)
-    single = float(2 * score.scale(phases).max() * score.terms * 2.0**-24)
+    single = float(2 * score.scale(phases).max() * 4 * score.terms**0.5 * 2.0**-24)
     assert float(selection.bound) < float(selection.margin) < single
     exact = down.double()(near.double())[1]
     assert torch.allclose(selection.scores, exact.scores, rtol=0, atol=1e-15)
