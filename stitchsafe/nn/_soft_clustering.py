@@ -206,7 +206,7 @@ def _decoded(features: Tensor, assignment: Tensor, factors: Sequence[int], paddi
     dtype = torch.promote_types(features.dtype, assignment.dtype)
     windows = _windows(_ringed(features.to(dtype), factors, padding), factors)
     weights = _in_cells(assignment.to(dtype), factors)
-    weights = weights.unflatten(1, [3 if f > 1 else 1 for f in factors])
+    weights = weights.unflatten(1, [3 if f > 1 else 1 for f in factors])  # type: ignore[no-untyped-call]
     made = _product("bWP,bcCW->bcP", len(factors), weights, windows)
     return _in_space(made).to(features.dtype)
 
