@@ -10,6 +10,8 @@ import pytest
 EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
 EXPECTED = {
     "predict_array.py": lambda difference: difference <= 1e-5,
+    "shift_equivariant_unet.py": lambda norm: norm == 0,
+    "shift_invariant_classifier.py": lambda norm: norm == 0,
     "which_tiles.py": lambda shares: shares == (0, pytest.approx(1 - (3 / 6) ** 2, abs=0.01)),
 }
 
