@@ -3,11 +3,13 @@
 from stitchsafe.nn._aps import APS
 from stitchsafe.nn._backbone import HCFCN, HCBackbone
 from stitchsafe.nn._blur import LowPass, LowPassPool, StrideOneMax
+from stitchsafe.nn._classifier import Classifier
 from stitchsafe.nn._closed_form import ClosedFormFit, ClosedFormPool
 from stitchsafe.nn._gumbel import MultirateLinear, StepDecay, anneal, schedule
 from stitchsafe.nn._lps import LPD, LPU, LogitsNetwork, parameter_groups
 from stitchsafe.nn._ppool import PPool2d, PPool3d
 from stitchsafe.nn._replacing import replace_pooling
+from stitchsafe.nn._resnet import ResNet, resnet18
 from stitchsafe.nn._selection import Selection, TieError, TieWarning, pinned
 from stitchsafe.nn._soft_clustering import (
     ClusterUp,
@@ -23,6 +25,7 @@ __all__ = [
     "HCFCN",
     "LPD",
     "LPU",
+    "Classifier",
     "ClosedFormFit",
     "ClosedFormPool",
     "ClusterUp",
@@ -33,6 +36,7 @@ __all__ = [
     "MultirateLinear",
     "PPool2d",
     "PPool3d",
+    "ResNet",
     "Selection",
     "SoftClusterDown",
     "StepDecay",
@@ -46,6 +50,7 @@ __all__ = [
     "parameter_groups",
     "pinned",
     "replace_pooling",
+    "resnet18",
     "schedule",
     "superpixels",
 ]
