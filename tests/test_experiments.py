@@ -12,6 +12,9 @@ import pytest
 
 EXPERIMENTS = Path(__file__).resolve().parent.parent / "examples" / "experiments"
 ROWS = {
+    "polynomial_pooling.py": [
+        "max", "average", "P-pooling, per layer", "P-pooling, per channel",
+    ],
     "shift_consistency.py": [
         "max", "blur (Tri-3)", "APS", "APS, Tri-3", "LPS softmax, Tri-3", "LPS Gumbel, Tri-3",
         "LPS Gumbel",
