@@ -1,12 +1,13 @@
 """Does a learnt exponent pool better than maximum or average? P-pooling in a U-Net.
 
 The layer of Wei et al. (2019), small: a U-Net with two poolings learns the foreground of 88
-microscopy images of nuclei of many kinds, from crops; each fifth image by name is kept back, and
-scored on its central 256 x 256 pixels. *IoU* is that of all their pixels together, *IoU per image*
-the mean over images, *IoU at borders* that of the pixels within 2 of a border between foreground
-and background, where detail shows. P-pooling begins at an exponent of 1, between average (0) and
-maximum (infinity), one per layer or one per channel, and learns at ten times the rate of the
-weights; the last columns say where the exponents end, finest layer first, on average.
+microscopy images of nuclei of many kinds, scaled to mean 0 and deviation 1, from crops; each fifth
+image by name is kept back, and scored on its central 256 x 256 pixels. *IoU* is that of all their
+pixels together, *IoU per image* the mean over images, *IoU at borders* that of the pixels within 2
+of a border between foreground and background, where detail shows. P-pooling begins at an exponent
+of 1, between average (0) and maximum (infinity), one per layer or one per channel, and learns at
+ten times the rate of the weights; the last columns say where the exponents end, finest layer first,
+on average.
 
     python examples/experiments/polynomial_pooling.py
 """
@@ -104,7 +105,10 @@ def measured(network: UNet, images: list[tuple[Image, Image]]) -> tuple[float, .
 
 def main() -> None:
     asked = arguments(__doc__, steps=300)
-    train, test = nuclei()
+    train, test = (
+        [((image - image.mean()) / max(float(image.std()), 1e-6), labels) for image, labels in part]
+        for part in nuclei()
+    )
     found: dict[str, list[tuple[float, ...]]] = {kind: [] for kind in KINDS}
     for seed in range(asked.seeds):
         for kind, results in found.items():
