@@ -11,7 +11,7 @@ from torch import Tensor, nn
 import stitchsafe
 from stitchsafe.errors import UnsafeNetworkError
 from stitchsafe.geometry import NetworkGeometry, analyse_module, trace
-from stitchsafe.nn import HCFCN, ClosedFormFit, ClusterUp, HCBackbone, SoftClusterDown
+from stitchsafe.nn import HCFCN, ClosedFormFit, ClusterUp, SoftClusterDown
 
 torch.set_num_threads(1)
 
@@ -43,7 +43,8 @@ class Clusters(nn.Module):
 def segmenter(ndim: int, levels: int, padding: str, **settings: object) -> HCFCN:
     torch.manual_seed(0)
     widths = (3,) * (levels + 1)
-    return HCFCN(HCBackbone(ndim, 1, widths, depth=1, padding=padding, **settings), 2).double()
+    settings = {"widths": widths, "depth": 1, "padding": padding, **settings}
+    return HCFCN(ndim=ndim, out_channels=2, **settings).double()
 
 
 def geometry_of(module: nn.Module, ndim: int) -> NetworkGeometry:
