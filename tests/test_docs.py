@@ -31,6 +31,7 @@ DOCUMENTS = (
     "README.md",
     "docs/guide.md",
     "docs/theory.md",
+    "docs/layers.md",
     "docs/json.md",
     "docs/places.md",
     "docs/faults.md",

@@ -14,6 +14,9 @@ The method returns a mapping of plain data, so that layers need not know this pa
 ``breaks``
     Why the layer can never be tiled, each ``{"reason": str, "fix": str}``; optional. With axes
     beside it, what follows is analysed as if the layer were mended.
+
+The layer returns one tensor, or a tuple that begins with one. What else is in that is taken for a
+decision about the whole input, which later layers may read and which has no place.
 """
 
 from __future__ import annotations

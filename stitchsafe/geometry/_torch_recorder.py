@@ -69,10 +69,17 @@ class Recorder(TorchDispatchMode):  # type: ignore[misc, no-untyped-call, unused
             if self._leaf is module and len([1 for _, each in self._layers if each is module]) == 1:
                 self._leaf = None
                 self.flow.at(type(module).__name__, self.layer)
-                if isinstance(output, torch.Tensor):
-                    self._opaque(module, args, output)
+                made, *decided = output if isinstance(output, tuple) else (output,)
+                if isinstance(made, torch.Tensor):
+                    behind = self._opaque(module, args, made)
+                    # What else comes out is decided for the whole input and has no place in it.
+                    rest = [t for t in tree_leaves(decided) if isinstance(t, torch.Tensor)]
+                    self.constants.forget(rest, behind)
                 elif output is not None:
-                    self.refuse("an opaque layer must return one tensor", "return one tensor")
+                    self.refuse(
+                        "an opaque layer must return a tensor, or a tuple that begins with one",
+                        "return the tensor first",
+                    )
                 else:  # it refused its input, and may have said why it cannot be tiled at all
                     for reason, fix in Declared.of(module).breaks:
                         self.refuse(reason, fix)
@@ -83,12 +90,13 @@ class Recorder(TorchDispatchMode):  # type: ignore[misc, no-untyped-call, unused
 
         return hook
 
-    def _opaque(self, module: nn.Module, args: Any, output: torch.Tensor) -> None:
-        """One node of what a layer declares of itself."""
+    def _opaque(self, module: nn.Module, args: Any, output: torch.Tensor) -> tuple[int, ...]:
+        """Write one node of what a layer declares of itself; its index, or of what it reads."""
         given = [t for t in tree_leaves(args) if isinstance(t, torch.Tensor)]
         read = [(place, self._values[t]) for place, t in enumerate(given) if t in self._values]
         if not read:
-            return  # a constant that is made by it
+            self.constants.forget([output], self.constants.behind(given))
+            return self.constants.behind(given)
         declared, shape = Declared.of(module), tuple(output.shape)
         try:
             value = declared.applied(self.flow, read, shape)
@@ -104,6 +112,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[misc, no-untyped-call, unused
             constants=declared.text,
         )
         self.bind(output, value)
+        return (value.index,)
 
     @property
     def layer(self) -> str:
