@@ -16,10 +16,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 __all__ = [
-    "Border", "centre", "checked_border", "checked_factors", "convolutions", "decode", "decoded",
-    "decoded_sizes", "fitting", "for_pixels",
-    "hard_decode", "hard_decoded", "in_cells", "in_space",
-    "product", "ring_around", "superpixels", "windows_of",
+    "Border", "by_cell", "by_pixel", "centre", "checked_border", "checked_factors", "convolutions",
+    "decode", "decoded", "decoded_sizes", "fitting", "hard_decode", "hard_decoded", "product",
+    "ring_around", "superpixels", "windows_of",
 ]  # fmt: skip
 
 Border = Literal["same", "valid", "circular"]
@@ -57,42 +56,44 @@ def ring_around(cells: Tensor, factors: Sequence[int], padding: str) -> Tensor:
 
 
 def windows_of(ringed: Tensor, factors: Sequence[int]) -> Tensor:
-    """For each cell, what lies around it: (b, c, cells, ..., 3, ...), a view."""
+    """What lies around each cell: (b, *cells, candidates, c)."""
     for axis, factor in enumerate(factors, start=2):
-        ringed = ringed.unfold(axis, 3 if factor > 1 else 1, 1)
-    return ringed
+        size = ringed.shape[axis] - 2
+        shifted = [ringed.narrow(axis, at, size) for at in range(3)] if factor > 1 else [ringed]
+        ringed = torch.stack(shifted, dim=-1)
+    return ringed.movedim(1, -1).flatten(1 + len(factors), -2)
 
 
-def product(pattern: str, ndim: int, first: Tensor, second: Tensor) -> Tensor:
-    """An einsum; C stands for cells, P for cells and their pixels, W for windows around cells."""
-    cells, pixels, windows = "zyx"[:ndim], "kji"[:ndim], "wvu"[:ndim]
-    both = "".join(map("".join, zip(cells, pixels, strict=True)))
-    for name, letters in (("C", cells), ("P", both), ("W", windows)):
-        pattern = pattern.replace(name, letters)
-    # In mixed precision, too, weights are of float32: those of a pixel sum to 1.
+def by_cell(pixels: Tensor, factors: Sequence[int]) -> Tensor:
+    """Pixels cell by cell: (b, *cells, pixels of a cell, c)."""
+    cells = [n // f for n, f in zip(pixels.shape[2:], factors, strict=True)]
+    both = [n for pair in zip(cells, factors, strict=True) for n in pair]
+    ndim = len(factors)
+    order = (0, *range(2, 2 + 2 * ndim, 2), *range(3, 3 + 2 * ndim, 2), 1)
+    split = pixels.reshape(*pixels.shape[:2], *both).permute(order)
+    return split.reshape(pixels.shape[0], *cells, math.prod(factors), pixels.shape[1])
+
+
+def by_pixel(cells: Tensor, factors: Sequence[int]) -> Tensor:
+    """The reverse: (b, c, *pixels)."""
+    ndim = len(factors)
+    sizes = cells.shape[1 : 1 + ndim]
+    split = cells.reshape(cells.shape[0], *sizes, *factors, cells.shape[-1])
+    order = [1 + axis + part for axis in range(ndim) for part in (0, ndim)]
+    split = split.permute(0, 1 + 2 * ndim, *order)
+    pixels = [n * f for n, f in zip(sizes, factors, strict=True)]
+    return split.reshape(cells.shape[0], cells.shape[-1], *pixels)
+
+
+def product(first: Tensor, second: Tensor) -> Tensor:
+    """A matrix product for each cell, in full precision.
+
+    In mixed precision, too, weights are of float32, so that those of a pixel sum to 1.
+    """
     if torch.is_autocast_enabled(first.device.type):
         with torch.autocast(first.device.type, enabled=False):
-            return torch.einsum(pattern, first, second)
-    return torch.einsum(pattern, first, second)
-
-
-def for_pixels(cells: Tensor) -> Tensor:
-    """(b, c, cells) laid out to be combined with what :func:`in_cells` gives."""
-    return cells.reshape(*cells.shape[:2], *(n for size in cells.shape[2:] for n in (size, 1)))
-
-
-def in_cells(pixels: Tensor, factors: Sequence[int]) -> Tensor:
-    """Pixels as (b, c, cells, pixels of a cell, ...), axis by axis."""
-    shape = [part for n, f in zip(pixels.shape[2:], factors, strict=True) for part in (n // f, f)]
-    return pixels.reshape(*pixels.shape[:2], *shape)
-
-
-def in_space(pixels: Tensor) -> Tensor:
-    """The same as one dimension per axis."""
-    sizes = pixels.shape[2:]
-    return pixels.reshape(
-        *pixels.shape[:2], *(n * f for n, f in zip(sizes[::2], sizes[1::2], strict=True))
-    )
+            return first @ second
+    return first @ second
 
 
 def centre(pixels: Tensor, sizes: Sequence[int]) -> Tensor:
@@ -184,11 +185,8 @@ def decode(
 def decoded(features: Tensor, assignment: Tensor, factors: Sequence[int], padding: str) -> Tensor:
     dtype = torch.promote_types(features.dtype, assignment.dtype)
     windows = windows_of(ring_around(features.to(dtype), factors, padding), factors)
-    weights = in_cells(assignment.to(dtype), factors)
-    around = [3 if f > 1 else 1 for f in factors]
-    weights = weights.reshape(weights.shape[0], *around, *weights.shape[2:])
-    made = product("bWP,bcCW->bcP", len(factors), weights, windows)
-    return in_space(made).to(features.dtype)
+    made = product(by_cell(assignment.to(dtype), factors), windows)
+    return by_pixel(made, factors).to(features.dtype)
 
 
 def hard_decode(
@@ -214,14 +212,12 @@ def hard_decoded(
     own = len(_candidates(factors)) // 2
     best, chosen = assignment.max(dim=1, keepdim=True)
     chosen = torch.where(assignment[:, own : own + 1] >= best, own, chosen)
-    windows = windows_of(ring_around(features, factors, padding), factors).flatten(2 + len(factors))
-    places = in_cells(chosen, factors)
-    made: Tensor | None = None
-    for k in range(windows.shape[-1]):
-        candidate = for_pixels(windows[..., k])
-        made = candidate if made is None else torch.where(places == k, candidate, made)
-    assert made is not None
-    return in_space(made)
+    windows = windows_of(ring_around(features, factors, padding), factors)
+    places = by_cell(chosen, factors)
+    made = windows[..., :1, :].expand(*places.shape[:-1], windows.shape[-1])
+    for k in range(1, windows.shape[-2]):
+        made = torch.where(places == k, windows[..., k : k + 1, :], made)
+    return by_pixel(made, factors)
 
 
 def superpixels(

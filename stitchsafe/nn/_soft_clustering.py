@@ -40,6 +40,8 @@ from torch import Tensor, nn
 
 from stitchsafe.nn._cells import (
     Border,
+    by_cell,
+    by_pixel,
     centre,
     checked_border,
     checked_factors,
@@ -47,10 +49,7 @@ from stitchsafe.nn._cells import (
     decoded,
     decoded_sizes,
     fitting,
-    for_pixels,
     hard_decoded,
-    in_cells,
-    in_space,
     product,
     ring_around,
     windows_of,
@@ -116,15 +115,16 @@ class _Assignment(_Clustering):
             for found in (self.pixels(x), self.seeds(y))
         )
         pixels = centre(pixels, decoded_sizes(seeds.shape[2:], self.factors, self.padding))
-        windows = windows_of(ring_around(seeds, self.factors, self.padding), self.factors)
-        ndim = len(self.factors)
-        found = product("bfP,bfCW->bWP", ndim, in_cells(pixels, self.factors), windows)
-        similarity = found.flatten(1, ndim)
         if self.padding == "same":
-            ones = ring_around(torch.ones_like(seeds[:1, :1]), self.factors, self.padding)
-            there = windows_of(ones, self.factors)[:, 0].flatten(1 + ndim).movedim(-1, 1)
-            similarity = similarity.masked_fill(for_pixels(there) == 0, -math.inf)
-        return in_space((similarity / self.temperature).softmax(dim=1))
+            # One channel more tells cells from the ring around them, which is filled with zeros.
+            seeds = torch.cat([seeds, torch.ones_like(seeds[:, :1])], dim=1)
+        windows = windows_of(ring_around(seeds, self.factors, self.padding), self.factors)
+        candidates = windows[..., : pixels.shape[1]].transpose(-1, -2)
+        similarity = product(by_cell(pixels, self.factors), candidates)
+        if self.padding == "same":
+            outside = windows[..., -1] == 0
+            similarity = similarity.masked_fill(outside.unsqueeze(-2), -math.inf)
+        return by_pixel((similarity / self.temperature).softmax(dim=-1), self.factors)
 
 
 def _widened(x: Tensor) -> Tensor:

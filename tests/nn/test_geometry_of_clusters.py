@@ -62,6 +62,22 @@ def test_valid_clusters_are_periodic_with_the_halo_of_theory(ndim: int, levels: 
         assert not axis.padded
 
 
+@pytest.mark.parametrize("padding", ["same", "valid"])
+def test_what_layers_declare_is_what_their_operators_do(
+    padding: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    network = segmenter(2, 2, padding)
+    declared = geometry_of(network, 2)
+    monkeypatch.delattr("stitchsafe.nn._soft_clustering._Assignment.lattice_geometry")
+    monkeypatch.delattr("stitchsafe.nn._soft_clustering._Decoding.lattice_geometry")
+    followed = geometry_of(network, 2)
+    assert (declared.verdict, followed.verdict) == ("safe", "safe")
+    for own, other in zip(declared.axes, followed.axes, strict=True):
+        assert (own.period, own.context, own.output_offset, own.receptive_field) == (
+            other.period, other.context, other.output_offset, other.receptive_field,
+        )  # fmt: skip
+
+
 def test_masked_clusters_are_safe_where_the_border_is_the_volume_s() -> None:
     found = geometry_of(Clusters(2, 2, "same"), 2)
     assert found.verdict == "safe"
