@@ -83,7 +83,7 @@ def unet_cases(draw: DrawFn) -> Case:
         "factors": draw(factors(ndim, levels)),
         "growth": draw(st.sampled_from([1, 1.5])),
         "padding": draw(st.sampled_from(["valid", "same"])),
-        "upsampling": draw(st.sampled_from(["learnt", "fixed"])),
+        "upsampling": draw(st.sampled_from(["learnt", "nearest"])),
         "convs_per_level": 1 if ndim == levels == 3 else draw(st.integers(1, 2)),
         **_SMALL,
     }
@@ -92,11 +92,11 @@ def unet_cases(draw: DrawFn) -> Case:
 
 _SMALL = {"base_channels": 2, "heads": {"embedding": 2}}
 _KNOWN: tuple[dict[str, Any], ...] = (
-    {"ndim": 2, "levels": 1, "factors": ((3, 3),), "padding": "valid", "upsampling": "fixed"},
+    {"ndim": 2, "levels": 1, "factors": ((3, 3),), "padding": "valid", "upsampling": "nearest"},
     {"ndim": 2, "levels": 2, "factors": ((2, 2), (3, 3)), "padding": "same"},
     {"ndim": 2, "levels": 3, "factors": ((2, 2), (1, 2), (2, 2)), "convs_per_level": 1},
     {"ndim": 3, "levels": 1, "factors": ((1, 2, 2),), "padding": "same", "in_channels": 2},
-    {"ndim": 3, "levels": 2, "factors": ((1, 2, 2), (2, 2, 2)), "upsampling": "fixed"},
+    {"ndim": 3, "levels": 2, "factors": ((1, 2, 2), (2, 2, 2)), "upsampling": "nearest"},
 )
 
 

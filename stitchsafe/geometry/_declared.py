@@ -15,8 +15,8 @@ The method returns a mapping of plain data, so that layers need not know this pa
     Why the layer can never be tiled, each ``{"reason": str, "fix": str}``; optional. With axes
     beside it, what follows is analysed as if the layer were mended.
 
-The layer returns one tensor, or a tuple that begins with one. What else is in that is taken for a
-decision about the whole input, which later layers may read and which has no place.
+The layer returns one tensor, or a tuple that begins with one: what else is in that is a decision
+about the whole input, which later layers may read and which has no place.
 """
 
 from __future__ import annotations

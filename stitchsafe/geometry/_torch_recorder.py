@@ -71,10 +71,11 @@ class Recorder(TorchDispatchMode):  # type: ignore[misc, no-untyped-call, unused
                 self.flow.at(type(module).__name__, self.layer)
                 made, *decided = output if isinstance(output, tuple) else (output,)
                 if isinstance(made, torch.Tensor):
-                    behind = self._opaque(module, args, made)
-                    # What else comes out is decided for the whole input and has no place in it.
-                    rest = [t for t in tree_leaves(decided) if isinstance(t, torch.Tensor)]
-                    self.constants.forget(rest, behind)
+                    value = self._opaque(module, args, made)
+                    if value is not None:
+                        # What else comes out is a decision, and has no place.
+                        rest = [t for t in tree_leaves(decided) if isinstance(t, torch.Tensor)]
+                        self.constants.forget(rest, (value.index,))
                 elif output is not None:
                     self.refuse(
                         "an opaque layer must return a tensor, or a tuple that begins with one",
@@ -90,13 +91,12 @@ class Recorder(TorchDispatchMode):  # type: ignore[misc, no-untyped-call, unused
 
         return hook
 
-    def _opaque(self, module: nn.Module, args: Any, output: torch.Tensor) -> tuple[int, ...]:
-        """Write one node of what a layer declares of itself; its index, or of what it reads."""
+    def _opaque(self, module: nn.Module, args: Any, output: torch.Tensor) -> Value | None:
+        """One node of what a layer declares of itself; None where it only makes a constant."""
         given = [t for t in tree_leaves(args) if isinstance(t, torch.Tensor)]
         read = [(place, self._values[t]) for place, t in enumerate(given) if t in self._values]
         if not read:
-            self.constants.forget([output], self.constants.behind(given))
-            return self.constants.behind(given)
+            return None  # a constant that is made by it
         declared, shape = Declared.of(module), tuple(output.shape)
         try:
             value = declared.applied(self.flow, read, shape)
@@ -112,7 +112,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[misc, no-untyped-call, unused
             constants=declared.text,
         )
         self.bind(output, value)
-        return (value.index,)
+        return value
 
     @property
     def layer(self) -> str:

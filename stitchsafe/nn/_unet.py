@@ -4,23 +4,23 @@
 
     input ── convs ──────────────── crop ── concat ── convs ── heads (linear 1x1)
                 │                              │
-             max-pool f                   upsample f
+           downsample f ─── selection ──── upsample f
                 │                              │
               convs ───── crop ───── concat ─ convs
                 │                      │
-             max-pool f             upsample f
+           downsample f ─ selection ─ upsample f
                 └──────── convs ───────┘
 
 Every level has the same number of convolutions, each followed by ReLU, on the way down and on the
-way up; the deepest level has them once. Skips are cropped to the centre. Upsampling is either
-
-* *learnt*: a transposed convolution with kernel = stride = f and ReLU, to the channels of the
-  level that it leads to, so that f^d output positions each have their own weights; or
-* *fixed*: nearest neighbour without a convolution, so that the concatenation carries the channels
-  of both levels.
+way up; the deepest level has them once. Skips are cropped to the centre. Samplings go by name, max
+and learnt being the paper's (see :mod:`stitchsafe.nn._sampling`). A *learnt* upsampling, with
+kernel = stride = f, leads to the channels of the level above, so that f^d output positions each
+have their own weights; all others keep their channels, and the concatenation carries those of both
+levels.
 
 The period along an axis is the product of its factors. A *valid* network pads nowhere and gives a
-smaller output than its input; a *same* network pads with zeros and keeps the size.
+smaller output than its input; a *same* network pads with zeros and keeps the size; a *circular* one
+takes what it pads from the other side.
 
 References
 ----------
@@ -32,19 +32,26 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from stitchsafe.nn._sampling import (
+    Downsampling,
+    Padding,
+    Place,
+    Upsampling,
+    check_samplings,
+    downsampled,
+    make_downsampling,
+    make_upsampling,
+)
+from stitchsafe.nn._selection import Selection
+
 __all__ = ["UNet"]
 
-Padding = Literal["valid", "same"]
-Upsampling = Literal["learnt", "fixed"]
-
 _CONVOLUTION: dict[int, type[nn.Module]] = {2: nn.Conv2d, 3: nn.Conv3d}
-_TRANSPOSED: dict[int, type[nn.Module]] = {2: nn.ConvTranspose2d, 3: nn.ConvTranspose3d}
-_POOLING: dict[int, type[nn.Module]] = {2: nn.MaxPool2d, 3: nn.MaxPool3d}
 
 
 def _per_level(
@@ -93,9 +100,12 @@ class UNet(nn.Module):
     base_channels, growth
         Level i has ``round(base_channels * growth**i)`` channels.
     padding
-        ``"valid"`` (the output is smaller by the context) or ``"same"`` (zeros are padded).
-    upsampling
-        ``"learnt"`` (transposed convolution and ReLU) or ``"fixed"`` (nearest neighbour).
+        ``"valid"`` (the output is smaller by the context), ``"same"`` (zeros are padded) or
+        ``"circular"``, which can never be tiled.
+    downsampling, upsampling
+        Names of :mod:`stitchsafe.nn._sampling`, which also says what goes together.
+    downsampling_options, upsampling_options
+        Further arguments of their layers, such as ``{"low_pass": 3}`` of ``lps``.
     heads
         Name and channels of each output, in order.
     convs_per_level
@@ -107,7 +117,8 @@ class UNet(nn.Module):
     Raises
     ------
     ValueError
-        If an argument is out of range, or sizes per level do not match `levels`.
+        If an argument is out of range, sizes per level do not match `levels`, or samplings do not
+        match each other.
     """
 
     def __init__(
@@ -120,7 +131,10 @@ class UNet(nn.Module):
         base_channels: int = 16,
         growth: float = 2,
         padding: Padding = "valid",
+        downsampling: Downsampling = "max",
         upsampling: Upsampling = "learnt",
+        downsampling_options: Mapping[str, Any] | None = None,
+        upsampling_options: Mapping[str, Any] | None = None,
         heads: Mapping[str, int] | None = None,
         convs_per_level: int = 2,
         kernel_size: int | Sequence[int | Sequence[int]] = 3,
@@ -128,14 +142,11 @@ class UNet(nn.Module):
         super().__init__()
         if ndim not in _CONVOLUTION:
             raise ValueError(f"a U-Net has 2 or 3 spatial axes, not {ndim}")
-        if padding not in ("valid", "same"):
-            raise ValueError(f"padding is 'valid' or 'same', not {padding!r}")
-        if upsampling not in ("learnt", "fixed"):
-            raise ValueError(f"upsampling is 'learnt' or 'fixed', not {upsampling!r}")
         if levels < 0 or base_channels < 1 or in_channels < 1 or convs_per_level < 1:
             raise ValueError("levels must be >= 0; channels and convs_per_level >= 1")
         self.ndim = ndim
         self.factors = _per_level(factors, levels, ndim, "factors")
+        check_samplings(downsampling, upsampling, self.factors, padding)
         self.kernel_sizes = _per_level(kernel_size, levels + 1, ndim, "kernel_size")
         if any(size % 2 == 0 for level in self.kernel_sizes for size in level):
             raise ValueError(f"kernel sizes must be odd, not {self.kernel_sizes}")
@@ -151,7 +162,10 @@ class UNet(nn.Module):
             "base_channels": base_channels,
             "growth": growth,
             "padding": padding,
+            "downsampling": downsampling,
             "upsampling": upsampling,
+            "downsampling_options": dict(downsampling_options or {}),
+            "upsampling_options": dict(upsampling_options or {}),
             "heads": heads,
             "convs_per_level": convs_per_level,
             "kernel_size": [list(level) for level in self.kernel_sizes],
@@ -168,35 +182,38 @@ class UNet(nn.Module):
             self.down.append(self._convs(before, width[level], level, convs_per_level))
             before = width[level]
         for level in range(levels):
-            self.pool.append(_POOLING[ndim](self.factors[level]))
-            learnt = upsampling == "learnt"
-            self.up.append(self._upsampling(width[level + 1], width[level], level, learnt))
-            joined = width[level] + (width[level] if learnt else width[level + 1])
+            factor, fine, coarse = self.factors[level], width[level], width[level + 1]
+            place = Place(ndim, fine, fine, factor, padding)
+            self.pool.append(make_downsampling(downsampling, place, downsampling_options))
+            place = Place(ndim, coarse, fine, factor, padding)
+            self.up.append(make_upsampling(upsampling, place, upsampling_options))
+            joined = fine + (fine if upsampling == "learnt" else coarse)
             self.merge.append(self._convs(joined, width[level], level, convs_per_level))
         self.heads = nn.ModuleDict(
             {name: _CONVOLUTION[ndim](width[0], channels, 1) for name, channels in heads.items()}
         )
+        self._selects = upsampling in ("lpu", "decode")
         self._initialise()
 
     def _convs(self, before: int, after: int, level: int, count: int) -> nn.Sequential:
         kernel = self.kernel_sizes[level]
-        pad = tuple(k // 2 for k in kernel) if self.padding == "same" else (0,) * self.ndim
+        pad = tuple(0 if self.padding == "valid" else k // 2 for k in kernel)
+        mode = "circular" if self.padding == "circular" else "zeros"
         layers: list[nn.Module] = []
         for channels in [before] + [after] * (count - 1):
-            layers += [_CONVOLUTION[self.ndim](channels, after, kernel, padding=pad), nn.ReLU()]
+            convolution = _CONVOLUTION[self.ndim](
+                channels, after, kernel, padding=pad, padding_mode=mode
+            )
+            layers += [convolution, nn.ReLU()]
         return nn.Sequential(*layers)
-
-    def _upsampling(self, before: int, after: int, level: int, learnt: bool) -> nn.Module:
-        factor = self.factors[level]
-        if not learnt:
-            return nn.Upsample(scale_factor=tuple(float(f) for f in factor), mode="nearest")
-        return nn.Sequential(
-            _TRANSPOSED[self.ndim](before, after, factor, stride=factor), nn.ReLU()
-        )
 
     def _initialise(self) -> None:
         """He initialisation; each output of a transposed convolution sees all input channels."""
+        deciding = [each for each in self.pool if not isinstance(each, nn.Sequential)]
+        own = {id(module) for each in deciding for module in each.modules()}
         for module in self.modules():
+            if id(module) in own:
+                continue  # score networks and the like begin as their layers say
             if isinstance(module, nn.Conv2d | nn.Conv3d):
                 nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
             elif isinstance(module, nn.ConvTranspose2d | nn.ConvTranspose3d):
@@ -212,8 +229,11 @@ class UNet(nn.Module):
 
     @property
     def margin(self) -> tuple[int, ...]:
-        """Voxels per side by which a valid output is smaller than its input; 0 when padded."""
-        if self.padding == "same":
+        """Voxels per side by which a valid output is smaller than its input; 0 when padded.
+
+        Of the convolutions; samplings that need neighbours add theirs.
+        """
+        if self.padding != "valid":
             return (0,) * self.ndim
         count = int(self.configuration["convs_per_level"])
         margins = []
@@ -226,13 +246,18 @@ class UNet(nn.Module):
             margins.append(total)
         return tuple(margins)
 
-    def forward(self, x: Tensor) -> Tensor | tuple[Tensor, ...]:
+    def forward(
+        self, x: Tensor, selections: Sequence[Selection] | None = None
+    ) -> Tensor | tuple[Tensor, ...]:
         """Apply the network.
 
         Parameters
         ----------
         x
             ``(batch, in_channels, *spatial)``.
+        selections
+            Phases that are decided elsewhere, one selection per level, finest first (see
+            :func:`~stitchsafe.nn.pinned`); for `lps` and `aps`.
 
         Returns
         -------
@@ -246,18 +271,33 @@ class UNet(nn.Module):
             If a size does not divide by the pooling factors on the way down, because the pooling
             would drop voxels and the skips would no longer meet on one lattice.
         """
-        skips = []
+        skips: list[tuple[Tensor, Any]] = []
+        given = self._given(selections)
         for level, convs in enumerate(self.down):
             x = convs(x)
             if level < len(self.factors):
-                skips.append(x)
                 self._check_size(x.shape[2:], level)
-                x = self.pool[level](x)
+                skip = x
+                x, selection = downsampled(self.pool[level], x, given[level])
+                skips.append((skip, selection))
         for level in reversed(range(len(self.factors))):
-            x = self.up[level](x)
-            x = self.merge[level](torch.cat([_crop_to(skips[level], x.shape[2:]), x], dim=1))
+            skip, selection = skips[level]
+            x = self.up[level](x, selection) if self._selects else self.up[level](x)
+            x = self.merge[level](torch.cat([_crop_to(skip, x.shape[2:]), x], dim=1))
         outputs = tuple(head(x) for head in self.heads.values())
         return outputs if len(outputs) > 1 else outputs[0]
+
+    def _given(self, selections: Sequence[Selection] | None) -> Sequence[Selection | None]:
+        levels = len(self.factors)
+        if selections is None:
+            return [None] * levels
+        down = self.configuration["downsampling"]
+        if down not in ("lps", "aps") or len(selections) != levels:
+            raise ValueError(
+                f"{len(selections)} selections are given to a network of {levels} levels with "
+                f"downsampling {down!r}; give one per level, and only to 'lps' or 'aps'"
+            )
+        return selections
 
     def _check_size(self, shape: Sequence[int], level: int) -> None:
         for axis, (size, factor) in enumerate(zip(shape, self.factors[level], strict=True)):

@@ -130,7 +130,7 @@ def test_u_nets_are_what_was_traced(data):
         ndim=ndim, in_channels=data.draw(st.integers(1, 2)), levels=levels,
         factors=data.draw(factors(ndim, levels)), base_channels=2, growth=1,
         padding=data.draw(st.sampled_from(["valid", "same"])),
-        upsampling=data.draw(st.sampled_from(["learnt", "fixed"])), heads={"embedding": 2},
+        upsampling=data.draw(st.sampled_from(["learnt", "nearest"])), heads={"embedding": 2},
         convs_per_level=1,
     )  # fmt: skip
     geometry = analyse(net, ndim=ndim, channels=_channels(net))

@@ -30,7 +30,7 @@ def network_and_input(**arguments) -> tuple[TorchNetwork, np.ndarray]:
 
 
 @pytest.mark.parametrize("padding", ["valid", "same"])
-@pytest.mark.parametrize("upsampling", ["learnt", "fixed"])
+@pytest.mark.parametrize("upsampling", ["learnt", "nearest"])
 def test_every_convolution_in_three_dimensions_takes_the_fast_kernels(padding, upsampling) -> None:
     network, batch = network_and_input(padding=padding, upsampling=upsampling)
     network.prepare(Runtime(layout="contiguous"))
@@ -40,7 +40,7 @@ def test_every_convolution_in_three_dimensions_takes_the_fast_kernels(padding, u
     assert seen["aten::mkldnn_convolution"] == 6
     assert seen.get("aten::slow_conv3d_forward", 0) == 1  # the head, whose kernel is one voxel
     # No tensor is laid out anew but around the head, and around torch's transposed convolution.
-    assert seen.get("aten::clone", 0) <= (2 if upsampling == "fixed" else 4)
+    assert seen.get("aten::clone", 0) <= (2 if upsampling == "nearest" else 4)
 
 
 def test_the_fast_kernels_give_the_same() -> None:

@@ -59,7 +59,7 @@ def trained_ids(spacing: int, upsampling: str, steps: int) -> int:
     return len(ids)
 
 
-@pytest.mark.parametrize(("spacing", "upsampling"), [(5, "learnt"), (5, "fixed"), (6, "learnt")])
+@pytest.mark.parametrize(("spacing", "upsampling"), [(5, "learnt"), (5, "nearest"), (6, "learnt")])
 def test_as_many_ids_as_the_law_allows(spacing, upsampling):
     law = (4 // math.gcd(spacing, 4)) ** 2
     assert trained_ids(spacing, upsampling, 300) == law
