@@ -232,13 +232,13 @@ def test_gradients_are_right(ndim: int, padding: str) -> None:
     assert torch.autograd.gradcheck(passed, (x.requires_grad_(), *weights))
 
 
-def test_an_empty_image_has_finite_gradients() -> None:
+def test_an_empty_image_has_bounded_gradients() -> None:
     layer = down().float()
     x = torch.zeros(1, 3, 8, 8, requires_grad=True)
     y, assignment = layer(x)
     decode(y + torch.arange(16.0).reshape(4, 4), assignment).square().sum().backward()
     grads = [x.grad, *(p.grad for p in layer.parameters())]
-    assert all(g is None or bool(g.isfinite().all()) for g in grads)
+    assert all(g is None or float(g.abs().max()) < 1e8 for g in grads)
 
 
 def test_mixed_precision_keeps_weights_that_sum_to_one() -> None:
