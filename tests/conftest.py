@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,13 +14,17 @@ from servers import CREDENTIALS, Bucket, Faults, faulty_proxy, object_store
 from zygote import Zygote
 
 REPOSITORY = Path(__file__).resolve().parent.parent
+MEMORY = Path("/dev/shm")
+"""A file system in memory, where there is one. Runs wait for the disk each time they enter a cell,
+and no test turns off a machine to see what that is good for."""
 
 
 def pytest_configure(config: pytest.Config) -> None:
     """With the slow tests, more examples where a test does not say how many.
 
     Where there are several test processes, each begins with a run of neighbours, so that what the
-    tests of a file share is made once.
+    tests of a file share is made once. Files lie in memory, unless slow tests write large ones, or
+    PYTEST_DEBUG_TEMPROOT or --basetemp says where.
     """
     if config.getoption("dist", "no") == "load":
         config.option.dist = "worksteal"
@@ -27,6 +32,16 @@ def pytest_configure(config: pytest.Config) -> None:
     settings.register_profile("thorough", max_examples=100)
     thorough = config.getoption("markexpr") in ("slow", "slow or not slow")
     settings.load_profile("thorough" if thorough else "ordinary")
+    if not thorough and _has_room(MEMORY):
+        os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(MEMORY))
+
+
+def _has_room(folder: Path) -> bool:
+    return (
+        folder.is_dir()
+        and os.access(folder, os.W_OK)
+        and shutil.disk_usage(folder).free >= 4 * 2**30
+    )
 
 
 @pytest.fixture(scope="session")
@@ -48,6 +63,13 @@ def zygote() -> Iterator[Zygote]:
     """Starts the real program, without importing torch each time."""
     with Zygote() as zygote:
         yield zygote
+
+
+@pytest.fixture
+def quick_workers(zygote: Zygote) -> Iterator[None]:
+    """Worker processes of predictions in this process start without importing torch each time."""
+    with zygote.workers():
+        yield
 
 
 @pytest.fixture(scope="session")

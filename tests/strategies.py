@@ -110,6 +110,10 @@ def known_unet_cases(draw: DrawFn) -> Case:
 
 
 def _sized(draw: DrawFn, arguments: dict[str, Any]) -> Case:
-    largest = 40 if arguments["ndim"] == 2 else 22
-    shape = tuple(draw(st.integers(1, largest)) for _ in range(arguments["ndim"]))
+    shape = draw(shapes(arguments["ndim"]))
     return Case(tuple(arguments.items()), shape, draw(st.integers(0, 2**16)))
+
+
+def shapes(ndim: int) -> SearchStrategy[tuple[int, ...]]:
+    """Extents of volumes, some below one tile."""
+    return st.tuples(*[st.integers(1, 40 if ndim == 2 else 22)] * ndim)

@@ -76,17 +76,26 @@ def blocks_of(document: str) -> list[Block]:
     ]
 
 
+@dataclass(frozen=True)
+class Programs:
+    """A folder with the program under test, and a Python; both start soon."""
+
+    folder: Path
+    zygote: Zygote
+
+
 @pytest.fixture(scope="session")
-def programs(zygote: Zygote, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the program under test, one that starts soon."""
+def programs(zygote: Zygote, tmp_path_factory: pytest.TempPathFactory) -> Programs:
     folder = tmp_path_factory.mktemp("bin")
     zygote.program(folder / "stitchsafe")
-    return folder
+    for model in ("neurites-em", "disks-2d"):
+        zygote.learn(model)
+    return Programs(folder, zygote)
 
 
-def run(block: Block, folder: Path, programs: Path) -> None:
+def run(block: Block, folder: Path, programs: Programs) -> None:
     """Run a block as its reader would, the program being the one under test."""
-    places = (programs, Path(sys.executable).parent, os.environ["PATH"])
+    places = (programs.folder, Path(sys.executable).parent, os.environ["PATH"])
     environment = {
         **os.environ,
         "PATH": os.pathsep.join(map(str, places)),
@@ -94,12 +103,17 @@ def run(block: Block, folder: Path, programs: Path) -> None:
         "OMP_NUM_THREADS": "2",
     }
     code = block.code.replace("make demo", "stitchsafe demo")
-    words = ["bash", "-euc", code] if block.language == "bash" else [sys.executable, "-c", code]
-    done = subprocess.run(
-        words, cwd=folder, env=environment, capture_output=True, text=True, timeout=1800
-    )
-    assert done.returncode == 0, (
-        f"{block.document}:{block.line} failed\n{block.code}\n{done.stdout}\n{done.stderr}"
+    if block.language == "python":
+        with programs.zygote.start_python("-c", code, cwd=folder, **environment) as python:
+            output, errors = python.communicate()
+    else:
+        done = subprocess.run(
+            ["bash", "-euc", code],
+            cwd=folder, env=environment, capture_output=True, text=True, timeout=1800,
+        )  # fmt: skip
+        output, errors, python = done.stdout, done.stderr, done
+    assert python.returncode == 0, (
+        f"{block.document}:{block.line} failed\n{block.code}\n{output}\n{errors}"
     )
 
 
@@ -133,7 +147,7 @@ def the_readers_bucket(bucket: Bucket, the_readers_files: Path) -> None:
 
 
 @pytest.mark.usefixtures("the_readers_bucket")
-def test_what_is_shown_of_places_runs(the_readers_files: Path, programs: Path) -> None:
+def test_what_is_shown_of_places_runs(the_readers_files: Path, programs: Programs) -> None:
     blocks = blocks_of("docs/places.md")
     assert len(blocks) == 2
     for block in blocks:
@@ -141,7 +155,7 @@ def test_what_is_shown_of_places_runs(the_readers_files: Path, programs: Path) -
 
 
 @pytest.mark.parametrize("document", [d for d in DOCUMENTS if d != "docs/places.md"])
-def test_what_is_shown_runs(document: str, the_readers_files: Path, programs: Path) -> None:
+def test_what_is_shown_runs(document: str, the_readers_files: Path, programs: Programs) -> None:
     for block in blocks_of(document):
         if block.is_run and not block.is_slow:
             run(block, the_readers_files, programs)
@@ -153,14 +167,14 @@ def test_what_is_shown_runs(document: str, the_readers_files: Path, programs: Pa
     "document", [d for d in DOCUMENTS if any(block.is_slow for block in blocks_of(d))]
 )
 def test_what_is_shown_runs_the_slow_ones_too(
-    document: str, the_readers_files: Path, programs: Path
+    document: str, the_readers_files: Path, programs: Programs
 ) -> None:
     for block in blocks_of(document):
         if block.is_run:
             run(block, the_readers_files, programs)
 
 
-def test_a_wrong_block_is_noticed(tmp_path: Path, programs: Path) -> None:
+def test_a_wrong_block_is_noticed(tmp_path: Path, programs: Programs) -> None:
     for language, code in (
         ("bash", "false\ntrue\n"),
         ("bash", "stitchsafe check nothing-of-that-name\ntrue\n"),

@@ -1,17 +1,24 @@
-"""Starts the command line over and over without importing torch each time.
+"""Starts processes over and over without importing torch each time.
 
 ``python zygote.py SOCKET`` imports what a run needs, and then forks one process for each request:
-a real run of the real command line, which may be killed like any other. A request is one line of
-JSON with the file descriptors of its input, output and errors; the answers are the process's id,
-and in the end its exit code (or -signal), a line each.
+a real run of the real command line, which may be killed like any other, or what a Python is told
+by ``-c`` or ``-m``. A request is one line of JSON with the file descriptors of its input, output
+and errors, and of what else it is given; the answers are the process's id, and in the end its exit
+code (or -signal), a line each.
+
+On Linux a run with ``--workers`` gets its workers by forks too. They must be its own children,
+which end with it, so it has a nursery: a process that it starts before it does anything, and that
+forks workers when they are hired. `Zygote.workers` is what the test's own process hires by.
 """
 
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import gc
 import json
 import os
+import runpy
 import select
 import selectors
 import signal
@@ -19,10 +26,29 @@ import socket
 import subprocess
 import sys
 import tempfile
+import time
+import types
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-__all__ = ["Run", "Zygote"]
+__all__ = ["Run", "Zygote", "workers_of"]
+
+_WORKER = "stitchsafe.engine._worker"
+_NURSERY = "nursery"
+"""What the process is called in which a run's workers are forked."""
+
+
+def workers_of(run: int) -> list[Any]:
+    """The processes of a run's workers, by the run's id."""
+    import psutil
+
+    found = []
+    for each in psutil.Process(run).children():
+        with contextlib.suppress(psutil.NoSuchProcess):
+            if each.name() != _NURSERY:
+                found.append(each)
+    return found
 
 
 class Run:
@@ -47,8 +73,11 @@ class Run:
             self.wait()
         return self.returncode
 
-    def wait(self) -> int:
+    def wait(self, timeout: float | None = None) -> int:
         if self.returncode is None:
+            if not select.select([self._connection], [], [], timeout)[0]:
+                assert timeout is not None
+                raise subprocess.TimeoutExpired("zygote", timeout)
             self.returncode = int(self._answers.readline())
             self._answers.close()
             self._connection.close()
@@ -66,7 +95,12 @@ class Run:
         os.kill(self.pid, number)
 
     def kill(self) -> None:
-        self.send_signal(signal.SIGKILL)
+        if self.poll() is None:
+            self.send_signal(signal.SIGKILL)
+
+    def terminate(self) -> None:
+        if self.poll() is None:
+            self.send_signal(signal.SIGTERM)
 
 
 def _scratch() -> Any:
@@ -118,19 +152,57 @@ class Zygote:
         environment
             More variables.
         """
+        return self._start(
+            {"words": list(map(str, words)), "window": window}, cwd, log, environment
+        )
+
+    def start_python(
+        self,
+        *words: object,
+        cwd: Path | None = None,
+        log: Path | None = None,
+        **environment: str,
+    ) -> Run:
+        """Start ``python WORDS``, which begin with ``-c`` or ``-m``."""
+        assert words[0] in ("-c", "-m")
+        return self._start({"python": list(map(str, words))}, cwd, log, environment)
+
+    def _start(
+        self, request: dict[str, Any], cwd: Path | None, log: Path | None, more: dict[str, str]
+    ) -> Run:
         files: list[Any] = [log.open("ab")] if log else [_scratch(), _scratch()]
         request = {
-            "words": list(map(str, words)), "window": window, "cwd": str(cwd or Path.cwd()),
-            "environment": {**os.environ, **environment},
+            **request, "cwd": str(cwd or Path.cwd()), "environment": {**os.environ, **more},
         }  # fmt: skip
-        connection = socket.socket(socket.AF_UNIX)
-        connection.connect(self.address)
         with open(os.devnull) as nothing:  # noqa: PTH123
-            given = [file.fileno() for file in (nothing, files[0], files[-1])]
-            socket.send_fds(connection, [json.dumps(request).encode() + b"\n"], given)
+            connection = self._ask(request, [f.fileno() for f in (nothing, files[0], files[-1])])
         if log:
             files.pop().close()
         return Run(connection, files)
+
+    def _ask(self, request: dict[str, Any], given: Sequence[int]) -> socket.socket:
+        connection = socket.socket(socket.AF_UNIX)
+        connection.connect(self.address)
+        socket.send_fds(connection, [json.dumps(request).encode() + b"\n"], given)
+        return connection
+
+    def learn(self, model: str) -> None:
+        """Have what is analysed once in a process analysed for all that are forked from now on."""
+        with self._ask({"learn": model}, []) as connection:
+            assert connection.recv(20) == b"learnt\n"
+
+    @contextlib.contextmanager
+    def workers(self) -> Iterator[None]:
+        """Meanwhile, workers that this process hires are forks."""
+
+        def hire(words: Sequence[str], pipe: int) -> Run:
+            request = {"python": [*words[1:-1], "3"], "cwd": str(Path.cwd()),
+                       "environment": dict(os.environ)}  # fmt: skip
+            with open(os.devnull, "w") as nothing:  # noqa: PTH123
+                return Run(self._ask(request, [nothing.fileno(), nothing.fileno(), 2, pipe]), [])
+
+        with _hiring_by(hire):
+            yield
 
     def run(self, *words: object, **more: Any) -> subprocess.CompletedProcess[str]:
         """Run ``stitchsafe WORDS`` to its end."""
@@ -183,11 +255,19 @@ def main(address: str) -> None:
             if listener in ready:
                 connection, _ = listener.accept()
                 request, files = _receive(connection)
+                if "learn" in request:
+                    _learn(request["learn"])
+                    connection.sendall(b"learnt\n")
+                    connection.close()
+                    continue
                 process = os.fork()
                 if not process:
                     signal.set_wakeup_fd(-1)
                     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+                    for each in (connection, listener, bell, ringer, *running.values()):
+                        each.close()
                     _become(request, files)
+                    sys.exit()
                 for file in files:
                     os.close(file)
                 running[process] = connection
@@ -195,19 +275,28 @@ def main(address: str) -> None:
 
 
 def _warm_up() -> None:
-    """Import what takes long; the half of it comes with the first network that is analysed."""
+    """Import what takes long, and analyse the networks that most tests have."""
     import yaozarrs  # noqa: F401
+    from stores import tiny_model
 
     import stitchsafe.pipeline._planning  # noqa: F401
     from stitchsafe.cli import main  # noqa: F401
-    from stitchsafe.networks import TorchNetwork
-    from stitchsafe.nn import UNet
 
-    assert TorchNetwork(UNet(ndim=2, levels=1, base_channels=2)).geometry.verdict == "safe"
+    for ndim in (2, 3):
+        with tempfile.TemporaryDirectory() as folder:
+            _learn(str(tiny_model(Path(folder), ndim=ndim)))
+
+
+def _learn(model: str) -> None:
+    from stitchsafe.networks import load_network
+
+    network = load_network(model)
+    assert network.geometry.verdict == "safe"
+    assert network.layout_for("float32") == "channels_last"
 
 
 def _receive(connection: socket.socket) -> tuple[dict[str, Any], list[int]]:
-    line, files, _, _ = socket.recv_fds(connection, 2**20, 3)
+    line, files, _, _ = socket.recv_fds(connection, 2**20, 4)
     while not line.endswith(b"\n"):
         line += connection.recv(2**20)
     return json.loads(line), files
@@ -215,7 +304,7 @@ def _receive(connection: socket.socket) -> tuple[dict[str, Any], list[int]]:
 
 def _become(request: dict[str, Any], files: list[int]) -> None:
     """The command line, in a fresh fork."""
-    for file, place in zip(files, (0, 1, 2), strict=True):
+    for place, file in enumerate(files):
         os.dup2(file, place)
     sys.stdin = os.fdopen(0)
     sys.stdout, sys.stderr = os.fdopen(1, "w"), os.fdopen(2, "w", buffering=1)
@@ -228,10 +317,125 @@ def _become(request: dict[str, Any], files: list[int]) -> None:
         import stitchsafe.pipeline._planning
 
         stitchsafe.pipeline._planning._WINDOW[2] = request["window"]
-    from stitchsafe.cli import main
+    if "python" in request:
+        _be_python(*request["python"])
+        return
+    with contextlib.ExitStack() as lasting:
+        if "--workers" in request["words"] and sys.platform == "linux":
+            _found_nursery(lasting)
+        from stitchsafe.cli import main
 
-    sys.argv = ["stitchsafe", *request["words"]]
-    main()
+        sys.argv = ["stitchsafe", *request["words"]]
+        main()
+
+
+def _be_python(option: str, what: str, *words: str) -> None:
+    sys.argv = [option, *words]
+    if option == "-c":
+        sys.path.insert(0, "")
+        sys.modules["__main__"] = module = types.ModuleType("__main__")
+        exec(compile(what, "<string>", "exec"), vars(module))
+    elif what == _WORKER:
+        from stitchsafe.engine._worker import main
+
+        main(int(words[0]))
+    else:
+        runpy.run_module(what, run_name="__main__", alter_sys=True)
+
+
+@contextlib.contextmanager
+def _hiring_by(hire: Callable[[Sequence[str], int], Any]) -> Iterator[None]:
+    """Meanwhile, this process hires workers so, of the words that start one and its pipe."""
+    from stitchsafe.engine import _processes
+
+    def started(words: Sequence[str], *, pass_fds: Sequence[int], **_: object) -> Any:
+        assert words[1:-1] == ["-m", _WORKER]
+        return hire(words, *pass_fds)
+
+    real = _processes.subprocess
+    _processes.subprocess = types.SimpleNamespace(  # type: ignore[assignment]
+        Popen=started, DEVNULL=real.DEVNULL, TimeoutExpired=real.TimeoutExpired
+    )
+    try:
+        yield
+    finally:
+        _processes.subprocess = real
+
+
+class _Child:
+    """A child of this process that it did not start by itself."""
+
+    def __init__(self, pid: int) -> None:
+        self.pid, self.returncode = pid, None
+
+    def poll(self) -> int | None:
+        if self.returncode is None and (ended := os.waitpid(self.pid, os.WNOHANG))[0]:
+            self.returncode = os.waitstatus_to_exitcode(ended[1])
+        return self.returncode
+
+    def wait(self, timeout: float = float("inf")) -> int:
+        end = time.monotonic() + timeout
+        while (code := self.poll()) is None:
+            if time.monotonic() > end:
+                raise subprocess.TimeoutExpired("worker", timeout)
+            time.sleep(0.001)
+        return code
+
+    def terminate(self) -> None:
+        if self.poll() is None:
+            os.kill(self.pid, signal.SIGTERM)
+
+    def kill(self) -> None:
+        if self.poll() is None:
+            os.kill(self.pid, signal.SIGKILL)
+
+
+def _found_nursery(lasting: contextlib.ExitStack) -> None:
+    """Start this process's nursery, and have it hire by that.
+
+    A worker is forked twice, so that it is nobody's child but that of the nearest ancestor which
+    takes in orphans: this process.
+    """
+    run = os.getpid()
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    take_in_orphans, call_me = 36, 15
+    prctl = ctypes.CDLL(None).prctl
+    assert prctl(take_in_orphans, 1, 0, 0, 0) == 0
+    if os.fork():
+        theirs.close()
+
+        def hire(words: Sequence[str], pipe: int) -> _Child:
+            socket.send_fds(ours, [b"."], [pipe])
+            child = _Child(int(ours.recv(20)))
+            assert ours.recv(1)  # and it has become one
+            return child
+
+        lasting.enter_context(_hiring_by(hire))
+        return
+    ours.close()
+    prctl(call_me, _NURSERY.encode(), 0, 0, 0)
+    # A Ctrl-C in a terminal reaches this too, and the run's end is its end.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    while True:
+        said, pipes, _, _ = socket.recv_fds(theirs, 1, 1)
+        if not said:
+            os._exit(0)
+        if between := os.fork():
+            os.waitpid(between, 0)
+            os.close(pipes[0])
+            theirs.sendall(b".")
+        elif worker := os.fork():
+            theirs.sendall(b"%d" % worker)
+            os._exit(0)
+        else:
+            while os.getppid() != run:
+                time.sleep(0.0005)
+            theirs.close()
+            prctl(call_me, b"python", 0, 0, 0)
+            nothing = os.open(os.devnull, os.O_RDWR)
+            for place in (0, 1):
+                os.dup2(nothing, place)
+            _be_python("-m", _WORKER, str(pipes[0]))
 
 
 if __name__ == "__main__":

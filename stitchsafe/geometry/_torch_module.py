@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import logging
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Callable, Iterator, Mapping, Set
 from contextlib import contextmanager
 from typing import Any, Protocol
@@ -116,13 +116,21 @@ class _Itself:
     __hash__ = None  # type: ignore[assignment]
 
 
+_PLAIN = frozenset({type(None), bool, int, float, complex, str, bytes})
+
+
 def _state(value: Any, seen: frozenset[int] = frozenset()) -> Any:
     """What a module keeps, as something to compare: tensors and modules by identity, numbers and
     arrays by value, containers and plain objects by what is in them.
     """
+    kind = type(value)
+    if kind in _PLAIN:
+        return repr(value)
+    if kind in (dict, OrderedDict) and not value:  # as most of what a module keeps
+        return []
     if isinstance(value, torch.Tensor | nn.Module | type) or callable(value):
         return _Itself(value)
-    if value is None or isinstance(value, bool | int | float | complex | str | bytes):
+    if isinstance(value, bool | int | float | complex | str | bytes):
         return repr(value)
     if isinstance(value, np.ndarray):
         content = repr(value.tolist()) if value.dtype == object else value.tobytes()

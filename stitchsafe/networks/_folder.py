@@ -7,6 +7,7 @@ the architecture is one of stitchsafe's own, named in the configuration.
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from torch import nn
 
 from stitchsafe import nn as layers
 from stitchsafe.errors import ModelError
-from stitchsafe.geometry import NetworkGeometry
+from stitchsafe.geometry import Graph, NetworkGeometry
 from stitchsafe.networks._config import ModelConfig, load_config
 from stitchsafe.networks._damage import damage_named
 from stitchsafe.networks._torch import TorchNetwork
@@ -28,18 +29,43 @@ _ARCHITECTURES = {"unet": layers.UNet}
 _ANALYSED: dict[str, NetworkGeometry] = {}
 """By architecture and what it is given: weights have no part in it."""
 
+_TRACED: dict[tuple[str, tuple[int, ...]], Graph] = {}
+_LAYOUTS: dict[tuple[str, str], str] = {}
+"""By that too, and a size or a precision."""
+
+_MOST = 64
+"""Graphs that are kept. A plan asks for a few sizes, and the next one often for the same."""
+
 
 class _FolderNetwork(TorchNetwork):
     """Its configuration tells all of its structure, so that a process analyses this once."""
 
     @cached_property
     def geometry(self) -> NetworkGeometry:
+        if self._structure not in _ANALYSED:
+            _ANALYSED[self._structure] = super().geometry
+        return _ANALYSED[self._structure]
+
+    def trace(self, shape: Sequence[int]) -> Graph:
+        key = (self._structure, tuple(shape))
+        if (known := _TRACED.get(key)) is not None:
+            return known
+        graph = super().trace(shape)
+        if len(_TRACED) >= _MOST:
+            _TRACED.clear()
+        _TRACED[key] = graph
+        return graph
+
+    def layout_for(self, precision: str) -> str:
+        key = (self._structure, precision)
+        if key not in _LAYOUTS:
+            _LAYOUTS[key] = super().layout_for(precision)
+        return _LAYOUTS[key]
+
+    @cached_property
+    def _structure(self) -> str:
         assert self.config is not None
-        assert self.config.network is not None
-        structure = f"{self.config.network!r} {self.ndim} {self._split}"
-        if structure not in _ANALYSED:
-            _ANALYSED[structure] = super().geometry
-        return _ANALYSED[structure]
+        return f"{self.config.network!r} {self.ndim} {self._split}"
 
 
 def build_module(config: ModelConfig) -> nn.Module:

@@ -71,6 +71,8 @@ class LogitsNetwork(nn.Module):
     It runs in float32 at least, outside of autocast, and sums in double, axis by axis: which phase
     wins must not depend on the order of a sum. :meth:`scale` and `terms` bound what is left.
 
+    Class: whole-input.
+
     Parameters
     ----------
     ndim

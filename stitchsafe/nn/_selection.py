@@ -12,14 +12,20 @@ index may decide silently. The default is to average the tied phases and to warn
 elsewhere nothing that keeps one image of half the size is equivariant.
 
 **The bound.** A sum of n products, in whatever order, is off by at most n u times the sum of their
-absolute values, u being the unit roundoff (here of direct or matrix products; to first order). With
-the scores go a bound of these absolute values (`scale`) and n (`terms`). In single precision the
-bound is far larger than the error, so images whose gap lies within it are scored again in double,
-where only the error of the input is left. Compiled and exported graphs leave that out.
+absolute values, u being the unit roundoff (of direct or matrix products, to first order); and by at
+most 4 sqrt(n) u times that but for a vanishing probability (Higham and Mary 2019). With the scores
+go a bound of these absolute values (`scale`) and n (`terms`). In single precision such bounds are
+far larger than the error, so images whose gap lies within are scored again in double, where only
+the error of the input is left; that is `bound`. Compiled and exported graphs do not score again.
+
+References
+----------
+Higham, N. J. and Mary, T. (2019). A New Approach to Probabilistic Rounding Error Analysis.
 """
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple, Protocol, get_args
@@ -215,7 +221,8 @@ class Pick(nn.Module):
         # While a graph is exported or traced there are no values that could be tied.
         seen = not (torch.compiler.is_compiling() or isinstance(scores, FakeTensor))
         if seen and score.terms:
-            unsure = _margin(scores) <= bound + scale * (score.terms * roundoff(phases))
+            single = min(score.terms, 4 * math.sqrt(score.terms)) * roundoff(phases)
+            unsure = _margin(scores) <= bound + scale * single
             if phases.dtype != summing(phases) and bool(unsure.any()):
                 scores = scores.clone()
                 scores[unsure] = score(phases[unsure].to(summing(phases))).detach()

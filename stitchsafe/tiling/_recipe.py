@@ -143,13 +143,21 @@ class Recipe:
         return hashlib.sha256(text.encode()).hexdigest()
 
     def differences(self, other: Recipe) -> list[str]:
-        """What differs, each as ``name: mine, theirs``."""
-        return [
-            f"{field.name}: {_shown(getattr(self, field.name))}, not "
-            f"{_shown(getattr(other, field.name))}"
-            for field in fields(self)
-            if getattr(self, field.name) != getattr(other, field.name)
-        ]
+        """What differs, each as ``name: mine, not theirs``; of mappings their entries."""
+        found: list[str] = []
+        for field in fields(self):
+            mine, theirs = getattr(self, field.name), getattr(other, field.name)
+            if mine == theirs:
+                continue
+            if isinstance(mine, dict) and isinstance(theirs, dict):
+                found += [
+                    f"{field.name}.{key}: {mine.get(key)!r}, not {theirs.get(key)!r}"
+                    for key in sorted({*mine, *theirs})
+                    if mine.get(key) != theirs.get(key)
+                ]
+            else:
+                found.append(f"{field.name}: {_shown(mine)}, not {_shown(theirs)}")
+        return found
 
     @property
     def fields(self) -> tuple[Field, ...]:

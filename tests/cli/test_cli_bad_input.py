@@ -175,7 +175,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A file system of its own that is soon full."""
     place = tmp_path / "small"
     place.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=160k", "tmpfs", str(place)]
+    mount = ["mount", "-t", "tmpfs", "-o", "size=120k", "tmpfs", str(place)]
     if (
         not sys.platform.startswith("linux")
         or subprocess.run(mount, capture_output=True).returncode
@@ -188,7 +188,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 def test_a_full_disk_is_code_3_and_the_same_command_goes_on(
     run: Run, here: Path, model: Path, small_disk: Path
 ) -> None:
-    write_ome_zarr(here / "large.zarr", random_volume(48, 64, 64), nanometers=10)
+    write_ome_zarr(here / "large.zarr", random_volume(20, 40, 40), nanometers=10)
     out = small_disk / "out.zarr"
     words = ("predict", "large.zarr", "-m", model, "--save", "labels,fields", "--quiet", "-o")
     full = run(*words, out)

@@ -11,7 +11,7 @@ import psutil
 import pytest
 from counted_network import VARIABLE, passes
 from stores import content_of, smooth_volume
-from zygote import Run, Zygote
+from zygote import Run, Zygote, workers_of
 
 CELLS = 25
 
@@ -79,7 +79,7 @@ def test_cells_that_are_finished_are_entered(runs: Runs, number: int, said: str)
 def test_with_workers_each_enters_what_it_has_and_none_remains(runs: Runs) -> None:
     run = runs.start("--workers", "2", "--block-shape", "64,999")
     until(lambda: runs.computed() >= 6)
-    workers = psutil.Process(run.pid).children()
+    workers = workers_of(run.pid)
     assert len(workers) == 2
     run.send_signal(signal.SIGTERM)
     assert run.wait() == 3
@@ -96,7 +96,7 @@ def test_with_workers_each_enters_what_it_has_and_none_remains(runs: Runs) -> No
 def test_a_second_ctrl_c_ends_at_once(deaf_runs: Runs) -> None:
     run = deaf_runs.start("--workers", "2")
     until(lambda: deaf_runs.computed() >= 2)
-    workers = psutil.Process(run.pid).children()
+    workers = workers_of(run.pid)
     run.send_signal(signal.SIGINT)
     time.sleep(0.5)
     assert psutil.Process(run.pid).status() != psutil.STATUS_ZOMBIE  # waits for its workers

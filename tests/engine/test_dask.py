@@ -19,8 +19,8 @@ pytestmark = pytest.mark.filterwarnings("ignore")  # of dask's own making
 
 
 @pytest.fixture(scope="module")
-def two_workers(tmp_path_factory):
-    with running_cluster(tmp_path_factory.mktemp("dask") / "two", 2, threads=2) as cluster:
+def two_workers(zygote, tmp_path_factory):
+    with running_cluster(zygote, tmp_path_factory.mktemp("dask") / "two", 2, threads=2) as cluster:
         yield cluster
 
 
@@ -105,10 +105,10 @@ def test_workers_that_cannot_open_it_are_an_input_error(tmp_path, client):
 
 
 @pytest.mark.timeout(240)
-def test_a_worker_that_dies_costs_its_block_and_others_may_come(tmp_path):
+def test_a_worker_that_dies_costs_its_block_and_others_may_come(zygote, tmp_path):
     toy, said = Toy(tmp_path), Said()
     toy.order((1, 1), "die once")
-    with running_cluster(tmp_path / "cluster", 1) as cluster:
+    with running_cluster(zygote, tmp_path / "cluster", 1) as cluster:
         with Client(cluster.address, timeout=60, set_as_default=False) as client:
             client.wait_for_workers(1, timeout=120)
             threading.Thread(target=replace_the_dead, args=(cluster,)).start()

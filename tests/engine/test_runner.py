@@ -18,6 +18,9 @@ from stitchsafe.errors import InputError, InterruptedRunError
 
 ALL = {CELLS.index(cell) for cell in CELLS.cells()}
 
+quick = pytest.mark.usefixtures("quick_workers")
+"""Where workers need not be the fresh interpreters that others of these tests see."""
+
 
 def run(executor, toy, block_shape=(2, 3)):
     return run_blocks(
@@ -67,6 +70,7 @@ def test_a_stage_resumes_with_other_blocks_and_repeats_no_cell(tmp_path):
     assert again.resumed == again.total == 4
 
 
+@quick
 @pytest.mark.parametrize("inline", [True, False], ids=["inline", "workers"])
 def test_a_block_that_always_fails_is_set_aside_and_the_rest_finished(tmp_path, inline):
     toy = Toy(tmp_path)
@@ -91,6 +95,7 @@ def test_where_everything_fails_the_run_stops_early(tmp_path, monkeypatch):
     assert len(toy.noted("compute")) <= 4  # one more had been read ahead
 
 
+@quick
 @pytest.mark.parametrize("inline", [True, False], ids=["inline", "workers"])
 def test_a_wrong_input_that_only_shows_now_is_still_an_input_error(tmp_path, inline):
     toy = Toy(tmp_path)
@@ -110,6 +115,7 @@ def test_workers_share_the_blocks(tmp_path):
     assert not any(_alive(each) for each in by)
 
 
+@quick
 def test_a_worker_that_dies_costs_its_block(tmp_path):
     toy = Toy(tmp_path)
     toy.order((1, 1), "die once")
@@ -119,6 +125,7 @@ def test_a_worker_that_dies_costs_its_block(tmp_path):
     assert len(toy.noted("compute")) == len(ALL) + 1
 
 
+@quick
 def test_a_block_that_kills_its_workers_is_named_and_the_rest_finished(tmp_path):
     toy = Toy(tmp_path)
     toy.order((1, 1), "die")
@@ -131,6 +138,7 @@ def test_a_block_that_kills_its_workers_is_named_and_the_rest_finished(tmp_path)
     assert toy.noted("compute").count("2:4,3:6") == 3
 
 
+@quick
 def test_workers_that_die_at_their_start_cost_no_block(tmp_path):
     toy = Toy(tmp_path)
     (tmp_path / "stillborn").write_text("2")
@@ -141,6 +149,7 @@ def test_workers_that_die_at_their_start_cost_no_block(tmp_path):
     assert len(toy.noted("compute")) == len(ALL)
 
 
+@quick
 def test_workers_that_cannot_even_open_stop_the_run(tmp_path):
     toy = Toy(tmp_path)
     (tmp_path / "stillborn").write_text("100")
@@ -155,6 +164,7 @@ def test_workers_that_cannot_even_open_stop_the_run(tmp_path):
     assert not finished(toy)
 
 
+@quick
 def test_what_stops_the_run_in_one_worker_stops_all_and_enters_what_is_done(tmp_path):
     toy = Toy(tmp_path)
     toy.order((0, 1), "slow")

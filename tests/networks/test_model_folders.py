@@ -9,12 +9,14 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from stores import tiny_model
 
 from stitchsafe.errors import ModelError
 from stitchsafe.networks import (
     ModelConfig,
     Runtime,
     TorchNetwork,
+    _folder,
     bundled_models,
     load_network,
     save_folder,
@@ -262,3 +264,24 @@ def test_several_inputs_are_consecutive_channels_and_outputs_come_channels_first
     np.testing.assert_allclose(plain, expected, atol=1e-6)
     np.testing.assert_array_equal(last, plain)
     np.testing.assert_array_equal(flat, plain[:, :1])
+
+
+def test_what_a_process_has_traced_of_a_structure_serves_all_of_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever their weights; and of each size by itself."""
+    monkeypatch.setattr(_folder, "_TRACED", {})
+    monkeypatch.setattr(_folder, "_MOST", 2)
+    one, other, wider = (
+        load_network(tiny_model(tmp_path / name, ndim=2, **more))
+        for name, more in (("one", {}), ("other", {"seed": 1}), ("wider", {"base_channels": 3}))
+    )
+    least = one.geometry.axes[0].input_min
+    step = one.geometry.axes[0].input_step
+    graph = one.trace((least, least))
+    assert other.trace([least, least]) is graph
+    assert wider.trace((least, least)) != graph
+    shapes = [(least + k * step, least) for k in range(4)]
+    assert [one.trace(shape).space for shape in shapes] == shapes
+    assert len(_folder._TRACED) <= 2
+    assert one.trace((least, least)) == graph

@@ -196,3 +196,16 @@ def test_the_support_of_a_selection_is_that_of_all_phases():
         if not torch.equal(before[..., 2, 2], after[..., 2, 2]):
             reads.add(position)
     assert reads == {0, 1}
+
+
+def test_a_layer_that_returns_its_tensor_among_others_is_told():
+    class Listing(LPD):
+        def lattice_geometry(self):
+            return self.pick.lattice_geometry()
+
+        def forward(self, x: Tensor):
+            return list(super().forward(x))
+
+    found = analyse_module(Listing(2, 1), ndim=2, channels=1)
+    assert found.verdict == "unsafe"
+    assert any("begins with one" in each.reason for each in found.breaks)

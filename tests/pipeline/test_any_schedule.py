@@ -19,6 +19,8 @@ OPTIONS = {
 }  # fmt: skip
 CELL, SHAPE = (8, 16), (27, 45)
 
+pytestmark = pytest.mark.usefixtures("quick_workers")
+
 
 class Shuffled:
     """An executor that does the blocks in any order, and some of them twice."""
@@ -43,7 +45,9 @@ def job(tmp_path: Path) -> Path:
     return tmp_path
 
 
-@pytest.mark.parametrize("count", [4, pytest.param(100, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "count", [4, pytest.param(100, marks=[pytest.mark.slow, pytest.mark.timeout(1800)])]
+)
 def test_random_schedules(job: Path, monkeypatch: pytest.MonkeyPatch, count: int) -> None:
     chance = random.Random(20)
     run = lambda out, **more: stitchsafe.predict(  # noqa: E731

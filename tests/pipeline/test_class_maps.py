@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import functools
 import json
 import os
 import shutil
@@ -24,6 +25,7 @@ import stitchsafe
 from stitchsafe.cli import main
 from stitchsafe.coordinates import Roi
 from stitchsafe.errors import InputError
+from stitchsafe.networks import TorchNetwork
 from stitchsafe.volumes import open_volume
 
 NETWORK = """
@@ -68,6 +70,12 @@ def whole(image: np.ndarray, count: int = 3) -> np.ndarray:
     return scores.argmax(axis=0)
 
 
+@functools.cache
+def analysed(ndim: int, count: int) -> TorchNetwork:
+    """The network, which is analysed once."""
+    return TorchNetwork(namespace["classes"](ndim, count))
+
+
 @given(st.data())
 @settings(deadline=None, max_examples=40)
 def test_tiles_give_the_argmax_of_the_whole(data) -> None:
@@ -81,7 +89,7 @@ def test_tiles_give_the_argmax_of_the_whole(data) -> None:
     roi = Roi.from_bounds(begin, [data.draw(st.integers(b + 1, s)) for b, s in
                                   zip(begin, shape, strict=True)])  # fmt: skip
     made = stitchsafe.predict(
-        image, namespace["classes"](ndim, count), labels_from="argmax", parts=False,
+        image, analysed(ndim, count), labels_from="argmax", parts=False,
         tile_shape=tile, roi=roi, **OPTIONS,
     )  # fmt: skip
     np.testing.assert_array_equal(made.labels, whole(image, count)[roi.slices])

@@ -140,6 +140,7 @@ def test_the_bandwidth_is_that_of_all_points(here: Path, tmp_path: Path, cluster
     assert wide.to_json()["bandwidth"] == estimate_bandwidth(points, quantile=0.5) > expected
 
 
+@pytest.mark.usefixtures("quick_workers")
 @pytest.mark.parametrize(
     "schedule",
     [{"block_shape": (48, 32)}, {"workers": 2, "block_shape": (32, 48)}],

@@ -53,8 +53,8 @@ def straight(job: Path) -> Content:
 
 
 @pytest.fixture(scope="module")
-def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningCluster]:
-    with running_cluster(tmp_path_factory.mktemp("dask") / "two", 2, threads=2) as cluster:
+def cluster(zygote: Zygote, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningCluster]:
+    with running_cluster(zygote, tmp_path_factory.mktemp("dask") / "two", 2, threads=2) as cluster:
         with Client(cluster.address, timeout=60, set_as_default=False) as client:
             client.wait_for_workers(2, timeout=120)
         yield cluster
@@ -123,7 +123,7 @@ def test_ways_that_exclude_each_other(job: Path) -> None:
         )  # fmt: skip
 
 
-def test_workers_that_could_not_do_the_work(tmp_path: Path, job: Path) -> None:
+def test_workers_that_could_not_do_the_work(zygote: Zygote, tmp_path: Path, job: Path) -> None:
     """Each is refused before anything is written, with one line that names it."""
     for name, content in (("none", "raise ImportError('no such thing')"), ("old", "")):
         (tmp_path / name).mkdir()
@@ -132,7 +132,7 @@ def test_workers_that_could_not_do_the_work(tmp_path: Path, job: Path) -> None:
         "folder": str(tmp_path), "volume": str(job / "volume.npy"), "processor": processor_name(),
         "memory": 10**9,
     }  # fmt: skip
-    with running_cluster(tmp_path / "cluster", 0) as cluster:
+    with running_cluster(zygote, tmp_path / "cluster", 0) as cluster:
         out = tmp_path / "out.zarr"
         with pytest.raises(InputError, match=f"the dask cluster at {cluster.address} has no work"):
             stitchsafe.predict(
@@ -158,7 +158,7 @@ def test_workers_that_could_not_do_the_work(tmp_path: Path, job: Path) -> None:
             ):
                 while client.scheduler_info()["workers"]:
                     time.sleep(0.05)
-                worker = cluster.hire(PYTHONPATH=str(tmp_path / name))
+                worker = cluster.hire(path=tmp_path / name)
                 client.wait_for_workers(1, timeout=120)
                 with pytest.raises(InputError, match=said):
                     refuse_unfit_workers(client, **fit)

@@ -150,6 +150,7 @@ def test_elements_need_not_be_voxels(tmp_path: Path) -> None:
     np.testing.assert_allclose(made.fields["both"], expected, atol=1e-6)
 
 
+@pytest.mark.usefixtures("quick_workers")
 def test_no_block_worker_or_part_changes_a_byte(here: Path, tmp_path: Path) -> None:
     expected = content_of(here / "straight.zarr")
     predict(here, tmp_path / "workers.zarr", workers=2, block_shape=(256, 480))

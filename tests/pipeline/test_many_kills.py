@@ -19,7 +19,7 @@ import psutil
 import pytest
 from counted_network import VARIABLE, passes
 from stores import Content, content_of, smooth_volume, tiny_model
-from zygote import Run, Zygote
+from zygote import Run, Zygote, workers_of
 
 from stitchsafe.engine import Silent
 from stitchsafe.pipeline import predict
@@ -127,7 +127,7 @@ def with_coordinator_killed(runs: Field, most: int) -> None:
         if runs.kills - kills < most:
             with contextlib.suppress(psutil.NoSuchProcess):
                 wait_for_workers(runs, run.pid)
-                workers = psutil.Process(run.pid).children()
+                workers = workers_of(run.pid)
                 killed = runs.kill_soon(out, run.pid)
                 _, left = psutil.wait_procs(workers, timeout=30)
                 assert not left, "a worker outlived its coordinator"
@@ -145,7 +145,7 @@ def with_workers_killed(runs: Field, most: int) -> None:
         while alive(run.pid) and runs.kills - kills < most:
             with contextlib.suppress(psutil.NoSuchProcess):
                 wait_for_workers(runs, run.pid)
-                if workers := psutil.Process(run.pid).children():
+                if workers := workers_of(run.pid):
                     runs.kill_soon(out, runs.chance.choice(workers).pid)
         code = run.wait()
         if code != 3:  # the same block was at hand three times, or four start-ups in a row
@@ -160,7 +160,7 @@ def wait_for_workers(runs: Field, run: int) -> None:
     before = None
     while alive(run):
         assert time.monotonic() < end, (runs.here / "log.txt").read_text()
-        if psutil.Process(run).children():
+        if workers_of(run):
             before = entries(out) if before is None else before
             if entries(out) > before:
                 return

@@ -134,6 +134,7 @@ def test_what_is_damaged_is_done_again_and_nothing_else(sound: Path, out: Path) 
     assert stitchsafe.verify(out).ok
 
 
+@pytest.mark.usefixtures("quick_workers")
 def test_other_blocks_and_workers_repair_the_same(sound: Path, out: Path) -> None:
     straight = content_of(out)
     for name in ("labels/instances/0/c/0/2", "fields/embedding/0/c/1/1/0"):

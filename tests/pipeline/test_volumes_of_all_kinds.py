@@ -125,6 +125,7 @@ def test_masks_that_do_not_fit_are_refused(here: Path, tmp_path: Path) -> None:
         predict(here, out)
 
 
+@pytest.mark.usefixtures("quick_workers")
 @pytest.mark.parametrize("ngff", ["0.5", "0.4"])
 def test_chunks_within_cells(here: Path, tmp_path: Path, ngff: str) -> None:
     out = predict(

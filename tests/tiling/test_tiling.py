@@ -138,6 +138,12 @@ def test_a_recipe_survives_json_and_names_what_differs():
     assert again.fingerprint == mine.fingerprint
     other = dataclasses.replace(mine, threads=4, border="edge")
     assert mine.differences(other) == ["border: 'reflect', not 'edge'", "threads: 2, not 4"]
+    one, two = (
+        dataclasses.replace(mine, labels={"window": [8], "bandwidth": b}) for b in (1.0, 2.0)
+    )
+    assert one.differences(two) == ["labels.bandwidth: 1.0, not 2.0"]
+    none = dataclasses.replace(mine, labels=None)
+    assert none.differences(mine) == ["labels: None, not {'bandwidth': 1.5}"]
     assert other.fingerprint != mine.fingerprint
 
 
