@@ -24,18 +24,13 @@ from typing import Literal
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from stitchsafe.nn._soft_clustering import (
-    Border,
-    ClusterUp,
-    SoftClusterDown,
-    superpixels,
-)
+from stitchsafe.nn._cells import Border, convolutions, superpixels
+from stitchsafe.nn._soft_clustering import ClusterUp, SoftClusterDown
 
 __all__ = ["HCBackbone", "HCFCN"]
 
 Encoder = Literal["resnet", "unet"]
 
-_CONVOLUTION: dict[int, type[nn.Module]] = {2: nn.Conv2d, 3: nn.Conv3d}
 _NORM: dict[int, type[nn.Module]] = {2: nn.BatchNorm2d, 3: nn.BatchNorm3d}
 
 
@@ -45,7 +40,7 @@ def _convs(ndim: int, before: int, after: int, count: int, padding: str) -> nn.S
     mode = "circular" if padding == "circular" else "zeros"
     for channels in [before] + [after] * (count - 1):
         width = 0 if padding == "valid" else 1
-        convolution = _CONVOLUTION[ndim](channels, after, 3, padding=width, padding_mode=mode)
+        convolution = convolutions[ndim](channels, after, 3, padding=width, padding_mode=mode)
         layers += [convolution, nn.ReLU()]
     return nn.Sequential(*layers)
 
@@ -59,7 +54,7 @@ class _Block(nn.Module):
 
         def convolution(channels: int, kernel: int, stride: int) -> nn.Sequential:
             return nn.Sequential(
-                _CONVOLUTION[ndim](
+                convolutions[ndim](
                     channels, after, kernel, stride, kernel // 2, bias=False, padding_mode=mode
                 ),
                 _NORM[ndim](after),
@@ -123,7 +118,7 @@ class HCBackbone(nn.Module):
     ) -> None:
         super().__init__()
         levels = len(widths) - 1
-        if ndim not in _CONVOLUTION:
+        if ndim not in convolutions:
             raise ValueError(f"a backbone has 2 or 3 spatial axes, not {ndim}; give 2 or 3")
         if levels < 1 or min(widths) < 1 or in_channels < 1 or depth < 1:
             raise ValueError(
@@ -142,7 +137,8 @@ class HCBackbone(nn.Module):
             raise ValueError(
                 f"clustered is {clustered}; give a number from 0 to {levels}, the downsamplings"
             )
-        self.ndim, self.padding, self.clustered = ndim, padding, clustered
+        self.ndim, self.clustered = ndim, clustered
+        self.padding: Border = padding
         self.widths = tuple(widths)
         self.stages, self.down = nn.ModuleList(), nn.ModuleList()
         for level, width in enumerate(widths):
@@ -152,7 +148,7 @@ class HCBackbone(nn.Module):
                 down = (
                     _Block(ndim, before, width, 2, padding)
                     if blocks
-                    else _CONVOLUTION[ndim](before, width, 2, 2)
+                    else convolutions[ndim](before, width, 2, 2)
                 )
                 if level > levels - clustered:
                     down = SoftClusterDown(
@@ -218,24 +214,47 @@ class HCFCN(nn.Module):
 
     Parameters
     ----------
-    backbone
-        The encoder.
+    ndim, in_channels, widths, encoder, depth, clustered, padding, features, temperature
+        Of the encoder; see :class:`HCBackbone`.
     out_channels
         Of the prediction.
     hard
         Whether decoding takes the most similar cell alone.
+
+    Raises
+    ------
+    ValueError
+        If an argument is out of range.
     """
 
-    def __init__(self, backbone: HCBackbone, out_channels: int, *, hard: bool = False) -> None:
+    def __init__(
+        self,
+        *,
+        ndim: int,
+        in_channels: int = 1,
+        out_channels: int,
+        widths: Sequence[int] = (16, 32, 64, 128),
+        encoder: Encoder = "unet",
+        depth: int = 2,
+        clustered: int | None = None,
+        padding: Border = "same",
+        features: int = 64,
+        temperature: float = 0.07,
+        hard: bool = False,
+    ) -> None:
         super().__init__()
-        self.backbone = backbone
-        self.head = _CONVOLUTION[backbone.ndim](backbone.widths[-1], out_channels, 1)
-        padding: Border = backbone.padding
+        if out_channels < 1:
+            raise ValueError(f"out_channels {out_channels} must be at least 1; give the classes")
+        self.backbone = backbone = HCBackbone(
+            ndim, in_channels, widths, encoder=encoder, depth=depth, clustered=clustered,
+            padding=padding, features=features, temperature=temperature,
+        )  # fmt: skip
+        self.head = convolutions[ndim](widths[-1], out_channels, 1)
         self.up = nn.ModuleList(
-            ClusterUp(backbone.ndim, padding=padding, hard=hard) for _ in range(backbone.clustered)
+            ClusterUp(ndim, padding=padding, hard=hard) for _ in range(backbone.clustered)
         )
         left = 2 ** (len(backbone.down) - backbone.clustered)
-        mode = "bilinear" if backbone.ndim == 2 else "trilinear"
+        mode = "bilinear" if ndim == 2 else "trilinear"
         self.rest = nn.Upsample(scale_factor=left, mode=mode) if left > 1 else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:

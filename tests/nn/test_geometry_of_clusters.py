@@ -11,7 +11,7 @@ from torch import Tensor, nn
 import stitchsafe
 from stitchsafe.errors import UnsafeNetworkError
 from stitchsafe.geometry import NetworkGeometry, analyse_module, trace
-from stitchsafe.nn import HCFCN, ClosedFormFit, ClusterUp, HCBackbone, SoftClusterDown
+from stitchsafe.nn import HCFCN, ClosedFormFit, ClusterUp, SoftClusterDown
 
 torch.set_num_threads(1)
 
@@ -43,7 +43,8 @@ class Clusters(nn.Module):
 def segmenter(ndim: int, levels: int, padding: str, **settings: object) -> HCFCN:
     torch.manual_seed(0)
     widths = (3,) * (levels + 1)
-    return HCFCN(HCBackbone(ndim, 1, widths, depth=1, padding=padding, **settings), 2).double()
+    settings = {"widths": widths, "depth": 1, "padding": padding, **settings}
+    return HCFCN(ndim=ndim, out_channels=2, **settings).double()
 
 
 def geometry_of(module: nn.Module, ndim: int) -> NetworkGeometry:
@@ -59,6 +60,22 @@ def test_valid_clusters_are_periodic_with_the_halo_of_theory(ndim: int, levels: 
         assert axis.output_offset == 2 ** (levels + 1) - 2
         assert axis.shrinkage == 2 * axis.output_offset
         assert not axis.padded
+
+
+@pytest.mark.parametrize("padding", ["same", "valid"])
+def test_what_layers_declare_is_what_their_operators_do(
+    padding: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    network = segmenter(2, 2, padding)
+    declared = geometry_of(network, 2)
+    monkeypatch.delattr("stitchsafe.nn._soft_clustering._Assignment.lattice_geometry")
+    monkeypatch.delattr("stitchsafe.nn._soft_clustering._Decoding.lattice_geometry")
+    followed = geometry_of(network, 2)
+    assert (declared.verdict, followed.verdict) == ("safe", "safe")
+    for own, other in zip(declared.axes, followed.axes, strict=True):
+        assert (own.period, own.context, own.output_offset, own.receptive_field) == (
+            other.period, other.context, other.output_offset, other.receptive_field,
+        )  # fmt: skip
 
 
 def test_masked_clusters_are_safe_where_the_border_is_the_volume_s() -> None:

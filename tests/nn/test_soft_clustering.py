@@ -150,7 +150,7 @@ def test_where_all_cells_are_alike_a_pixel_keeps_its_own() -> None:
 @pytest.mark.parametrize("ndim", [2, 3])
 def test_superpixels_are_nested(ndim: int) -> None:
     torch.manual_seed(0)
-    network = HCFCN(HCBackbone(ndim, 1, (4, 4, 4, 4)), 2).eval()
+    network = HCFCN(ndim=ndim, out_channels=2, widths=(4, 4, 4, 4)).eval()
     size = 32 if ndim == 2 else 16
     with torch.no_grad():
         maps = network.superpixels(torch.randn(2, 1, *(size,) * ndim))
@@ -232,13 +232,13 @@ def test_gradients_are_right(ndim: int, padding: str) -> None:
     assert torch.autograd.gradcheck(passed, (x.requires_grad_(), *weights))
 
 
-def test_an_empty_image_has_finite_gradients() -> None:
+def test_an_empty_image_has_bounded_gradients() -> None:
     layer = down().float()
     x = torch.zeros(1, 3, 8, 8, requires_grad=True)
     y, assignment = layer(x)
     decode(y + torch.arange(16.0).reshape(4, 4), assignment).square().sum().backward()
     grads = [x.grad, *(p.grad for p in layer.parameters())]
-    assert all(g is None or bool(g.isfinite().all()) for g in grads)
+    assert all(g is None or float(g.abs().max()) < 1e8 for g in grads)
 
 
 def test_mixed_precision_keeps_weights_that_sum_to_one() -> None:
@@ -286,6 +286,7 @@ def test_it_is_deterministic_and_keeps_nothing() -> None:
             lambda: decode(torch.ones(1, 1, 4, 4), torch.ones(1, 9, 6, 6), padding="valid"),
             "does not fit",
         ),
+        (lambda: HCFCN(ndim=2, out_channels=0), "out_channels 0"),
         (lambda: HCBackbone(2, 1, (4,)), "at least two widths"),
         (lambda: HCBackbone(1, 1), "2 or 3"),
         (lambda: HCBackbone(2, 1, encoder="vgg"), "'vgg'; choose"),
@@ -304,9 +305,9 @@ def test_what_does_not_fit_is_refused_in_one_line(made: object, said: str) -> No
 @pytest.mark.parametrize("clustered", [0, 1, 3])
 def test_backbones_predict_at_every_pixel(encoder: str, clustered: int) -> None:
     torch.manual_seed(0)
-    backbone = HCBackbone(2, 3, (4, 6, 8, 10), encoder=encoder, clustered=clustered)
-    network = HCFCN(backbone, 5)
-    features, assignments = backbone(torch.randn(2, 3, 32, 24))
+    settings = {"widths": (4, 6, 8, 10), "encoder": encoder, "clustered": clustered}
+    network = HCFCN(ndim=2, in_channels=3, out_channels=5, **settings)
+    features, assignments = network.backbone(torch.randn(2, 3, 32, 24))
     assert features.shape == (2, 10, 4, 3)
     strides = [32 // a.shape[2] for a in assignments]
     assert strides == [1, 2, 4][3 - clustered :]
@@ -328,7 +329,9 @@ def test_lines_of_one_pixel_survive_cells_of_four() -> None:
     overlaps = []
     for clustered in (2, 0):
         torch.manual_seed(0)
-        network = HCFCN(HCBackbone(2, 1, (8, 16, 16), depth=1, clustered=clustered, features=16), 2)
+        network = HCFCN(
+            ndim=2, out_channels=2, widths=(8, 16, 16), depth=1, clustered=clustered, features=16
+        )
         optimiser = torch.optim.Adam(network.parameters(), 5e-3)
         for _ in range(150):
             optimiser.zero_grad()
@@ -346,7 +349,9 @@ def test_it_exports_to_onnx(ndim: int, hard: bool, tmp_path: object) -> None:
     runtime = pytest.importorskip("onnxruntime", reason="onnxruntime comes with the extra onnx")
     pytest.importorskip("onnxscript", reason="onnxscript comes with the extra dev")
     torch.manual_seed(0)
-    network = HCFCN(HCBackbone(ndim, 1, (4, 4, 4)[: 5 - ndim], depth=1), 2, hard=hard).eval()
+    network = HCFCN(
+        ndim=ndim, out_channels=2, widths=(4, 4, 4)[: 5 - ndim], depth=1, hard=hard
+    ).eval()
     x = torch.randn(1, 1, *(16,) * ndim)
     path = str(tmp_path / "network.onnx")
     with warnings.catch_warnings():
