@@ -102,8 +102,8 @@ def centre(pixels: Tensor, sizes: Sequence[int]) -> Tensor:
         if (have := pixels.shape[axis]) != size:
             first = (have - size) // 2
             # An exporter with sizes left open must be told, or it loses the size of what is cut.
-            torch._check(first >= 0)
-            torch._check(first + size <= have)
+            torch._check(first >= 0)  # type: ignore[no-untyped-call]
+            torch._check(first + size <= have)  # type: ignore[no-untyped-call]
             pixels = pixels.narrow(axis, first, size)
     return pixels
 
