@@ -16,6 +16,7 @@ import torch
 
 EXPERIMENTS = Path(__file__).resolve().parent.parent / "examples" / "experiments"
 ROWS = {
+    "closed_form_pooling.py": 4,
     "cluster_decoding.py": 6,
 }
 

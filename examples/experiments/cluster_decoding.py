@@ -107,9 +107,8 @@ def measured(by: HCFCN, pairs: Sequence[tuple[Image, Image]]) -> tuple[float, fl
             both[int(kind)] += ((mask == kind) & (truth == kind)).sum()
             either[int(kind)] += ((mask == kind) | (truth == kind)).sum()
         recalls.append(boundary_recall(mask, truth))
-        precisions.append(
-            np.nan_to_num(boundary_recall(truth, mask))
-        )  # 0 where no nucleus is found
+        # Without a predicted boundary precision is NaN; it counts as 0.
+        precisions.append(np.nan_to_num(boundary_recall(truth, mask)))
     found = (both / either).mean(), np.mean(recalls), np.mean(precisions)
     return 100 * float(found[0]), 100 * float(found[1]), 100 * float(found[2])
 
