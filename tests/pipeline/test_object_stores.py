@@ -140,3 +140,23 @@ def test_parts_that_start_at_once_share_a_result(
     assert [part.returncode for part in parts] == [0, 0, 0], said
     assert content_of(fetch(out, tmp_path / "fetched")) == straight
     assert stitchsafe.verify(out, cells=1).ok
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # of dask's own making
+def test_a_cluster_that_adapts_with_its_result_on_the_store(
+    job: Path, tmp_path: Path, bucket: Bucket, straight: Content
+) -> None:
+    """Workers come as there is work, and read and write the store by themselves."""
+    pytest.importorskip("distributed")
+    file = tmp_path / "cluster.yaml"
+    file.write_text(
+        "cluster: distributed.LocalCluster\n"
+        "arguments: {n_workers: 0, threads_per_worker: 1, dashboard_address: null}\n"
+        "adapt: {minimum: 0, maximum: 2}\n"
+    )
+    out = f"{bucket.url}/dask.zarr"
+    made = stitchsafe.predict(job / "volume.zarr", job / "tiny", out, dask=file, **OPTIONS)
+    assert made.progress.instances
+    assert content_of(fetch(out, tmp_path / "fetched")) == straight
+    assert stitchsafe.verify(out).ok
