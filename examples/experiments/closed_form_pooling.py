@@ -93,7 +93,7 @@ def training(
 
 
 def main() -> None:
-    asked = arguments(__doc__, steps=600)
+    asked = arguments(__doc__, steps=400)
     (images, labels), (others, truth) = digits()
     images, others = normalised(images), normalised(others)
     sizes = [size for size in SIZES if size <= len(images)]
