@@ -11,7 +11,8 @@ All but each fifth of the 110 images of dsb2018 (by name) train; these are 88, a
 *mIoU* is the mean of the two classes' intersection over union, counted over all pixels kept back.
 *Boundary recall* is the share of the true mask's boundary pixels with a predicted boundary nearby
 (within 0.0025 of the diagonal, 1 to 4 pixels here), *precision* the reverse; means over images.
-*ms* is the fastest of `PASSES` passes (not more than steps) of 256 x 256 pixels; the two take turns.
+*ms* is the fastest of `PASSES` passes (of as many as steps, if fewer) of 256 x 256 pixels; the two
+take turns.
 
     python examples/experiments/cluster_decoding.py
 """
