@@ -21,6 +21,9 @@ ROWS = {
         "stride 16, bilinear, 71,339 parameters", "stride 16, clusters, 70,882 parameters",
         "stride 32, bilinear, 140,683 parameters", "stride 32, clusters, 140,674 parameters",
     ],
+    "polynomial_pooling.py": [
+        "max", "average", "P-pooling, per layer", "P-pooling, per channel",
+    ],
     "shift_consistency.py": [
         "max", "blur (Tri-3)", "APS", "APS, Tri-3", "LPS softmax, Tri-3", "LPS Gumbel, Tri-3",
         "LPS Gumbel",

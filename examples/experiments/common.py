@@ -61,8 +61,8 @@ def digits() -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
 def nuclei() -> tuple[list[tuple[Image, Image]], list[tuple[Image, Image]]]:
     """Images of nuclei, float32, and their instances: all but each fifth by name, and each fifth.
 
-    Colours are averaged. The percentiles 1 and 99.8 of an image become 0 and 1, and it is cut there;
-    nuclei are bright or dark.
+    Colours are averaged. The percentiles 1 and 99.8 of an image become 0 and 1, and it is cut
+    there; nuclei are bright or dark.
     """
     train, test = [], []
     for number, path in enumerate(sorted(data("dsb2018").glob("*.npz"))):
