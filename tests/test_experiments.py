@@ -12,6 +12,15 @@ import pytest
 
 EXPERIMENTS = Path(__file__).resolve().parent.parent / "examples" / "experiments"
 ROWS = {
+    "closed_form_pooling.py": [
+        "strided, 25,258 parameters", "closed form for strided, 6,762 parameters",
+        "max, 6,378 parameters", "closed form for max, 6,378 parameters",
+    ],
+    "cluster_decoding.py": [
+        "stride 8, bilinear, 32,950 parameters", "stride 8, clusters, 33,186 parameters",
+        "stride 16, bilinear, 71,339 parameters", "stride 16, clusters, 70,882 parameters",
+        "stride 32, bilinear, 140,683 parameters", "stride 32, clusters, 140,674 parameters",
+    ],
     "polynomial_pooling.py": [
         "max", "average", "P-pooling, per layer", "P-pooling, per channel",
     ],
@@ -28,11 +37,11 @@ def small_data(tmp_path: Path) -> Path:
     rng = np.random.default_rng(0)
     (tmp_path / "classification").mkdir()
     (tmp_path / "dsb2018").mkdir()
-    images = rng.integers(0, 255, (20, 28, 28)).astype(np.uint8)
-    labels = np.arange(20).astype(np.uint8) % 10
+    images = rng.integers(0, 255, (150, 28, 28)).astype(np.uint8)
+    labels = np.arange(150).astype(np.uint8) % 10
     np.savez(tmp_path / "classification" / "mnist_t10k.npz", images=images, labels=labels)
     for number in range(6):
-        labels = np.kron(rng.integers(0, 2, (10, 10)), np.ones((8, 8))).astype(np.uint16)
+        labels = np.kron(rng.integers(0, 2, (10, 10)), np.ones((13, 13))).astype(np.uint16)
         image = (100 * labels + rng.integers(0, 50, labels.shape)).astype(np.uint8)
         shown = np.repeat(image[..., None], 3, -1) if number == 4 else image
         np.savez(tmp_path / "dsb2018" / f"{number}.npz", image=shown, labels=labels)

@@ -99,8 +99,12 @@ def product(first: Tensor, second: Tensor) -> Tensor:
 def centre(pixels: Tensor, sizes: Sequence[int]) -> Tensor:
     """The centre."""
     for axis, size in enumerate(sizes, start=2):
-        if pixels.shape[axis] != size:
-            pixels = pixels.narrow(axis, (pixels.shape[axis] - size) // 2, size)
+        if (have := pixels.shape[axis]) != size:
+            first = (have - size) // 2
+            # An exporter with sizes left open must be told, or it loses the size of what is cut.
+            torch._check(first >= 0)  # type: ignore[no-untyped-call]
+            torch._check(first + size <= have)  # type: ignore[no-untyped-call]
+            pixels = pixels.narrow(axis, first, size)
     return pixels
 
 

@@ -362,3 +362,25 @@ def test_it_exports_to_onnx(ndim: int, hard: bool, tmp_path: object) -> None:
     with torch.no_grad():
         expected = network(x).numpy()
     assert np.abs(found - expected).max() <= 1e-5 * np.abs(expected).max()
+
+
+def test_a_valid_one_exports_with_open_sizes(tmp_path: object) -> None:
+    runtime = pytest.importorskip("onnxruntime", reason="onnxruntime comes with the extra onnx")
+    pytest.importorskip("onnxscript", reason="onnxscript comes with the extra dev")
+    torch.manual_seed(0)
+    network = HCFCN(ndim=2, out_channels=2, widths=(4, 4, 4), depth=1, features=4, padding="valid")
+    network.eval()
+    path, open_sizes = str(tmp_path / "network.onnx"), dict.fromkeys((2, 3), torch.export.Dim.AUTO)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.onnx.export(
+            network, (torch.randn(1, 1, 54, 62),), path,
+            dynamo=True, verbose=False, dynamic_shapes=(open_sizes,),
+        )  # fmt: skip
+    session = runtime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    for sizes in ((54, 62), (38, 78), (30, 46)):
+        x = torch.randn(1, 1, *sizes)
+        (found,) = session.run(None, {session.get_inputs()[0].name: x.numpy()})
+        with torch.no_grad():
+            expected = network(x).numpy()
+        assert np.abs(found - expected).max() <= 1e-5 * np.abs(expected).max()
