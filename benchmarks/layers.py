@@ -3,9 +3,10 @@
 All samplings by name and closed-form pooling, in 2-D and 3-D; upsamplings are compared with the
 max-pooling that undoes them. One thread; times are of the processor, so that other work disturbs
 them little. Layer and max-pooling take turns; printed are medians of the rounds' ratios. The maps
-are noise, each phase stronger than the last; where phases are tied, `lps` decides in double. Memory is
-the highest sum of what torch holds during a call beyond its input and parameters, as its profiler
-sees it. *Forward* is in evaluation without gradients, *with backward* in training::
+are noise, each phase stronger than the last; where phases are tied, `lps` decides in double. Memory
+is the highest sum of what torch holds during a call beyond its input and parameters, as its
+profiler sees it. The first column of each is forward in evaluation without gradients, the second
+forward and backward in training::
 
     python benchmarks/layers.py --rounds 7
 """
