@@ -6,7 +6,7 @@ them little. Layer and max-pooling take turns; printed are medians of the rounds
 are noise, each phase stronger than the last; where phases are tied, `lps` decides in double. Memory
 is the highest sum of what torch holds during a call beyond its input and parameters, as its
 profiler sees it. The first column of each is forward in evaluation without gradients, the second
-forward and backward in training::
+forward and backward in training. A convolution stands beside them for comparison::
 
     python benchmarks/layers.py --rounds 7
 """
@@ -82,6 +82,8 @@ def cases(ndim: int) -> Iterator[Case]:
         layer = ClosedFormPool(weights, sizes, made, torch.zeros(channels))
         name = f"`ClosedFormPool`, {components} eigenvector{'s' * (components > 1)}"
         yield Case(name, layer, (torch.rand(shape),), shape)
+    convolution = {2: nn.Conv2d, 3: nn.Conv3d}[ndim](channels, channels, 3, padding=1)
+    yield Case("convolution of 3", convolution, (fine,), SHAPES[ndim])
 
 
 def calls(layer: nn.Module, inputs: tuple[Any, ...]) -> tuple[Callable[[], object], ...]:
