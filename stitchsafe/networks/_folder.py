@@ -42,11 +42,15 @@ class _FolderNetwork(TorchNetwork):
 
     @cached_property
     def geometry(self) -> NetworkGeometry:
+        if self._structure is None:
+            return super().geometry
         if self._structure not in _ANALYSED:
             _ANALYSED[self._structure] = super().geometry
         return _ANALYSED[self._structure]
 
     def trace(self, shape: Sequence[int]) -> Graph:
+        if self._structure is None:
+            return super().trace(shape)
         key = (self._structure, tuple(shape))
         if (known := _TRACED.get(key)) is not None:
             return known
@@ -57,14 +61,19 @@ class _FolderNetwork(TorchNetwork):
         return graph
 
     def layout_for(self, precision: str) -> str:
+        if self._structure is None:
+            return super().layout_for(precision)
         key = (self._structure, precision)
         if key not in _LAYOUTS:
             _LAYOUTS[key] = super().layout_for(precision)
         return _LAYOUTS[key]
 
     @cached_property
-    def _structure(self) -> str:
+    def _structure(self) -> str | None:
+        """All that a trace depends on; None for a module that its configuration does not name."""
         assert self.config is not None
+        if self.config.network is None:
+            return None
         return f"{self.config.network!r} {self.ndim} {self._split}"
 
 

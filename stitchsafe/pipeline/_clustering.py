@@ -32,7 +32,7 @@ from stitchsafe.engine import (
     load_json,
     save_json,
 )
-from stitchsafe.errors import IntegrityError
+from stitchsafe.errors import InputError, IntegrityError
 from stitchsafe.instances import (
     MOST_CELLS,
     LabelSettings,
@@ -202,7 +202,12 @@ def decide_clusters(run: Runs, raw: RawFields, ledger: Ledger) -> Clustering:
     """Do what is left until bandwidth and modes are known."""
     tallies = cluster_tallies(raw.store)
     if not ledger.finished("clusters"):
-        decided = reach(run, tallies, ledger, _deciding(raw))
+        try:
+            decided = reach(run, tallies, ledger, _deciding(raw))
+        except InputError as error:
+            raise InputError(
+                f"{error}; other settings are another recipe: give them with --overwrite"
+            ) from error
 
         def save() -> CellRecord:
             written = save_json(raw.store.clusters_file, _to_json(decided))

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -190,7 +190,7 @@ def _looked_up(mask: Volume, factors: Sequence[int], cells: CellGrid, *, content
     """Which cells hold a voxel of a mask, and where asked for, a checksum of the voxels of each."""
     regions = [_covering(cell, factors, mask) for cell in cells.cells()]
     if not content:
-        wanted = [any(bool(data.any()) for _, data in pieces(mask, each)) for each in regions]
+        wanted = [any(bool(part.any()) for _, part in _set(mask, each)) for each in regions]
         return Skipping.of(mask.identity, cells, wanted)
     wanted, checksums = [], []
     for region in regions:
@@ -203,9 +203,19 @@ def _looked_up(mask: Volume, factors: Sequence[int], cells: CellGrid, *, content
 def _held(mask: Volume, region: Roi) -> NDArray[np.bool_]:
     """Which voxels of a region of the mask itself are set."""
     held = np.empty(region.shape, bool)
-    for piece, data in pieces(mask, region):
-        held[piece.relative_to(region).slices] = data[0] != 0
+    for piece, part in _set(mask, region):
+        held[piece.relative_to(region).slices] = part
     return held
+
+
+def _set(mask: Volume, region: Roi) -> Iterator[tuple[Roi, NDArray[np.bool_]]]:
+    """Which voxels of a region of the mask itself are not 0, piece by piece."""
+    for piece, data in pieces(mask, region):
+        if data.dtype.kind == "f" and np.isnan(data).any():
+            raise VolumeError(
+                f"{_name(mask)} holds NaN in {piece}, which says neither yes nor no; write 0 or 1"
+            )
+        yield piece, data[0] != 0
 
 
 def _checksum(held: NDArray[np.bool_]) -> int:

@@ -323,6 +323,9 @@ def _label_values(network: Network, settings: Settings) -> dict[str, Any] | None
     }
     values.update({key: value for key, value in changed.items() if value is not None})
     values["masked"] = settings.mask_voxels
+    if settings.labels_from == "argmax":  # nothing grows there, whatever the card's own labels do
+        for name in ("growth_threshold", "growth_steps", "min_core"):
+            values.pop(name, None)
     if values.get("source") == "argmax" and not values.get("parts", True):
         _refuse_sizes_of_classes(settings)
         values.pop("min_size", None)  # the card's, of parts

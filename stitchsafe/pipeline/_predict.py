@@ -336,6 +336,8 @@ def _begun(job: _Job, ledger: Ledger, settings: Settings, events: Events) -> _Jo
         if settings.part is None:  # a part has not looked at what others have finished
             for text in job.store.mend_recipe():
                 events.say(f"damaged, and written anew from the other record: {text}")
+            source, mask = job.inputs.volume.path, mask_place(settings.mask)
+            job.store.relocate(source=source, mask=mask)
             _reading(job.plan, job.inputs.volume).enter(job.store)
         return job
     if settings.part is None:

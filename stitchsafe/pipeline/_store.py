@@ -387,6 +387,20 @@ class ResultStore:
         for place in (self.recipe_copy, self.recipe_file):
             save_json(place, {"format": FORMAT, **made_by, **content})
 
+    def relocate(self, **places: str | None) -> None:
+        """Enter where the volume and the mask lie now, of which what is here goes on being made.
+
+        Parameters
+        ----------
+        **places
+            By the names of `begin`'s content; what is None is left as it is.
+        """
+        stored = self.stored()
+        moved = {k: v for k, v in places.items() if v is not None and stored.get(k) != v}
+        if moved:
+            for place in (self.recipe_copy, self.recipe_file):
+                save_json(place, {**stored, **moved})
+
     def withdraw(self) -> None:
         """Take back that a run has begun, before anything is finished."""
         self.recipe_file.remove()

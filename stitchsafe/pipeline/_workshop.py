@@ -86,6 +86,8 @@ class Job:
         The result.
     origin
         What loads the network.
+    volume, mask
+        Where they are now, whatever the result says of where they were when it was begun.
     trust
         Whether code that the model brings along may run.
     lease
@@ -96,6 +98,8 @@ class Job:
 
     out: Place
     origin: Origin
+    volume: str
+    mask: str | None
     trust: bool
     lease: Lease | None = None
     device: str = "cpu"
@@ -127,11 +131,13 @@ class Job:
                 )
         # A factory runs since the user names it.
         trust = settings.trust_model or is_factory(str(inputs.origin.model))
-        return cls(store.path.absolute, inputs.origin, trust, lease, device)
+        volume, mask = str(inputs.volume.path), mask_place(settings.mask)
+        return cls(store.path.absolute, inputs.origin, volume, mask, trust, lease, device)
 
     def __call__(self) -> Workshop:
         store = ResultStore(self.out)
-        opened, recipe = reopen(store, self.origin.load(trust=self.trust)), store.recipe()
+        network, recipe = self.origin.load(trust=self.trust), store.recipe()
+        opened = reopen(store, network, self.volume)
         for what, here, asked in (
             ("library", opened.network.build, recipe.build),
             ("processor", computes_on(recipe, opened.network), recipe.processor),
@@ -141,7 +147,7 @@ class Job:
                     f"the {what} of this worker is {here!r}, and the recipe says {asked!r}, whose "
                     "arithmetic may differ in the last bit; take workers that are alike"
                 )
-        mask = VoxelMask.of(store.stored()["mask"], recipe)
+        mask = VoxelMask.of(self.mask, recipe)
         return Workshop(store, recipe, opened.network, opened.volume, mask, self.lease, self.device)
 
 

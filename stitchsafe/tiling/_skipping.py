@@ -6,7 +6,7 @@ import base64
 import functools
 import zlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -26,7 +26,7 @@ class Skipping:
     Parameters
     ----------
     mask
-        Identity of the mask.
+        Identity of the mask, for people: what it holds is below, and that alone is compared.
     first, counts
         Position of the first cell on the grid, and cells along each axis.
     wanted
@@ -35,7 +35,7 @@ class Skipping:
         Likewise a checksum of the mask's voxels in each cell; None where only cells matter.
     """
 
-    mask: dict[str, Any]
+    mask: dict[str, Any] = field(compare=False)
     first: tuple[int, ...]
     counts: tuple[int, ...]
     wanted: str

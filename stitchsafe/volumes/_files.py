@@ -63,6 +63,11 @@ def open_file(path: Path, inner: str | None) -> Stored:
         raise VolumeError(f"{path} cannot be read: {error.strerror}; check the path") from error
     if magic.startswith(b"\x89HDF"):
         return _open_hdf5(path, inner)
+    if inner and not magic.startswith(b"PK"):
+        raise VolumeError(
+            f"{path} is no container with arrays by name, so there is no {inner!r} in it; leave "
+            f"out :{inner}"
+        )
     if magic[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):
         return _open_tiff(path)
     if magic.startswith(b"\x93NUMPY"):

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import pickle
 import shutil
 import zipfile
@@ -285,3 +286,14 @@ def test_what_a_process_has_traced_of_a_structure_serves_all_of_it(
     assert [one.trace(shape).space for shape in shapes] == shapes
     assert len(_folder._TRACED) <= 2
     assert one.trace((least, least)) == graph
+
+
+def test_modules_that_no_configuration_names_are_each_traced(tmp_path: Path) -> None:
+    outputs = [{"name": "embedding", "channels": 4}]
+    config = ModelConfig.model_validate({**CONFIG, "network": None, "outputs": outputs})
+    for kernel in (3, 9):
+        convolution = torch.nn.Conv2d(1, 4, kernel)
+        folder = tmp_path / str(kernel)
+        save_folder(folder, convolution, config)
+        axes = json.loads((folder / "geometry.json").read_text())["axes"]
+        assert [axis["context"] for axis in axes] == [[kernel // 2] * 2] * 2

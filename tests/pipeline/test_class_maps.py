@@ -298,3 +298,11 @@ def test_a_card_may_ask_for_it_and_the_user_for_parts(tmp_path: Path) -> None:
     assert ((parts.labels > 0) == (classes.labels > 0)).all()
     with pytest.raises(InputError, match="--min-size 3 drops instances"):
         stitchsafe.predict(image, tmp_path / "kinds", min_size=3, **OPTIONS)
+
+
+def test_a_card_that_makes_labels_otherwise_does_not_stand_in_the_way(tmp_path: Path) -> None:
+    """What is missing is said, not a setting of other labels that nobody gave."""
+    with pytest.raises(InputError, match="need the field 'classes', and nuclei-2d has embedding"):
+        stitchsafe.predict(
+            np.zeros((64, 64), np.uint8), "nuclei-2d", tmp_path / "out.zarr", labels_from="argmax"
+        )

@@ -168,7 +168,8 @@ def test_workers_that_could_not_do_the_work(zygote: Zygote, tmp_path: Path, job:
 def test_a_worker_of_another_kind_does_not_open_the_job(
     job: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    opener = Job(Place.of(job / "straight.zarr"), Origin.of(job / "tiny", None, None), False)
+    volume, origin = str(job / "volume.npy"), Origin.of(job / "tiny", None, None)
+    opener = Job(Place.of(job / "straight.zarr"), origin, volume, None, False)
     recipe = opener().recipe
     monkeypatch.setattr(ResultStore, "recipe", lambda _: replace(recipe, build="torch 0.1"))
     with pytest.raises(ModelError, match=r"library of this worker is 'torch .*says 'torch 0.1'"):

@@ -169,6 +169,46 @@ def test_a_mask_that_changes_is_noticed(here: Path, tmp_path: Path) -> None:
         predict(here, parts, mask=place, part="2/2")
 
 
+@pytest.mark.usefixtures("quick_workers")
+def test_workers_read_what_is_given_and_not_what_the_run_began_with(
+    here: Path, tmp_path: Path
+) -> None:
+    """Where other files lie at the old places by now."""
+    options = {"block_shape": (16, 16), "save": ("labels", "table")}
+    predict(here, tmp_path / "straight.zarr", **options)
+    old, new, out = tmp_path / "old", tmp_path / "new", tmp_path / "out.zarr"
+    for folder in (old, new):
+        folder.mkdir()
+        for name in ("flat.npy", "flat-mask.npy"):
+            shutil.copy(here / name, folder / name)
+        shutil.copytree(here / "flat", folder / "flat")
+    predict(old, out, **options, part="1/2")
+    for name in ("flat.npy", "flat-mask.npy"):
+        np.save(old / name, np.load(old / name)[::-1, ::-1])
+    predict(new, out, **options, workers=2)
+    np.testing.assert_array_equal(stored(out), stored(tmp_path / "straight.zarr"))
+    assert stitchsafe.verify(out).ok  # which looks where they are now
+
+
+def test_masks_that_hold_the_same_are_the_same(here: Path, tmp_path: Path) -> None:
+    mask, out = np.load(here / "flat-mask.npy"), tmp_path / "out.zarr"
+    first = predict(here, out, mask=mask != 0)
+    again = predict(here, out, mask=mask.astype(np.float32) * -2)
+    assert again.progress.blocks_resumed == first.progress.blocks_total
+
+
+@pytest.mark.parametrize("voxels", [True, False])
+def test_nan_in_a_mask_is_refused(here: Path, tmp_path: Path, voxels: bool) -> None:
+    mask = np.ones((44, 75), np.float32)
+    mask[40, 70] = np.nan
+    with pytest.raises(VolumeError, match=r"the mask holds NaN in .* neither yes nor no"):
+        predict(here, tmp_path / "out.zarr", mask=mask, mask_voxels=voxels)
+    mask[:] = np.nan
+    with pytest.raises(VolumeError, match="holds NaN"):
+        predict(here, tmp_path / "out.zarr", mask=mask, mask_voxels=voxels)
+    assert not (tmp_path / "out.zarr").exists()
+
+
 def test_a_mask_that_changes_under_a_run_stops_it(here: Path, tmp_path: Path) -> None:
     mask = np.load(here / "flat-mask.npy")
 

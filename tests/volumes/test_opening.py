@@ -338,3 +338,11 @@ def test_identity_does_not_depend_on_the_place(tmp_path):
 def test_a_region_outside_is_a_programming_error():
     with pytest.raises(ValueError, match="reaches out"):
         open_volume(CUBE).read(Roi((0, 0, 0), (6, 1, 1)))
+
+
+@pytest.mark.parametrize("name", ["array.npy", "array.tif"])
+def test_a_name_within_what_is_no_container_is_refused(tmp_path, name):
+    array, write = np.zeros((8, 8), np.uint8), np.save if "npy" in name else tifffile.imwrite
+    write(tmp_path / name, array)
+    with pytest.raises(VolumeError, match=r"is no container .* leave out :raw"):
+        open_volume(f"{tmp_path / name}:raw")
