@@ -41,7 +41,7 @@ def small_data(tmp_path: Path) -> Path:
     labels = np.arange(150).astype(np.uint8) % 10
     np.savez(tmp_path / "classification" / "mnist_t10k.npz", images=images, labels=labels)
     for number in range(6):
-        labels = np.kron(rng.integers(0, 2, (10, 10)), np.ones((13, 13))).astype(np.uint16)
+        labels = np.kron(rng.integers(0, 2, (10, 10)), np.ones((16, 16))).astype(np.uint16)
         image = (100 * labels + rng.integers(0, 50, labels.shape)).astype(np.uint8)
         shown = np.repeat(image[..., None], 3, -1) if number == 4 else image
         np.savez(tmp_path / "dsb2018" / f"{number}.npz", image=shown, labels=labels)
