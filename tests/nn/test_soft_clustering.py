@@ -364,6 +364,7 @@ def test_it_exports_to_onnx(ndim: int, hard: bool, tmp_path: object) -> None:
     assert np.abs(found - expected).max() <= 1e-5 * np.abs(expected).max()
 
 
+@pytest.mark.slow
 def test_a_valid_one_exports_with_open_sizes(tmp_path: object) -> None:
     runtime = pytest.importorskip("onnxruntime", reason="onnxruntime comes with the extra onnx")
     pytest.importorskip("onnxscript", reason="onnxscript comes with the extra dev")
