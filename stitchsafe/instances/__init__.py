@@ -38,7 +38,7 @@ from stitchsafe.instances._numbering import Numbering, Order
 from stitchsafe.instances._records import Segments, WindowRecord, WindowSegments
 from stitchsafe.instances._relabel import relabel
 from stitchsafe.instances._settings import Background, Clusters, LabelSettings, Source
-from stitchsafe.instances._sketch import MOST_CELLS, Sketch, SketchUnion, sketch_bytes, to_units
+from stitchsafe.instances._sketch import Sketch, SketchUnion, most_cells, to_units
 from stitchsafe.instances._stages import SegmentSink, final_labels, load_evidence
 from stitchsafe.instances._table import InstanceTable
 from stitchsafe.instances._windows import (
@@ -54,7 +54,6 @@ if TYPE_CHECKING:
 
 __all__ = [
     "MERGING_BYTES",
-    "MOST_CELLS",
     "Background",
     "ClassSink",
     "Clusters",
@@ -92,10 +91,10 @@ __all__ = [
     "load_evidence",
     "mean_shift",
     "modes_of",
+    "most_cells",
     "nearest_mode",
     "relabel",
     "segment_window",
-    "sketch_bytes",
     "to_units",
     "touching",
     "voxel_bytes",

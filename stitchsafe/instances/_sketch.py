@@ -29,15 +29,14 @@ from stitchsafe.errors import ClusteringError, InputError
 __all__ = [
     "LARGEST_DIMENSION",
     "LARGEST_VALUE",
-    "MOST_CELLS",
     "UNITS",
     "Sketch",
     "SketchUnion",
     "cell_bits",
     "check_dimensions",
     "check_reach",
+    "most_cells",
     "occupied_cells",
-    "sketch_bytes",
     "to_units",
 ]
 
@@ -47,9 +46,6 @@ UNITS = 4096
 LARGEST_DIMENSION = 64
 LARGEST_VALUE = 2048
 """Bandwidths from 0 that positions may lie."""
-
-MOST_CELLS = 1 << 19
-"""Cells that the sketch of a whole volume may have: clusters of embeddings take some thousand."""
 
 _REACH = LARGEST_VALUE * UNITS
 _DENSE = 2  # entries of a table for each row that is looked up in it
@@ -90,9 +86,12 @@ def cell_bits(dimensions: int) -> int:
     return _CELL_BITS.get(dimensions, 11)
 
 
-def sketch_bytes(points: int, dimensions: int) -> int:
-    """Memory that clustering the sketch of a volume may take."""
-    return min(points, MOST_CELLS) * (2 * dimensions + 1) * 8 * _CELL_COPIES
+def most_cells(dimensions: int, memory: int) -> int:
+    """How many cells a sketch may have that is clustered within some bytes of memory.
+
+    Of clusters of embeddings it has some thousand.
+    """
+    return memory // ((2 * dimensions + 1) * 8 * _CELL_COPIES)
 
 
 def check_dimensions(dimensions: int) -> None:

@@ -6,6 +6,7 @@ trust. It is found as any import finds it; the current folder is not added to wh
 
 from __future__ import annotations
 
+import difflib
 import importlib
 import re
 from collections.abc import Mapping
@@ -61,10 +62,12 @@ def made_by(
     named, factory = named or attribute, place
     for part in attribute.split("."):
         if not hasattr(factory, part):
-            known = [n for n, v in vars(factory).items() if callable(v) and n[:1] != "_"][:8]
+            known = [n for n, v in vars(factory).items() if callable(v) and n[:1] != "_"]
+            near = difflib.get_close_matches(part, known, n=1)
+            hint = f"did you mean {near[0]!r}?" if near else ", ".join(known[:8])
             raise ModelError(
-                f"there is no {named!r}: {getattr(place, '__name__', 'it')} has "
-                f"{', '.join(known) or 'nothing to call'}"
+                f"there is no {named!r} in {getattr(place, '__name__', 'it')}; "
+                f"{hint or 'nothing in it can be called'}"
             )
         factory = getattr(factory, part)
     if isinstance(factory, nn.Module):

@@ -34,7 +34,7 @@ from stitchsafe.engine import (
 )
 from stitchsafe.errors import InputError, IntegrityError
 from stitchsafe.instances import (
-    MOST_CELLS,
+    MERGING_BYTES,
     LabelSettings,
     Modes,
     PointSample,
@@ -43,6 +43,7 @@ from stitchsafe.instances import (
     SketchUnion,
     clustered_points,
     modes_of,
+    most_cells,
     to_units,
 )
 from stitchsafe.pipeline._deciding import Runs, Tallies, nth_pass, reach
@@ -155,7 +156,7 @@ class _Sketched:
 
     def __init__(self, points: _Points) -> None:
         self._points = points
-        self.sketch = SketchUnion(points.dimensions, MOST_CELLS)
+        self.sketch = SketchUnion(points.dimensions, most_cells(points.dimensions, MERGING_BYTES))
 
     def add(self, values: NDArray[Any]) -> None:
         for part in self._points.of(values):

@@ -11,7 +11,7 @@ import numpy as np
 from stitchsafe.coordinates import CellGrid, Roi, ceil_to, floor_to
 from stitchsafe.engine import Events, Shares, Silent
 from stitchsafe.errors import InputError, ModelError, PlanError
-from stitchsafe.instances import MERGING_BYTES, LabelSettings, sketch_bytes, voxel_bytes
+from stitchsafe.instances import MERGING_BYTES, LabelSettings, voxel_bytes
 from stitchsafe.networks import ModelConfig, Network, Runtime
 from stitchsafe.pipeline._devices import (
     choose_devices,
@@ -105,7 +105,7 @@ def draft_plan(
     finishing = _finishing(config, settings)
     precision = choose_precision(settings, network, stored, events)
     field_type = _field_type(settings, PRECISIONS[precision].kept, events)
-    cell_bytes, together_bytes, spilled = 0, 0, tuple[str, ...]()
+    cell_bytes, spilled = 0, tuple[str, ...]()
     if values is not None:
         labels = LabelSettings.from_json({**values, "window": window})
         _refuse_fields(labels, network)
@@ -118,11 +118,6 @@ def draft_plan(
         numbers = sum(output.channels for output in network.outputs)
         if labels.needs_consensus and ("fields" not in settings.save or field_type):
             spilled = tuple(dict.fromkeys(labels.fields))
-        together_bytes = MERGING_BYTES
-        if labels.clusters_of_volume:
-            (found,) = (out for out in network.outputs if out.name == labels.embedding_field)
-            sketched = sketch_bytes(inputs.roi.size, found.channels)
-            together_bytes = max(together_bytes, sketched)
         cell_bytes = voxel_bytes(
             labels,
             fields=numbers * np.dtype(PRECISIONS[precision].kept).itemsize,
@@ -195,7 +190,7 @@ def draft_plan(
             chunk_shape=volume.chunk_shape,
             decoded_bytes=volume.decoded_bytes,
             decoders=max(2, usable_cores()),
-            merging_bytes=together_bytes,
+            merging_bytes=MERGING_BYTES if values is not None else 0,
             read_whole=min(volume.decoded_bytes, MOST_READ_BYTES),
         ),
         max_memory=budget,

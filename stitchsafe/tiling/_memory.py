@@ -67,7 +67,7 @@ class Storage:
     decoders
         How many chunks are decoded at once.
     merging_bytes
-        What clustering and merging all cells takes when they are written.
+        What clustering the whole, and merging all cells, takes when they are written.
     read_whole
         Bytes of a chunk that passes over the volume read whole, while nothing is computed.
     """

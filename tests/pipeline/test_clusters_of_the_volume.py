@@ -26,8 +26,8 @@ from stitchsafe.instances import (
     estimate_bandwidth,
     find_modes,
     mean_shift,
+    most_cells,
     nearest_mode,
-    sketch_bytes,
     to_units,
 )
 from stitchsafe.pipeline import _raw
@@ -437,10 +437,8 @@ def test_points_that_are_too_scattered_for_the_memory_are_refused(
     here: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Fields without clusters, or a bandwidth that is far too small."""
-    large = np.zeros((1000, 1000), np.uint8)
-    plan = stitchsafe.plan(large, here / "flat", **OPTIONS, clusters="volume")
-    assert plan.memory.merging == sketch_bytes(10**6, 2) == sketch_bytes(10**9, 2) > MERGING_BYTES
-    monkeypatch.setattr("stitchsafe.pipeline._clustering.MOST_CELLS", 300)
+    assert most_cells(3, MERGING_BYTES) > 10**5
+    monkeypatch.setattr("stitchsafe.pipeline._clustering.most_cells", lambda *_: 300)
     out, narrow = tmp_path / "out.zarr", {"clusters": "volume", "bandwidth": 0.005}
     with pytest.raises((InputError, InterruptedRunError), match="scattered over more than 300"):
         predict(here, out, **narrow)
