@@ -9,6 +9,8 @@ from numpy.typing import NDArray
 
 __all__ = ["relabel"]
 
+_BATCH = 1 << 13
+
 
 def relabel(labels: NDArray[Any], lookup: NDArray[Any]) -> NDArray[Any]:
     """Replace each label by what the table holds at its place.
@@ -27,4 +29,11 @@ def relabel(labels: NDArray[Any], lookup: NDArray[Any]) -> NDArray[Any]:
     """
     if labels.size and int(labels.max()) >= len(lookup):
         raise ValueError(f"label {int(labels.max())} is outside a table of {len(lookup)}")
-    return np.take(lookup, labels)
+    replaced = np.empty(labels.shape, lookup.dtype)
+    source, target = np.ascontiguousarray(labels).reshape(-1), replaced.reshape(-1)
+    for begin in range(
+        0, source.size, _BATCH
+    ):  # take makes an index of 8 bytes for each label: within the cache
+        part = slice(begin, begin + _BATCH)
+        np.take(lookup, source[part], out=target[part], mode="clip")
+    return replaced
