@@ -31,9 +31,8 @@ def relabel(labels: NDArray[Any], lookup: NDArray[Any]) -> NDArray[Any]:
         raise ValueError(f"label {int(labels.max())} is outside a table of {len(lookup)}")
     replaced = np.empty(labels.shape, lookup.dtype)
     source, target = np.ascontiguousarray(labels).reshape(-1), replaced.reshape(-1)
-    for begin in range(
-        0, source.size, _BATCH
-    ):  # take makes an index of 8 bytes for each label: within the cache
+    # Of each label take makes an index of 8 bytes: few at a time stay within the cache.
+    for begin in range(0, source.size, _BATCH):
         part = slice(begin, begin + _BATCH)
         np.take(lookup, source[part], out=target[part], mode="clip")
     return replaced
