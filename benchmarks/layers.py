@@ -31,7 +31,7 @@ from stitchsafe.nn import ClosedFormPool, TieWarning
 from stitchsafe.nn._polyphase import phase
 from stitchsafe.nn._sampling import (
     Downsampling,
-    Place,
+    Site,
     Upsampling,
     downsampled,
     make_downsampling,
@@ -59,10 +59,10 @@ class Case:
 def cases(ndim: int) -> Iterator[Case]:
     """All layers that there are for so many axes."""
     shape, channels = SHAPES[ndim], SHAPES[ndim][1]
-    fine, place = torch.rand(shape), Place(ndim, channels, channels, (2,) * ndim, "same")
+    fine, site = torch.rand(shape), Site(ndim, channels, channels, (2,) * ndim, "same")
     for index in range(2**ndim):
         phase(fine, index).mul_(1 + index)  # clear decisions
-    downs = {name: make_downsampling(name, place) for name in get_args(Downsampling)}
+    downs = {name: make_downsampling(name, site) for name in get_args(Downsampling)}
     for name, layer in downs.items():
         yield Case(f"`{name}`", layer, (fine,), shape)
     coarse = torch.rand(*shape[:2], *(size // 2 for size in shape[2:]))
@@ -74,7 +74,7 @@ def cases(ndim: int) -> Iterator[Case]:
         if name in decided:
             with torch.no_grad():
                 inputs = coarse, downsampled(downs[decided[name]].eval(), fine)[1]  # type: ignore[index]
-        yield Case(f"`{name}` (up)", make_upsampling(name, place), inputs, shape)
+        yield Case(f"`{name}` (up)", make_upsampling(name, site), inputs, shape)
     shape = SMALL[ndim]
     sizes, made = shape[2:], tuple(size // 2 for size in shape[2:])
     for components in (1, 2):

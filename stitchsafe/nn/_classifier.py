@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from stitchsafe.nn._sampling import (
     Downsampling,
     Padding,
-    Place,
+    Site,
     check_samplings,
     downsampled,
     make_downsampling,
@@ -119,8 +119,8 @@ class Classifier(nn.Module):
         before = in_channels
         for level, width in enumerate(widths):
             if level:
-                place = Place(ndim, before, before, factor, padding)
-                self.pool.append(make_downsampling(downsampling, place, downsampling_options))
+                site = Site(ndim, before, before, factor, padding)
+                self.pool.append(make_downsampling(downsampling, site, downsampling_options))
             layers: list[nn.Module] = []
             for channels in [before] + [width] * (depth - 1):
                 layers += [convolution(ndim, channels, width, 3, padding), nn.ReLU()]

@@ -33,7 +33,7 @@ from stitchsafe.nn._classifier import check_numbers, convolution, mean_over_spac
 from stitchsafe.nn._sampling import (
     Downsampling,
     Padding,
-    Place,
+    Site,
     check_samplings,
     downsampled,
     make_downsampling,
@@ -93,7 +93,7 @@ def _pool(
     name: Downsampling,
     options: Mapping[str, Any] | None,
 ) -> nn.Module:
-    return make_downsampling(name, Place(ndim, channels, channels, (2,) * ndim, padding), options)
+    return make_downsampling(name, Site(ndim, channels, channels, (2,) * ndim, padding), options)
 
 
 class ResNet(nn.Module):

@@ -42,10 +42,9 @@ from stitchsafe.nn._ppool import PPool2d, PPool3d
 from stitchsafe.nn._soft_clustering import ClusterUp, SoftClusterDown
 
 __all__ = [
-    "DOWNSAMPLINGS",
     "Downsampling",
     "Padding",
-    "Place",
+    "Site",
     "Upsampling",
     "check_samplings",
     "downsampled",
@@ -56,7 +55,6 @@ __all__ = [
 Downsampling = Literal["max", "avg", "strided", "blur", "ppool", "lps", "aps", "soft-cluster"]
 Upsampling = Literal["learnt", "nearest", "lpu", "decode"]
 Padding = Literal["valid", "same", "circular"]
-DOWNSAMPLINGS: tuple[Downsampling, ...] = get_args(Downsampling)
 
 _CONVOLUTION: dict[int, type[nn.Module]] = {2: nn.Conv2d, 3: nn.Conv3d}
 _TRANSPOSED: dict[int, type[nn.Module]] = {2: nn.ConvTranspose2d, 3: nn.ConvTranspose3d}
@@ -73,7 +71,7 @@ _TAKES: dict[str, str] = {"lpu": "a phase", "decode": "an assignment"}
 
 
 @dataclass(frozen=True)
-class Place:
+class Site:
     """Where a sampling stands: what its layer must be made for.
 
     Parameters
@@ -165,7 +163,7 @@ def downsampled(layer: nn.Module, x: Tensor, selection: Any = None) -> tuple[Ten
 
 
 def make_downsampling(
-    name: Downsampling, place: Place, options: Mapping[str, Any] | None = None
+    name: Downsampling, site: Site, options: Mapping[str, Any] | None = None
 ) -> nn.Module:
     """The layer of a name; `options` are its further arguments.
 
@@ -176,49 +174,49 @@ def make_downsampling(
     ValueError
         If it has no such argument, or refuses its value.
     """
-    ndim, factor, given = place.ndim, place.factor, dict(options or {})
-    filtered = _FILTERED[place.padding]
+    ndim, factor, given = site.ndim, site.factor, dict(options or {})
+    filtered = _FILTERED[site.padding]
     if name == "blur":
         decided: dict[str, Any] = {"stride": 2, "padding": filtered}
         return LowPassPool(**decided, **_checked(name, given, LowPassPool, decided))
     if name == "ppool":
         layer = _POLYNOMIAL[ndim]
-        own = place.channels if given.pop("per_channel", False) else None
+        own = site.channels if given.pop("per_channel", False) else None
         decided = {"kernel_size": factor, "stride": factor, "channels": own}
         return layer(**decided, **_checked(name, given, layer, decided))
     if name == "aps":
         decided = {"ndim": ndim, "padding": filtered}
         return APS(**decided, **_checked(name, given, APS, decided))
     if name == "lps":
-        decided = {"ndim": ndim, "channels": place.channels, "padding": filtered,
+        decided = {"ndim": ndim, "channels": site.channels, "padding": filtered,
                    "score_padding": filtered}  # fmt: skip
         return LPD(**decided, **_checked(name, given, LPD, decided))
     if name == "soft-cluster":
-        decided = {"ndim": ndim, "channels": place.channels, "out_channels": place.out_channels,
-                   "factor": factor, "padding": place.padding}  # fmt: skip
+        decided = {"ndim": ndim, "channels": site.channels, "out_channels": site.out_channels,
+                   "factor": factor, "padding": site.padding}  # fmt: skip
         return SoftClusterDown(**decided, **_checked(name, given, SoftClusterDown, decided))
     _checked(name, given)
     if name == "strided":
-        convolution = _CONVOLUTION[ndim](place.channels, place.out_channels, factor, stride=factor)
+        convolution = _CONVOLUTION[ndim](site.channels, site.out_channels, factor, stride=factor)
         return nn.Sequential(convolution, nn.ReLU())
     return {"max": _MAX, "avg": _AVERAGE}[name][ndim](factor)
 
 
 def make_upsampling(
-    name: Upsampling, place: Place, options: Mapping[str, Any] | None = None
+    name: Upsampling, site: Site, options: Mapping[str, Any] | None = None
 ) -> nn.Module:
     """The layer of a name; as `make_downsampling`. Only ``learnt`` changes the channels."""
-    ndim, factor, given = place.ndim, place.factor, dict(options or {})
+    ndim, factor, given = site.ndim, site.factor, dict(options or {})
     if name == "lpu":
-        decided: dict[str, Any] = {"padding": _FILTERED[place.padding]}
+        decided: dict[str, Any] = {"padding": _FILTERED[site.padding]}
         return LPU(**decided, **_checked(name, given, LPU, decided))
     if name == "decode":
-        decided = {"ndim": ndim, "factor": factor, "padding": place.padding}
+        decided = {"ndim": ndim, "factor": factor, "padding": site.padding}
         return ClusterUp(**decided, **_checked(name, given, ClusterUp, decided))
     _checked(name, given)
     if name == "nearest":
         return nn.Upsample(scale_factor=tuple(map(float, factor)), mode="nearest")
-    up = _TRANSPOSED[ndim](place.channels, place.out_channels, factor, stride=factor)
+    up = _TRANSPOSED[ndim](site.channels, site.out_channels, factor, stride=factor)
     return nn.Sequential(up, nn.ReLU())
 
 
@@ -228,7 +226,7 @@ def _checked(
     layer: Callable[..., nn.Module] | None = None,
     decided: Mapping[str, Any] | None = None,
 ) -> Mapping[str, Any]:
-    """The options, all of which the layer knows and none of which its place decides."""
+    """The options, all of which the layer knows and none of which its site decides."""
     known = [] if layer is None else list(inspect.signature(layer).parameters)
     known = [each for each in known if each not in (decided or {})]
     for option in options:

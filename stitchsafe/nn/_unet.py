@@ -40,7 +40,7 @@ from torch import Tensor, nn
 from stitchsafe.nn._sampling import (
     Downsampling,
     Padding,
-    Place,
+    Site,
     Upsampling,
     check_samplings,
     downsampled,
@@ -183,10 +183,10 @@ class UNet(nn.Module):
             before = width[level]
         for level in range(levels):
             factor, fine, coarse = self.factors[level], width[level], width[level + 1]
-            place = Place(ndim, fine, fine, factor, padding)
-            self.pool.append(make_downsampling(downsampling, place, downsampling_options))
-            place = Place(ndim, coarse, fine, factor, padding)
-            self.up.append(make_upsampling(upsampling, place, upsampling_options))
+            site = Site(ndim, fine, fine, factor, padding)
+            self.pool.append(make_downsampling(downsampling, site, downsampling_options))
+            site = Site(ndim, coarse, fine, factor, padding)
+            self.up.append(make_upsampling(upsampling, site, upsampling_options))
             joined = fine + (fine if upsampling == "learnt" else coarse)
             self.merge.append(self._convs(joined, width[level], level, convs_per_level))
         self.heads = nn.ModuleDict(

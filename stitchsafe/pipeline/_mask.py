@@ -34,11 +34,14 @@ class VoxelMask:
     ----------
     mask
         The mask.
+    factors
+        Voxels of the volume that one of the mask spans, per axis.
     recipe
         Whose labels it is the foreground of.
     """
 
     mask: Volume
+    factors: tuple[int, ...]
     recipe: Recipe
 
     @classmethod
@@ -50,12 +53,12 @@ class VoxelMask:
         VolumeError
             If it cannot be read, or does not lie over the volume any more.
         """
-        if not masks_voxels(recipe):
+        if recipe.labels is None or not recipe.labels.get("masked"):
             return None
         if path is None:
             raise VolumeError("the mask was an array in memory; give it as mask=")
-        mask, _, _ = _opened(path, recipe.extent)
-        return cls(mask, recipe)
+        mask, _, factors = _opened(path, recipe.extent)
+        return cls(mask, factors, recipe)
 
     def __call__(self, cell: Roi) -> NDArray[np.bool_]:
         """Which voxels of a cell it holds.
@@ -65,14 +68,12 @@ class VoxelMask:
         VolumeError
             If they are not those that the recipe knows.
         """
-        name = _name(self.mask)
-        factors = _factors(self.mask, self.recipe.extent, name)
-        covering = _covering(cell, factors, self.mask)
+        factors, covering = self.factors, _covering(cell, self.factors, self.mask)
         held = _held(self.mask, covering)
         assert self.recipe.skipping is not None
         if _checksum(held) != self.recipe.skipping.content_of(self.recipe.cells.index(cell)):
             raise VolumeError(
-                f"{name} at {cell} is not what it was when the run began; bring that "
+                f"{_name(self.mask)} at {cell} is not what it was when the run began; bring that "
                 "back, or predict again with --overwrite"
             )
         for axis, factor in enumerate(factors):
@@ -80,11 +81,6 @@ class VoxelMask:
                 held = np.repeat(held, factor, axis=axis)
         first = [o - c * f for o, c, f in zip(cell.offset, covering.offset, factors, strict=True)]
         return held[tuple(slice(b, b + n) for b, n in zip(first, cell.shape, strict=True))]
-
-
-def masks_voxels(recipe: Recipe) -> bool:
-    """Whether each voxel of a mask matters, not only the cells that it leaves out."""
-    return recipe.labels is not None and bool(recipe.labels.get("masked"))
 
 
 def skipping(

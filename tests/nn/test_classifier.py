@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import torch
@@ -11,11 +11,11 @@ from torch import Tensor, nn
 
 from stitchsafe.nn import APS, LPD, Classifier, ResNet, parameter_groups, resnet18
 from stitchsafe.nn._resnet import _Block
-from stitchsafe.nn._sampling import DOWNSAMPLINGS
+from stitchsafe.nn._sampling import Downsampling
 
 torch.set_num_threads(1)
 
-RESIDUAL = [name for name in DOWNSAMPLINGS if name != "soft-cluster"]
+RESIDUAL = [name for name in get_args(Downsampling) if name != "soft-cluster"]
 
 
 def classifier(down: str, **more: Any) -> nn.Module:
