@@ -6,6 +6,8 @@ import random
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
+from itertools import count
 from typing import Any
 
 import numpy as np
@@ -102,6 +104,12 @@ def merge_records(
             memory.arrays[stage, grid.index(cell)] = made.arrays
             memory.said[stage][grid.index(cell)] = made.notes
 
+    if settings.adopts:
+        for level in count(1):
+            all_cells(f"adopt {level}", districts, partial(merging.adopt, level))
+            if merging.ends(level):
+                break
+        memory.said["adopted"][()] = {"rounds": level}
     all_cells("contacts", districts, merging.contacts)
     for level in range(1, merging.levels + 1):
         regions = merging.districts.regions(level)
@@ -164,6 +172,7 @@ def expected_ids(records: Sequence[WindowRecord], settings: LabelSettings) -> di
                 names = sorted((int(low.first[one - 1]), int(high.first[other - 1])))
                 if distance <= settings.merge_distance:
                     candidates.append((distance, *names))
+    candidates += [(0.0, *sorted(pair)) for pair in _adoptions(records, by_offset).items()]
     objects = {name: {name} for name in segments}
     for _, one, other in sorted(candidates):
         if objects[one] is objects[other]:
@@ -172,7 +181,8 @@ def expected_ids(records: Sequence[WindowRecord], settings: LabelSettings) -> di
         held: dict[int, set[int]] = defaultdict(set)
         for name in both:
             record, row = segments[name]
-            held[record.key].add(int(record.clusters[row]))
+            if record.clusters[row] >= 0:
+                held[record.key].add(int(record.clusters[row]))
         if settings.exclusive and any(len(clusters) > 1 for clusters in held.values()):
             continue
         for name in both:
@@ -193,10 +203,50 @@ def expected_ids(records: Sequence[WindowRecord], settings: LabelSettings) -> di
         for name, each in objects.items():
             if np.sqrt(((mode(each) - mode(largest)) ** 2).sum()) <= settings.merge_distance:
                 background.add(name)
+
+    def is_stray(name: int) -> bool:
+        record, row = segments[name]
+        return bool(record.clusters[row] < 0)
+
     kept = sorted(
         min(each)
         for each in {id(each): each for each in objects.values()}.values()
-        if min(each) not in background and size[id(each)] >= settings.min_size
+        if min(each) not in background
+        and size[id(each)] >= settings.min_size
+        and not all(map(is_stray, each))
     )
     numbers = {name: number for number, name in enumerate(kept, 1)}
     return {name: numbers.get(min(each), 0) for name, each in objects.items()}
+
+
+def _adoptions(
+    records: Sequence[WindowRecord], by_offset: Mapping[tuple[int, ...], WindowRecord]
+) -> dict[int, int]:
+    """By the name of each stray the name of what adopts it, counted voxel by voxel."""
+    shared: dict[int, dict[tuple[bool, int], int]] = defaultdict(lambda: defaultdict(int))
+    for low in records:
+        for axis in range(low.region.ndim):
+            beyond = list(low.region.offset)
+            beyond[axis] = low.region.end[axis]
+            high = by_offset.get(tuple(beyond))
+            if high is None:
+                continue
+            planes = (low.grown_high[axis].ravel(), high.grown_low[axis].ravel())
+            for one, other in zip(*(plane.tolist() for plane in planes), strict=True):
+                if not (one and other):
+                    continue
+                ends = ((low, one - 1), (high, other - 1))
+                for (here, row), (there, at) in (ends, ends[::-1]):
+                    if here.clusters[row] < 0:
+                        key = (bool(there.clusters[at] < 0), int(there.first[at]))
+                        shared[int(here.first[row])][key] += 1
+    adopted: dict[int, int] = {}
+    while True:
+        now = {}
+        for stray, offers in shared.items():
+            may = [o for o in offers if not o[0] or o[1] in adopted]
+            if stray not in adopted and may:
+                now[stray] = min(may, key=lambda offer: (-offers[offer], offer[1]))[1]
+        if not now:
+            return adopted
+        adopted |= now

@@ -14,6 +14,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from stitchsafe.instances._records import STRAY
+
 __all__ = ["Crossings", "Renaming", "clashing", "components", "join"]
 
 Int64 = NDArray[np.int64]
@@ -135,7 +137,12 @@ def join(crossings: Crossings, within: NDArray[np.bool_]) -> tuple[Renaming, Cro
 
 
 def clashing(groups: Int64, windows: Int64, clusters: NDArray[np.int32]) -> Int64:
-    """Groups that hold two clusters of one window, ascending; one entry per segment."""
+    """Groups that hold two clusters of one window, ascending; one entry per segment.
+
+    Strays are of no cluster.
+    """
+    known = clusters != STRAY
+    groups, windows, clusters = groups[known], windows[known], clusters[known]
     order = np.lexsort((clusters, windows, groups))
     group, window, cluster = groups[order], windows[order], clusters[order]
     clash = (group[1:] == group[:-1]) & (window[1:] == window[:-1]) & (cluster[1:] != cluster[:-1])

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from stitchsafe.instances._components import Renaming
 from stitchsafe.instances._records import WindowRecord
 
 __all__ = ["Contacts", "touching"]
@@ -34,7 +35,8 @@ class Contacts:
     voxels
         int64 ``(pairs,)``: faces that they share.
     distances
-        float64 ``(pairs,)``: between their modes, in units of the embedding.
+        float64 ``(pairs,)``: between their modes, in units of the embedding. 0 where one adopts the
+        other.
     """
 
     low: Int64
@@ -58,6 +60,24 @@ class Contacts:
         for a, b in zip(low.modes.T, high.modes.T, strict=True):
             squared += (a[one].astype(np.float64) - b[other].astype(np.float64)) ** 2
         return cls(low.first[one], high.first[other], voxels, np.sqrt(squared))
+
+    @classmethod
+    def adopting(
+        cls, low: WindowRecord, high: WindowRecord, axis: int, adopters: tuple[Renaming, Renaming]
+    ) -> Contacts:
+        """Pairs over this face of which one is a stray and the other adopts it.
+
+        Parameters
+        ----------
+        low, high, axis
+            As for `between`.
+        adopters
+            From strays, near the one window and near the other, to the segments that adopt them.
+        """
+        labels, voxels = touching(low.grown_high[axis], high.grown_low[axis])
+        one, other = low.first[labels[:, 0] - 1], high.first[labels[:, 1] - 1]
+        chosen = (adopters[0](one) == other) | (adopters[1](other) == one)
+        return cls(one, other, voxels, np.zeros(len(voxels))).among(chosen)
 
     @classmethod
     def concatenate(cls, parts: Iterable[Contacts]) -> Contacts:

@@ -30,7 +30,9 @@ MERGING_BYTES = 3 * DISTRICT_BYTES
 _SEGMENT_BYTES = 256
 
 
-def choose_districts(cells: CellGrid, segments: Mapping[Index, int]) -> tuple[int, ...]:
+def choose_districts(
+    cells: CellGrid, segments: Mapping[Index, int], *, grown: bool = False
+) -> tuple[int, ...]:
     """Shape of districts, in voxels: as many windows as have evidence for one portion of memory.
 
     Parameters
@@ -39,9 +41,12 @@ def choose_districts(cells: CellGrid, segments: Mapping[Index, int]) -> tuple[in
         The clustering windows.
     segments
         How many each has.
+    grown
+        Whether segments have grown, so that faces are kept of them too.
     """
     shape = np.asarray(cells.cell_shape)
-    planes = 8 * sum(int(np.prod(np.delete(shape, axis))) for axis in range(len(shape)))
+    faces = sum(int(np.prod(np.delete(shape, axis))) for axis in range(len(shape)))
+    planes = (16 if grown else 8) * faces
     corner = np.asarray(cells.index(cells.region))
     grid = np.zeros(-(-np.asarray(cells.region.end) // shape) - corner, np.int64)
     for index, count in segments.items():
@@ -97,6 +102,12 @@ class Districts:
         """Index of the region in which first voxels lie, int64 ``(names, ndim)``."""
         positions = np.stack(np.unravel_index(names, self.extent), axis=-1)
         return np.asarray(positions // np.asarray(self.regions(level).cell_shape), np.int64)
+
+    def windows_of(self, names: Int64) -> list[Roi]:
+        """The windows in which first voxels lie."""
+        positions = np.stack(np.unravel_index(names, self.extent), axis=-1)
+        indices = np.unique(positions // np.asarray(self.windows.cell_shape), axis=0)
+        return [self.windows.cell_at(index) for index in indices.tolist()]
 
     def beside(self, window: Roi, axis: int, step: int) -> Roi | None:
         """The window before or after another one along an axis, if there is one."""

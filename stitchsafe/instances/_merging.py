@@ -9,10 +9,15 @@ candidates form groups, and only groups that hold two clusters of one window are
 by pair. Only then instances below the minimum size are dropped, background too where it is a
 cluster, and ids count from 1 by first voxel in raster order over the volume.
 
+Where segments grow, what none of a window reaches are its *strays*. One that touches segments of
+neighbouring windows is *adopted* by the one with which it shares most faces; then those are that
+touch adopted ones, and so on, round by round. What nothing adopts becomes background.
+
 A segment is named by its first voxel, a group or an object by the smallest name in it, which is
 its first voxel too. Windows are merged by *districts*, boxes of whole windows that hold some ten
 thousand segments, and no step holds more than a district and what crosses its border::
 
+    map     adopt 1, … what adopts strays, until nothing does; where segments grow
     map     contacts   pairs that touch, within a district and over its border; its components
     map     unite 1, … twice, four times … as large regions: components that cross borders join
     map     groups     the group of each segment; groups that hold two clusters of a window
@@ -30,10 +35,10 @@ The result depends on the set of windows alone, not on districts, nor on the ord
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
-from functools import cached_property
+from functools import cached_property, lru_cache
 from itertools import product
 
 import numpy as np
@@ -41,7 +46,7 @@ from numpy.typing import NDArray
 
 from stitchsafe.coordinates import Roi
 from stitchsafe.instances._components import Crossings, Renaming, clashing, join
-from stitchsafe.instances._contacts import Contacts
+from stitchsafe.instances._contacts import Contacts, touching
 from stitchsafe.instances._districts import Districts
 from stitchsafe.instances._leavings import Arrays, Left, Made
 from stitchsafe.instances._numbering import Numbering, Order
@@ -60,6 +65,7 @@ WALKED_AT_ONCE = 2**25
 """Memory of groups that are walked together, unless one takes more."""
 
 _NONE = np.zeros(0, np.int64)
+_NO_OFFERS = (_NONE, _NONE, _NONE)
 
 
 class Decision(IntEnum):
@@ -96,21 +102,89 @@ class Merging:
         """How often regions are united until one is all; never where contact does not matter."""
         return self.districts.levels if self.settings.parts else 0
 
+    # adopt
+
+    def adopt(self, level: int, district: Roi) -> Made:
+        """Strays that touch what was no stray, or was adopted before, and what adopts them."""
+        index = self.districts.grid.index(district)
+        adopters = lru_cache(maxsize=None)(lambda at: self._adopters(level - 1, at))
+        if level == 1:
+            cells = list(self.districts.windows.cells(district))
+        else:
+            waiting = self.left.load(_adopt(level - 1), index)["waiting"]
+            cells = self.districts.windows_of(waiting)
+        inside = {cell: self.evidence(cell) for cell in cells}
+        before = adopters(index)
+        own, by, waits = [before.old], [before.new], [_NONE]
+        for cell, here in inside.items():
+            if here is None or not here.strays.any():
+                continue
+            offers = [_NO_OFFERS]
+            for axis, step in product(range(district.ndim), (-1, 1)):
+                beside = self.districts.beside(cell, axis, step)
+                there = None if beside is None else self._record(inside, beside)
+                if beside is not None and there is not None:
+                    known = adopters(self.districts.grid.index(beside))
+                    offers.append(_offers(here, there, axis, step, known))
+            stray, other, voxels = map(np.concatenate, zip(*offers, strict=True))
+            new = ~np.isin(stray, before.old)
+            adopted, chosen = _best(stray[new], other[new], voxels[new])
+            own.append(adopted)
+            by.append(chosen)
+            waits.append(np.setdiff1d(here.first[here.strays], np.union1d(before.old, adopted)))
+        names, waiting = np.concatenate(own), np.concatenate(waits)
+        order = np.argsort(names)
+        return Made(
+            {"old": names[order], "new": np.concatenate(by)[order], "waiting": waiting},
+            {"adopted": len(names) - len(before.old), "waiting": len(waiting)},
+        )
+
+    def _adopters(self, level: int, index: Index) -> Renaming:
+        """From the strays of a district to what has adopted them up to a round."""
+        if not level:
+            return Renaming(_NONE, _NONE)
+        arrays = self.left.load(_adopt(level), index)
+        return Renaming(arrays["old"], arrays["new"])
+
+    def ends(self, level: int) -> bool:
+        """Whether no round after this one would adopt anything."""
+        said = self.left.notes(_adopt(level)).values()
+        return not (sum(s["adopted"] for s in said) and sum(s["waiting"] for s in said))
+
+    @cached_property
+    def _rounds(self) -> int:
+        return int(self.left.notes("adopted")[()]["rounds"]) if self.settings.adopts else 0
+
+    def _record(self, inside: Mapping[Roi, WindowRecord | None], cell: Roi) -> WindowRecord | None:
+        return inside[cell] if cell in inside else self.evidence(cell)
+
     # contacts
 
     def contacts(self, district: Roi) -> Made:
         """Pairs that touch; components of the district; candidates that cross its border."""
         inside = {cell: self.evidence(cell) for cell in self.districts.windows.cells(district)}
+        adopters = lru_cache(maxsize=None)(lambda index: self._adopters(self._rounds, index))
+
+        def between(low: Roi, high: Roi, axis: int) -> Contacts:
+            one, other = (self._record(inside, cell) for cell in (low, high))
+            if one is None or other is None:
+                return Contacts.concatenate(())
+            pairs = Contacts.between(one, other, axis)
+            if not (one.strays.any() or other.strays.any()):
+                return pairs
+            grid = self.districts.grid
+            known = (adopters(grid.index(low)), adopters(grid.index(high)))
+            return Contacts.concatenate([pairs, Contacts.adopting(one, other, axis, known)])
+
         kept, crossing = [], []
-        for (cell, here), axis in product(inside.items(), range(district.ndim)):
+        for cell, axis in product(inside, range(district.ndim)):
             below, above = (self.districts.beside(cell, axis, step) for step in (-1, 1))
             if below is not None:
-                record = inside[below] if below in inside else self.evidence(below)
-                kept.append(_between(record, here, axis))
+                kept.append(between(below, cell, axis))
                 if below not in inside:
                     crossing.append((kept[-1], kept[-1].high, kept[-1].low))
             if above is not None and above not in inside:
-                beyond = _between(here, self.evidence(above), axis)
+                beyond = between(cell, above, axis)
                 crossing.append((beyond, beyond.low, beyond.high))
         records = [record for record in inside.values() if record is not None]
         segments = Segments.of_records(records, district.ndim)
@@ -294,6 +368,7 @@ class Merging:
             )
             parts.append(part.among((self.districts.homes(part.names) == home).all(axis=1)))
         found = Objects.union(parts)
+        found = found.among(found.largest > 0)  # not strays that nothing adopts
         notes = {}
         if found.count:
             most = int(np.argmax(found.voxels))  # of equal ones the first
@@ -342,11 +417,26 @@ class Merging:
         return arrays["names"], arrays["objects"]
 
 
-def _between(low: WindowRecord | None, high: WindowRecord | None, axis: int) -> Contacts:
-    """Contacts of two windows, none where one is left out."""
-    if low is None or high is None:
-        return Contacts.concatenate(())
-    return Contacts.between(low, high, axis)
+def _offers(
+    here: WindowRecord, there: WindowRecord, axis: int, step: int, known: Renaming
+) -> tuple[Int64, Int64, Int64]:
+    """What of the window beside may adopt strays of a window: both names, and faces they share."""
+    if step > 0:
+        labels, voxels = touching(here.grown_high[axis], there.grown_low[axis])
+    else:
+        labels, voxels = touching(there.grown_high[axis], here.grown_low[axis])
+        labels = labels[:, ::-1]
+    own, other = (labels - 1).T
+    names = there.first[other]
+    may = here.strays[own] & (~there.strays[other] | np.isin(names, known.old))
+    return here.first[own[may]], names[may], voxels[may]
+
+
+def _best(stray: Int64, other: Int64, voxels: Int64) -> tuple[Int64, Int64]:
+    """Of the offers to each stray the one with most faces, of equal ones the first by name."""
+    order = np.lexsort((other, -voxels, stray))
+    names, first = np.unique(stray[order], return_index=True)
+    return names, other[order][first]
 
 
 def _first_names(segments: Segments) -> list[int]:
@@ -354,6 +444,11 @@ def _first_names(segments: Segments) -> list[int]:
     firsts = np.full(int(segments.clusters.max(initial=-1)) + 1, np.iinfo(np.int64).max)
     np.minimum.at(firsts, segments.clusters, segments.names)
     return firsts.tolist()
+
+
+def _adopt(level: int) -> str:
+    """The stage of a round of adoption."""
+    return f"adopt {level}"
 
 
 def _unite(level: int) -> str:

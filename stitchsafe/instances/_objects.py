@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from stitchsafe.instances._records import Segments
+from stitchsafe.instances._records import STRAY, Segments
 from stitchsafe.instances._settings import LabelSettings
 
 __all__ = ["Objects"]
@@ -32,7 +32,8 @@ class Objects:
     box_begin, box_end
         int64 ``(objects, ndim)``: half-open bounding box in the volume.
     largest, largest_name
-        int64 ``(objects,)``: voxels and name of the largest segment; of equal ones the first.
+        int64 ``(objects,)``: voxels and name of the largest segment; of equal ones the first. A
+        stray counts for 0 here: objects with no other segment have `largest` 0.
     modes
         float32 ``(objects, E)``: the mode of that segment.
     """
@@ -57,7 +58,7 @@ class Objects:
                     segments.sums,
                     segments.box_begin,
                     segments.box_end,
-                    segments.voxels,
+                    np.where(segments.clusters == STRAY, 0, segments.voxels),
                     segments.names,
                     segments.modes,
                 )

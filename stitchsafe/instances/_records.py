@@ -19,9 +19,13 @@ from numpy.typing import NDArray
 
 from stitchsafe.coordinates import Roi
 
-__all__ = ["Segments", "WindowRecord", "WindowSegments"]
+__all__ = ["STRAY", "Segments", "WindowRecord", "WindowSegments"]
 
 Int64 = NDArray[np.int64]
+Planes = tuple[NDArray[np.uint32], ...]
+
+STRAY = -1
+"""The cluster of a stray: a part of what segments may grow into that none of its window reaches."""
 
 
 @dataclass(frozen=True)
@@ -35,10 +39,11 @@ class WindowSegments:
     cores
         The same labels where segments have not grown, elsewhere 0; contact is measured on them.
     modes
-        float32 ``(segments, E)``: the mode of each segment's cluster. E is 0 for foreground, and 1
-        for a class map (the class).
+        float32 ``(segments, E)``: the mode of each segment's cluster, NaN for strays. E is 0 for
+        foreground, and 1 for a class map (the class).
     clusters
-        int32 ``(segments,)``: which cluster of the window; parts of one cluster share it.
+        int32 ``(segments,)``: which cluster of the window; parts of one cluster share it. `STRAY`
+        for strays.
     voxels
         int64 ``(segments,)``.
     first
@@ -78,6 +83,8 @@ class WindowRecord:
     low, high
         Per axis, the plane of local labels (uint32) on the window's first and last slice, of cores
         only: where segments have grown until they met, contact says nothing.
+    grown_low, grown_high
+        The same of grown segments and strays.
     """
 
     region: Roi
@@ -89,8 +96,10 @@ class WindowRecord:
     sums: Int64
     box_begin: Int64
     box_end: Int64
-    low: tuple[NDArray[np.uint32], ...]
-    high: tuple[NDArray[np.uint32], ...]
+    low: Planes
+    high: Planes
+    grown_low: Planes
+    grown_high: Planes
 
     @classmethod
     def of_segments(
@@ -99,7 +108,6 @@ class WindowRecord:
         """Measure the segments of the window at `region`."""
         if segments.labels.shape != region.shape:
             raise ValueError(f"labels {segments.labels.shape} do not fill the region {region}")
-        axes = range(region.ndim)
         offset = np.asarray(region.offset, np.int64)
         begin, end, sums = _extents(segments.labels, segments.count)
         return cls(
@@ -112,8 +120,10 @@ class WindowRecord:
             sums=sums + offset * segments.voxels[:, None],
             box_begin=begin + offset,
             box_end=end + offset,
-            low=tuple(_plane(segments.cores, axis, 0) for axis in axes),
-            high=tuple(_plane(segments.cores, axis, -1) for axis in axes),
+            low=_planes(segments.cores, 0),
+            high=_planes(segments.cores, -1),
+            grown_low=_planes(segments.labels, 0),
+            grown_high=_planes(segments.labels, -1),
         )
 
     @property
@@ -125,15 +135,25 @@ class WindowRecord:
     def count(self) -> int:
         return len(self.voxels)
 
+    @property
+    def strays(self) -> NDArray[np.bool_]:
+        """Which segments are strays."""
+        strays: NDArray[np.bool_] = self.clusters == STRAY
+        return strays
+
     def to_arrays(self) -> dict[str, NDArray[Any]]:
         """All content as plain arrays, for an ``.npz``; `from_arrays` restores it."""
+        planes = [*self.low, *self.high]
+        grown = [*self.grown_low, *self.grown_high]
+        if any(not np.array_equal(one, other) for one, other in zip(planes, grown, strict=True)):
+            planes += grown
         columns: list[NDArray[Any]] = [self.clusters, self.voxels, self.first]
         columns += [self.sums, self.box_begin, self.box_end]
         # Few arrays: of small ones, most of the time to read them goes into their headers.
         return {
             "modes": self.modes,
             "columns": np.column_stack(columns),
-            "planes": np.concatenate([plane.reshape(-1) for plane in (*self.low, *self.high)]),
+            "planes": np.concatenate([plane.reshape(-1) for plane in planes]),
             "place": np.array([self.region.offset, self.region.shape, self.volume_shape], np.int64),
         }
 
@@ -143,10 +163,15 @@ class WindowRecord:
         offset, shape, volume_shape = (tuple(row) for row in arrays["place"].tolist())
         columns, ndim = np.asarray(arrays["columns"], np.int64), len(shape)
         sums, begin, end = (columns[:, at : at + ndim] for at in range(3, 3 + 3 * ndim, ndim))
-        faces = [shape[:axis] + shape[axis + 1 :] for axis in range(ndim)] * 2
-        bounds = np.cumsum([math.prod(face) for face in faces])[:-1]
-        flat = np.split(arrays["planes"], bounds)
-        planes = tuple(plane.reshape(face) for plane, face in zip(flat, faces, strict=True))
+        faces = [shape[:axis] + shape[axis + 1 :] for axis in range(ndim)]
+        bounds = np.cumsum([math.prod(face) for face in faces * 4])
+        # Planes of grown segments are there only where they differ.
+        count = 2 * ndim if bounds[2 * ndim - 1] == len(arrays["planes"]) else 4 * ndim
+        flat = np.split(arrays["planes"], bounds[: count - 1])
+        planes = [plane.reshape(face) for plane, face in zip(flat, faces * 4, strict=False)]
+        low, high, grown_low, grown_high = (
+            tuple(planes[at % count : at % count + ndim]) for at in range(0, 4 * ndim, ndim)
+        )
         return cls(
             region=Roi(offset, shape),
             volume_shape=volume_shape,
@@ -157,8 +182,10 @@ class WindowRecord:
             sums=sums,
             box_begin=begin,
             box_end=end,
-            low=planes[:ndim],
-            high=planes[ndim:],
+            low=low,
+            high=high,
+            grown_low=grown_low,
+            grown_high=grown_high,
         )
 
 
@@ -223,8 +250,9 @@ class Segments:
         return np.repeat(self.keys, np.diff(self.starts))
 
 
-def _plane(labels: NDArray[np.uint32], axis: int, at: int) -> NDArray[np.uint32]:
-    return np.ascontiguousarray(np.moveaxis(labels, axis, 0)[at])
+def _planes(labels: NDArray[np.uint32], at: int) -> Planes:
+    """The slice `at` along each axis."""
+    return tuple(np.ascontiguousarray(labels.take(at, axis=axis)) for axis in range(labels.ndim))
 
 
 def _raster(positions: Int64, shape: tuple[int, ...]) -> Int64:

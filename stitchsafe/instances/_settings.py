@@ -66,9 +66,10 @@ class LabelSettings:
         Whether voxels outside a mask, which lies beside the fields, are background too.
     growth_threshold
         Where given, segments grow within their window into voxels whose foreground is at least
-        this, in order of falling foreground (a watershed).
+        this, in order of falling foreground (a watershed). What no segment of a window reaches is
+        given to one of a neighbouring window that it touches (see `adopts`).
     growth_steps
-        How many voxels far they may grow; without limit where None.
+        How many voxels far they may grow, within their window; without limit where None.
     min_core
         Segments with fewer voxels before growth are not kept: their voxels are free to be grown
         into. For specks between objects; it also hits the tip of an object that barely enters a
@@ -188,6 +189,15 @@ class LabelSettings:
     def clusters_of_volume(self) -> bool:
         """Whether modes are found once, for all windows."""
         return self.source == "embeddings" and self.clusters == "volume"
+
+    @property
+    def adopts(self) -> bool:
+        """Whether growth goes on over the faces of windows.
+
+        How far a segment has grown when it comes to a face is not known beyond: where steps are
+        limited, growth ends there. So it does where instances are not connected parts.
+        """
+        return self.growth_threshold is not None and self.growth_steps is None and self.parts
 
     @property
     def radius(self) -> float:

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stitchsafe.instances._contacts import Contacts
+from stitchsafe.instances._records import STRAY
 
 __all__ = ["CANDIDATE_BYTES", "SEGMENT_BYTES", "walk"]
 
@@ -27,7 +28,7 @@ def walk(names: Int64, windows: Int64, clusters: NDArray[np.int32], candidates: 
     Parameters
     ----------
     names, windows, clusters
-        Of each segment.
+        Of each segment. Strays are of no cluster.
     candidates
         Pairs of these segments.
 
@@ -48,6 +49,9 @@ def walk(names: Int64, windows: Int64, clusters: NDArray[np.int32], candidates: 
     window, cluster = windows.tolist(), clusters.tolist()
     held: dict[int, dict[int, int]] = {}  # of roots that hold more than themselves
 
+    def own(row: int) -> dict[int, int]:
+        return {} if cluster[row] == STRAY else {window[row]: cluster[row]}
+
     def root(row: int) -> int:
         while parent[row] != row:
             parent[row] = parent[parent[row]]
@@ -59,8 +63,8 @@ def walk(names: Int64, windows: Int64, clusters: NDArray[np.int32], candidates: 
         small, large = root(one), root(other)
         if small == large:
             continue
-        ours = held.get(large) or {window[large]: cluster[large]}
-        theirs = held.get(small) or {window[small]: cluster[small]}
+        ours = held.get(large) or own(large)
+        theirs = held.get(small) or own(small)
         if len(theirs) > len(ours):
             small, large, ours, theirs = large, small, theirs, ours
         if all(ours.get(at, which) == which for at, which in theirs.items()):

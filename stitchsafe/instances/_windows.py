@@ -17,7 +17,7 @@ from stitchsafe.coordinates import Roi
 from stitchsafe.errors import InputError
 from stitchsafe.instances._growth import grow_segments
 from stitchsafe.instances._meanshift import Modes, find_modes, nearest_mode
-from stitchsafe.instances._records import WindowSegments
+from stitchsafe.instances._records import STRAY, WindowSegments
 from stitchsafe.instances._settings import LabelSettings
 from stitchsafe.instances._sketch import Sketch, SketchUnion, to_units
 
@@ -96,7 +96,8 @@ def segment_window(
     cores = labels
     if settings.growth_threshold is not None and foreground is not None:
         labels, cores, first, of_segment = _grow(labels, of_segment, foreground, settings)
-    lost = _lost(labels, cores, len(first), settings.min_size)
+        centers = np.concatenate([centers, np.full((1, centers.shape[1]), np.nan, np.float32)])
+    lost = _lost(labels, len(first), settings.min_size, of_segment == STRAY)
     if settings.parts and lost.any():
         kept = np.flatnonzero(~lost)
         new = np.zeros(len(lost) + 1, np.uint32)
@@ -106,7 +107,7 @@ def segment_window(
     return WindowSegments(
         labels=labels,
         cores=cores,
-        modes=centers[of_segment],
+        modes=centers[of_segment],  # of strays the last one
         clusters=of_segment.astype(np.int32),
         voxels=_sizes(labels, len(first))[1:],
         first=np.stack(np.unravel_index(first, labels.shape), axis=1).astype(np.int64),
@@ -178,19 +179,19 @@ def voxel_bytes(settings: LabelSettings, *, fields: int, nan_is_background: bool
 
 
 def _lost(
-    labels: NDArray[np.uint32], cores: NDArray[np.uint32], count: int, min_size: int
+    labels: NDArray[np.uint32], count: int, min_size: int, strays: NDArray[np.bool_]
 ) -> NDArray[np.bool_]:
-    """Which segments are below the minimum size and can never reach it.
+    """Which segments are strays or below the minimum size, and can never become more.
 
     Only contact over a face of the window makes a segment part of something larger, so dropping
     the others here changes no result, and keeps noise out of the table of all segments.
     """
     sizes = _sizes(labels, count)
     reaches = np.zeros(count + 1, bool)
-    for axis in range(cores.ndim):
+    for axis in range(labels.ndim):
         for at in (0, -1):
-            reaches[cores.take(at, axis=axis)] = True
-    result: NDArray[np.bool_] = (sizes < min_size)[1:] & ~reaches[1:]
+            reaches[labels.take(at, axis=axis)] = True
+    result: NDArray[np.bool_] = ((sizes < min_size)[1:] | strays) & ~reaches[1:]
     return result
 
 
@@ -236,12 +237,14 @@ def _grow(
 ) -> tuple[NDArray[np.uint32], NDArray[np.uint32], NDArray[np.int64], NDArray[np.int32]]:
     """Drop segments that are too small to be seeds, grow the others, number them anew.
 
+    What they may grow into and do not reach are strays: its connected parts follow as segments.
+
     Returns
     -------
     labels, cores
-        The grown segments, and of each only what it was before.
+        The grown segments and strays, and of each only what it was before growth.
     first, of_segment
-        First voxel of each grown segment, and what `of_segment` said of it.
+        First voxel of each grown segment, and what `of_segment` said of it; `STRAY` of strays.
     """
     sizes = _sizes(labels, len(of_segment))
     kept = np.flatnonzero(sizes[1:] >= settings.min_core)
@@ -250,7 +253,13 @@ def _grow(
     cores = _replaced(labels, seeds)
     allowed = foreground >= settings.growth_threshold
     grown = grow_segments(cores, foreground, allowed, steps=settings.growth_steps)
-    numbered, first, of_segment = _renumber(grown, of_segment[kept])
+    of_segment = of_segment[kept]
+    if settings.adopts:
+        strays, found = connected_parts((allowed & (grown == 0)).astype(np.int32))
+        np.add(strays, len(kept), out=strays, where=strays > 0)
+        grown += strays
+        of_segment = np.concatenate([of_segment, np.full(len(found), STRAY, np.int32)])
+    numbered, first, of_segment = _renumber(grown, of_segment)
     return numbered, np.where(cores > 0, numbered, np.uint32(0)), first, of_segment
 
 

@@ -3,7 +3,7 @@
 ::
 
     districts    which windows are merged together
-    contacts, unite 1, …, groups, walk, objects, totals, order
+    adopt 1, …, contacts, unite 1, …, groups, walk, objects, totals, order
                  as `stitchsafe.instances` has them; files in scratch
     merge        for each district the ids of its segments, and what became of each pair
     instances    how many there are, and their table
@@ -16,7 +16,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
-from functools import cached_property, lru_cache
+from functools import cached_property, lru_cache, partial
+from itertools import count
 from typing import Any
 
 import numpy as np
@@ -62,12 +63,13 @@ __all__ = [
 ]
 
 _MAPPED = ("contacts", "groups", "objects", "totals", "merge")
-_SCRATCH = ("contacts", "unite ", "groups", "walk", "objects", "totals", "order")
+_LEVELLED = ("adopt ", "unite ")
+_SCRATCH = ("adopt", "contacts", "unite ", "groups", "walk", "objects", "totals", "order")
 
 
 def is_merging(stage: str) -> bool:
     """Whether it is a stage that has districts, or regions of them, for cells."""
-    return stage in _MAPPED or stage.startswith("unite ")
+    return stage in _MAPPED or stage.startswith(_LEVELLED)
 
 
 def forget_merging(store: ResultStore, ledger: Ledger) -> None:
@@ -157,7 +159,7 @@ class MergingStages:
 
     def cells(self, stage: str) -> CellGrid:
         """Districts, or regions of them."""
-        level = int(stage.removeprefix("unite ")) if stage.startswith("unite ") else 0
+        level = _level(stage) if stage.startswith("unite ") else 0
         return self.districts.regions(level)
 
     def work(self, stage: str) -> FileWork:
@@ -174,9 +176,9 @@ class MergingStages:
 
     def _making(self, stage: str) -> Callable[[Roi], Made]:
         merging = self.merging
-        if stage.startswith("unite "):
-            level = int(stage.removeprefix("unite "))
-            return lambda region: merging.unite(level, region)
+        if stage.startswith(_LEVELLED):
+            make = merging.unite if stage.startswith("unite ") else merging.adopt
+            return partial(make, _level(stage))
         if stage == "merge":
             order = _order(self.leavings.notes("order")[()])
             return lambda district: merging.merge(district, order)
@@ -224,7 +226,8 @@ def merge_all(
     def choose() -> CellRecord:
         entered = ledger.finished(segmenting(recipe))
         counts = {index: record["segments"] for index, record in entered.items()}
-        return {"shape": list(choose_districts(recipe.cells, counts))}
+        grown = stages.settings.growth_threshold is not None
+        return {"shape": list(choose_districts(recipe.cells, counts, grown=grown))}
 
     run.once("districts", choose)
     if is_merged(ledger, recipe):
@@ -233,6 +236,9 @@ def merge_all(
         forget_merging(store, ledger)
     merging = stages.merging
     regions = [f"unite {level}" for level in range(1, merging.levels + 1)]
+    if stages.settings.adopts:
+        rounds = _adopt_all(run, stages)
+        run.once("adopted", lambda: {"rounds": rounds})
     for stage in ("contacts", *regions, "groups"):
         run.blocks(stage, stages.cells(stage).cell_shape)
     run.once("walk", lambda: _walk(MergingStages(store, recipe, ledger), budget))
@@ -257,6 +263,15 @@ def merge_all(
         return record
 
     return run.once("instances", conclude)
+
+
+def _adopt_all(run: Runs, stages: MergingStages) -> int:
+    """Give strays to what they touch, until nothing more does; how many rounds there were."""
+    for level in count(1):
+        run.blocks(f"adopt {level}", stages.districts.grid.cell_shape)
+        if MergingStages(stages.store, stages.recipe, stages.ledger).merging.ends(level):
+            break
+    return level
 
 
 def is_merged(ledger: Ledger, recipe: Recipe) -> bool:
@@ -341,6 +356,10 @@ class MergedWindows:
             If they are gone or damaged.
         """
         return self._load(self._districts.index(window))
+
+
+def _level(stage: str) -> int:
+    return int(stage.rsplit(" ", 1)[1])
 
 
 def _key(index: CellIndex) -> str:

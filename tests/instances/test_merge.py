@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 from collections.abc import Sequence
 from typing import Any
@@ -150,18 +151,22 @@ def _rows(part: Any) -> Any:
 
 
 def drifting(shape: Sequence[int], how: LabelSettings, rng: np.random.Generator) -> Any:
-    """Windows of random parts, whose modes drift so that many candidates conflict."""
+    """Windows of random parts, whose modes drift so that many candidates conflict.
+
+    Where segments grow, some of the parts are strays.
+    """
     records = []
     for cell in grid_cells(Roi.whole(shape), how.window):
-        clusters = rng.integers(0, 4, cell.shape).astype(np.int32)
+        clusters = rng.integers(0, 5 if how.adopts else 4, cell.shape).astype(np.int32)
         labels, first = connected_parts(clusters)
         of_segment = clusters.reshape(-1)[first] - 1
-        modes = np.sort(rng.uniform(0, 5, 3))[:, None].astype(np.float32)
+        modes = np.sort(rng.uniform(0, 5, 4))[:, None].astype(np.float32)
+        modes[3] = np.nan
         got = WindowSegments(
             labels=labels,
-            cores=labels,
+            cores=np.where(clusters == 4, np.uint32(0), labels),
             modes=modes[of_segment],
-            clusters=of_segment.astype(np.int32),
+            clusters=np.where(of_segment == 3, -1, of_segment).astype(np.int32),
             voxels=np.bincount(labels.reshape(-1), minlength=len(first) + 1)[1:],
             first=np.stack(np.unravel_index(first, cell.shape), axis=1).astype(np.int64),
         )
@@ -174,8 +179,9 @@ def drifting(shape: Sequence[int], how: LabelSettings, rng: np.random.Generator)
     st.lists(st.integers(1, 14), min_size=2, max_size=3),
     st.integers(2, 5),
     st.integers(1, 4),
-    st.sampled_from(["none", "largest-cluster"]),
+    st.sampled_from(["none", "largest-cluster", "foreground"]),
     st.sampled_from([0, 3]),
+    st.booleans(),
     st.randoms(use_true_random=False),
 )
 def test_districts_follow_the_rule_as_it_is_stated(
@@ -184,11 +190,16 @@ def test_districts_follow_the_rule_as_it_is_stated(
     district: int,
     background: Any,
     min_size: int,
+    grows: bool,
     order: random.Random,
 ) -> None:
     """With small portions of everything: several are walked, sorted and put in the table."""
     how = LabelSettings(
-        window=(window,) * len(shape), bandwidth=1.0, background=background, min_size=min_size
+        window=(window,) * len(shape),
+        bandwidth=1.0,
+        background=background,
+        min_size=min_size,
+        growth_threshold=0.1 if grows and background == "foreground" else None,
     )
     records = drifting(shape, how, np.random.default_rng(order.randrange(2**32)))
     masked = order.choice([0.0, 0.3, 0.9])  # windows that a mask leaves out, whole districts too
@@ -224,6 +235,75 @@ def test_much_is_walked_in_the_property_above() -> None:
     assert merge.merging.levels == 1
     assert len(merge.memory.said["walk"][()]["walked"]) > 4
     assert merge.conflicts > 20
+
+
+def test_strays_are_adopted_over_several_rounds_in_the_property_above() -> None:
+    how = LabelSettings(
+        window=(2, 2, 2), bandwidth=1.0, background="foreground", growth_threshold=0.1
+    )
+    merge = merge_records(
+        drifting((10, 10, 10), how, np.random.default_rng(1)), how, windows_per_district=2
+    )
+    assert merge.memory.said["adopted"][()]["rounds"] > 2
+    assert len(merge.memory.said["walk"][()]["walked"]) > 4
+
+
+@pytest.mark.parametrize("shape", [(40, 40), (20, 20, 20)])
+def test_growth_goes_on_over_faces_of_windows(shape: tuple[int, ...]) -> None:
+    """Objects apart from each other, each with a core at one end, wherever windows cut them."""
+    rng = np.random.default_rng(3)
+    where = np.indices(shape)
+    foreground = np.zeros((1, *shape), np.float32)
+    for center in itertools.product(range(5, shape[0], 10), repeat=len(shape)):
+        offset = where - np.reshape(center, (-1, *[1] * len(shape)))
+        foreground[0][(offset**2).sum(axis=0) < 4.5**2] = 0.5
+        core = np.asarray(center) + rng.integers(-2, 3, len(shape))
+        foreground[0][tuple(core)] = 0.95
+    expected, _ = connected_parts((foreground[0] > 0).astype(np.int32))
+    assert expected.max() == (shape[0] // 10) ** len(shape)
+    how = LabelSettings(
+        window=(5,) * len(shape),
+        source="foreground",
+        foreground_threshold=0.9,
+        growth_threshold=0.4,
+    )
+    labels, _, merge = run({"foreground": foreground}, how, district=2)
+    np.testing.assert_array_equal(labels, expected)
+    assert merge.memory.said["adopted"][()]["rounds"] >= len(shape)
+    # Without a core there is nothing to adopt them.
+    foreground[0][foreground[0] > 0.9] = 0.5
+    labels, _, merge = run({"foreground": foreground}, how)
+    assert not labels.any()
+    assert (merge.count, merge.order.dropped_small, merge.order.dropped_background) == (0, 0, 0)
+
+
+def test_a_stray_goes_where_it_shares_most_faces() -> None:
+    """Left, two segments that touch the face with 2 and 3 voxels; right, no core."""
+    foreground = np.full((1, 6, 12), 0.5, np.float32)
+    foreground[0, 2, :6] = 0.1
+    foreground[0, 0, 2] = foreground[0, 4, 2] = 0.95
+    how = LabelSettings(
+        window=(6, 6), source="foreground", foreground_threshold=0.9, growth_threshold=0.4
+    )
+    labels, records, merge = run({"foreground": foreground}, how)
+    assert [record.strays.tolist() for record in records] == [[False, False], [True]]
+    assert labels[:, 5].tolist() == [1, 1, 0, 2, 2, 2]
+    assert (labels[:, 6:] == 2).all()
+    assert merge.table[0].voxels.tolist() == [12, 54]
+
+
+def test_growth_with_a_limit_ends_at_faces() -> None:
+    foreground = np.full((1, 6, 12), 0.5, np.float32)
+    foreground[0, :, 4] = 0.95
+    how = LabelSettings(
+        window=(6, 6),
+        source="foreground",
+        foreground_threshold=0.9,
+        growth_threshold=0.4,
+        growth_steps=4,
+    )
+    labels, _, _ = run({"foreground": foreground}, how)
+    assert labels[0].tolist() == [1] * 6 + [0] * 6
 
 
 @settings(deadline=None, max_examples=40)

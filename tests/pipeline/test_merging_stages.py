@@ -109,6 +109,46 @@ def test_killed_before_any_commit_of_merging(
     assert content_of(out) == content_of(tmp_path / "straight.zarr")
 
 
+def test_strays_are_adopted_whatever_the_districts_and_deaths(
+    here: Path, tmp_path: Path, small: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Segments are few, and most of what they grow into lies beyond faces of their windows."""
+    rule = {"foreground_threshold": 0.997, "growth_threshold": 0.99, "min_core": 8}
+    tiny_model(tmp_path / "grows", window=(8, 16, 16), labels=rule)
+    options: dict[str, Any] = {**OPTIONS, "save": ("labels", "table")}
+    with monkeypatch.context() as patch:
+        patch.setattr(_districts, "DISTRICT_BYTES", 2**30)
+        stitchsafe.predict(
+            here / "volume.npy", tmp_path / "grows", tmp_path / "whole.zarr", **options
+        )
+    adopted = [pair for pair in pairs_of(tmp_path / "whole.zarr") if pair[3] == 0]
+    assert len(adopted) > 20
+    commit, died = Ledger.commit, []
+    monkeypatch.setattr(_districts, "DISTRICT_BYTES", 2**14)
+
+    def dies(ledger: Ledger, stage: str, records: Any) -> None:
+        if stage.startswith("adopt") and stage not in died:
+            died.append(stage)
+            raise Death
+        commit(ledger, stage, records)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Ledger, "commit", dies)
+        for _ in range(10):
+            try:
+                stitchsafe.predict(
+                    here / "volume.npy", tmp_path / "grows", tmp_path / "out.zarr", **options
+                )
+                break
+            except Death:
+                pass
+    assert {"adopt 1", "adopt 2", "adopted"} <= set(died)
+    assert len(list((tmp_path / "out.zarr/.stitchsafe/merged").iterdir())) >= 8
+    assert outcome(tmp_path / "out.zarr") == outcome(tmp_path / "whole.zarr")
+    assert pairs_of(tmp_path / "out.zarr") == pairs_of(tmp_path / "whole.zarr")
+    assert stitchsafe.verify(tmp_path / "out.zarr", cells=3).ok
+
+
 def test_too_many_in_conflict_for_the_memory(
     here: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
