@@ -12,128 +12,26 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from stitchsafe.errors import InputError
 from stitchsafe.networks import InputConfig, LabelsConfig, NetworkConfig, TilingConfig
+from stitchsafe.training._data_config import AugmentationConfig, DataConfig
+from stitchsafe.training._loop_config import OptimiserConfig
+from stitchsafe.training._loss_config import EmbeddingLossConfig, ForegroundLossConfig
+from stitchsafe.training._schema import Natural, Positive, Strict
 
-__all__ = [
-    "AugmentationConfig",
-    "CardConfig",
-    "DataConfig",
-    "DisksConfig",
-    "EmbeddingLossConfig",
-    "ForegroundLossConfig",
-    "ImagesConfig",
-    "OptimiserConfig",
-    "TrainingConfig",
-    "VolumeConfig",
-    "load_training",
-]
-
-Positive = Annotated[int, Field(gt=0)]
-Natural = Annotated[int, Field(ge=0)]
-Share = Annotated[float, Field(ge=0, le=1)]
+__all__ = ["CardConfig", "TrainingConfig", "load_training"]
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class DisksConfig(_Strict):
-    """Synthetic disks, made anew for every step; see `stitchsafe.training.draw_disks`."""
-
-    kind: Literal["disks"]
-    spacing: Positive | None = None
-    radius: tuple[float, float] = (5.0, 5.0)
-    jitter: Annotated[float, Field(ge=0)] = 0.0
-    density: Annotated[float, Field(gt=0, lt=0.6)] = 0.25
-    noise: Annotated[float, Field(ge=0)] = 0.0
-
-
-class VolumeConfig(_Strict):
-    """One labelled volume in a file: ``path`` with the arrays ``image`` and ``labels`` in it."""
-
-    kind: Literal["volume"]
-    path: str
-    image: str = "raw"
-    labels: str = "labels"
-    region: tuple[tuple[Natural, Positive], ...] | None = None
-
-
-class ImagesConfig(_Strict):
-    """A folder of npz files of one image each; every ``keep_back``-th is left for judging.
-
-    ``ground: dark`` leaves out images with a normalised median above .5 (a bright ground).
-    """
-
-    kind: Literal["images"]
-    path: str
-    image: str = "image"
-    labels: str = "labels"
-    keep_back: Annotated[int, Field(ge=2)] | None = 5
-    ground: Literal["any", "dark"] = "any"
-
-
-DataConfig = Annotated[DisksConfig | VolumeConfig | ImagesConfig, Field(discriminator="kind")]
-
-
-class EmbeddingLossConfig(_Strict):
-    """The discriminative loss on the head ``embedding``.
-
-    ``reach`` thins instances by so many voxels before they count; ``background`` is ``ignored`` or
-    an ordinary ``cluster``.
-    """
-
-    weight: Annotated[float, Field(ge=0)] = 1.0
-    delta_pull: Annotated[float, Field(ge=0)] = 0.0
-    delta_push: Annotated[float, Field(gt=0)] = 3.0
-    weights: tuple[float, float, float] = (1.0, 1.0, 1e-4)
-    pairs: Literal["all", "touching"] = "all"
-    neighbours: Positive = 1
-    reach: Natural = 0
-    background: Literal["ignored", "cluster"] = "cluster"
-
-
-class ForegroundLossConfig(_Strict):
-    """Binary cross-entropy on the head ``foreground``; `reach` thins the instances to learn."""
-
-    weight: Annotated[float, Field(ge=0)] = 1.0
-    reach: Natural = 0
-    boundary_weight: Annotated[float, Field(gt=0)] = 1.0
-
-
-class AugmentationConfig(_Strict):
-    """Flips and turns, and half-ranges of intensity changes of the normalised image."""
-
-    symmetries: bool = True
-    contrast: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    brightness: Annotated[float, Field(ge=0)] = 0.0
-    gamma: Annotated[float, Field(ge=0)] = 0.0
-    noise: Annotated[float, Field(ge=0)] = 0.0
-    invert: Share = 0.0
-
-
-class OptimiserConfig(_Strict):
-    """AdamW with a linear warm-up and a cosine decay to 2 % of the learning rate."""
-
-    steps: Positive
-    batch: Positive = 1
-    learning_rate: Annotated[float, Field(gt=0)] = 1e-3
-    warmup: Natural = 0
-    decay: Literal["cosine", "none"] = "cosine"
-    weight_decay: Annotated[float, Field(ge=0)] = 0.0
-    clip: Annotated[float, Field(gt=0)] | None = None
-
-
-class CardConfig(_Strict):
+class CardConfig(Strict):
     """What the model's card says of the data and the licences."""
 
     data: str = ""
     license: str = "BSD-3-Clause (weights)"
 
 
-class TrainingConfig(_Strict):
+class TrainingConfig(Strict):
     """A training's ``train.yaml``."""
 
     format: Literal["stitchsafe-training/1"]

@@ -23,12 +23,8 @@ from stitchsafe.engine import border_map
 from stitchsafe.errors import InputError, VolumeError
 from stitchsafe.networks import InputConfig
 from stitchsafe.training._augmentation import Intensity, draw_symmetry
-from stitchsafe.training._config import (
-    DisksConfig,
-    ImagesConfig,
-    TrainingConfig,
-    VolumeConfig,
-)
+from stitchsafe.training._config import TrainingConfig
+from stitchsafe.training._data_config import DisksConfig, ImagesConfig, VolumeConfig
 from stitchsafe.training._disks import draw_disks
 from stitchsafe.training._targets import Targets, inner_voxels, make_targets, split_parts
 from stitchsafe.training._window import TrainingWindow

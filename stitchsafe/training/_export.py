@@ -21,7 +21,8 @@ from typing import Any
 from torch import nn
 
 from stitchsafe.networks import LabelsConfig, ModelConfig, OutputConfig, TilingConfig, save_folder
-from stitchsafe.training._config import DisksConfig, TrainingConfig
+from stitchsafe.training._config import TrainingConfig
+from stitchsafe.training._data_config import DisksConfig
 from stitchsafe.training._fit import Checkpoint
 
 __all__ = ["export_model", "model_config"]

@@ -1,0 +1,36 @@
+"""What a training says of its losses, in ``train.yaml``."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from stitchsafe.training._schema import Natural, Positive, Strict
+
+__all__ = ["EmbeddingLossConfig", "ForegroundLossConfig"]
+
+
+class EmbeddingLossConfig(Strict):
+    """The discriminative loss on the head ``embedding``.
+
+    ``reach`` thins instances by so many voxels before they count; ``background`` is ``ignored`` or
+    an ordinary ``cluster``.
+    """
+
+    weight: Annotated[float, Field(ge=0)] = 1.0
+    delta_pull: Annotated[float, Field(ge=0)] = 0.0
+    delta_push: Annotated[float, Field(gt=0)] = 3.0
+    weights: tuple[float, float, float] = (1.0, 1.0, 1e-4)
+    pairs: Literal["all", "touching"] = "all"
+    neighbours: Positive = 1
+    reach: Natural = 0
+    background: Literal["ignored", "cluster"] = "cluster"
+
+
+class ForegroundLossConfig(Strict):
+    """Binary cross-entropy on the head ``foreground``; `reach` thins the instances to learn."""
+
+    weight: Annotated[float, Field(ge=0)] = 1.0
+    reach: Natural = 0
+    boundary_weight: Annotated[float, Field(gt=0)] = 1.0
