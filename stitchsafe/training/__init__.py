@@ -8,6 +8,7 @@ from stitchsafe.training._export import export_model, model_config
 from stitchsafe.training._fit import Checkpoint, fit
 from stitchsafe.training._losses import (
     DiscriminativeTerms,
+    affinity_loss,
     discriminative_loss,
     foreground_loss,
     touching_pairs,
@@ -27,6 +28,7 @@ __all__ = [
     "TrainingConfig",
     "TrainingResult",
     "TrainingWindow",
+    "affinity_loss",
     "discriminative_loss",
     "draw_disks",
     "draw_symmetry",
