@@ -2,6 +2,7 @@
 
 from stitchsafe.training._augmentation import Intensity, Symmetry, draw_symmetry
 from stitchsafe.training._config import TrainingConfig, load_training
+from stitchsafe.training._deformation import Elastic
 from stitchsafe.training._disks import draw_disks
 from stitchsafe.training._examples import Example, Examples, image_files, normalise, open_examples
 from stitchsafe.training._export import export_model, model_config
@@ -20,6 +21,7 @@ from stitchsafe.training._window import TrainingWindow, fit_window
 __all__ = [
     "Checkpoint",
     "DiscriminativeTerms",
+    "Elastic",
     "Example",
     "Examples",
     "Intensity",
