@@ -20,9 +20,9 @@ if TYPE_CHECKING:
     from stitchsafe.exports import export
     from stitchsafe.geometry import NetworkGeometry
     from stitchsafe.instances import MeanShift
+    from stitchsafe.learning import train
     from stitchsafe.nn import UNet
     from stitchsafe.pipeline import check, demo, evaluate, plan, predict, verify
-    from stitchsafe.training import train
     from stitchsafe.volumes import open_volume
 
     __version__: str
@@ -58,7 +58,7 @@ _HOMES = {
     "open_volume": "stitchsafe.volumes",
     "plan": "stitchsafe.pipeline",
     "predict": "stitchsafe.pipeline",
-    "train": "stitchsafe.training",
+    "train": "stitchsafe.learning",
     "verify": "stitchsafe.pipeline",
 }
 

@@ -29,6 +29,17 @@ def train(
     steps: Annotated[
         int | None, typer.Option(metavar="N", min=1, help="Steps, instead of the configuration's.")
     ] = None,
+    init: Annotated[
+        str | None,
+        typer.Option(metavar="WEIGHTS", help="Start from these: safetensors, or a model folder."),
+    ] = None,
+    device: Annotated[
+        str, typer.Option(metavar="DEVICE", help="auto, cpu, cuda, or several as cuda:0,1.")
+    ] = "auto",
+    trust_model: Annotated[
+        bool,
+        typer.Option("--trust-model", help="Run a network or loss that CONFIG names as code."),
+    ] = False,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Start anew where another run stands.")
     ] = False,
@@ -37,8 +48,16 @@ def train(
 ) -> None:
     """Train a network. The same command resumes a training that was stopped."""
     with conversation(output) as session:
-        session.answer(
-            stitchsafe.train(
-                config, out, data=data, steps=steps, overwrite=overwrite, events=session.events
-            )
+        result = stitchsafe.train(
+            config,
+            out,
+            data=data,
+            steps=steps,
+            init=init,
+            device=device,
+            trust_model=trust_model,
+            overwrite=overwrite,
+            events=session.events,
         )
+        if not result.rank:  # of several processes, one speaks
+            session.answer(result)

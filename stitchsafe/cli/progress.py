@@ -1,7 +1,7 @@
 """What a run says while it goes, on stderr: decisions as lines, work as a bar.
 
 A bar is drawn on a terminal only; lines are for logs too. ``--quiet`` silences both. Rooms below
-know only the protocol `stitchsafe.engine.Events`: three methods, given here without an import.
+know only the protocol `stitchsafe.engine.Events`: four methods, given here without an import.
 """
 
 from __future__ import annotations
@@ -50,6 +50,7 @@ class TerminalEvents:
                 TextColumn("{task.fields[unit]}", markup=False),
                 TimeElapsedColumn(),
                 TimeRemainingColumn(),
+                TextColumn("{task.fields[note]}", markup=False),
                 console=self._console,
                 transient=True,
                 redirect_stdout=False,
@@ -79,12 +80,17 @@ class TerminalEvents:
             return
         if self._task is not None:
             self._bar.remove_task(self._task)
-        self._task = self._bar.add_task(name, total=total, unit=unit)
+        self._task = self._bar.add_task(name, total=total, unit=unit, note="")
 
     def advance(self, count: int = 1) -> None:
         """Count so many more portions of the stage as done."""
         if self._bar is not None and self._task is not None:
             self._bar.advance(self._task, count)
+
+    def note(self, text: str) -> None:
+        """Show a text behind the bar, in place of the one before."""
+        if self._bar is not None and self._task is not None:
+            self._bar.update(self._task, note=legible(text))
 
     def say(self, message: str) -> None:
         """Tell a decision or a fact, as one line."""

@@ -16,6 +16,9 @@ class Events(Protocol):
     def advance(self, count: int = 1) -> None:
         """So many portions of the stage are done."""
 
+    def note(self, text: str) -> None:
+        """What stands beside the progress from now on, such as how good it is."""
+
     def say(self, message: str) -> None:
         """Something that the user should know."""
 
@@ -28,6 +31,9 @@ class Silent:
 
     def advance(self, count: int = 1) -> None:
         del count
+
+    def note(self, text: str) -> None:
+        del text
 
     def say(self, message: str) -> None:
         del message

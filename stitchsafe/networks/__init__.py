@@ -12,16 +12,17 @@ from stitchsafe.networks._config import (
     TilingConfig,
     load_config,
 )
-from stitchsafe.networks._cuda import Accelerator
+from stitchsafe.networks._cuda import Accelerator, cuda_devices
 from stitchsafe.networks._device import Devices, find_devices, is_device
-from stitchsafe.networks._factory import is_factory
-from stitchsafe.networks._folder import build_module, load_folder, save_folder
+from stitchsafe.networks._factory import build_from, is_factory
+from stitchsafe.networks._folder import build_module, load_folder, network_of, save_folder
 from stitchsafe.networks._onnx import OnnxNetwork, load_onnx
 from stitchsafe.networks._pointwise import Pointwise, pointwise
 from stitchsafe.networks._protocol import Network, Output, Runtime
 from stitchsafe.networks._resolve import bundled_models, load_network, models_root
 from stitchsafe.networks._steps import Before, ClipPercentiles, Finishing, Percentiles, Zscore
 from stitchsafe.networks._torch import TorchNetwork
+from stitchsafe.networks._weights import load_weights
 
 __all__ = [
     "Accelerator",
@@ -46,8 +47,10 @@ __all__ = [
     "TilingConfig",
     "TorchNetwork",
     "Zscore",
+    "build_from",
     "build_module",
     "bundled_models",
+    "cuda_devices",
     "find_devices",
     "is_device",
     "is_factory",
@@ -55,7 +58,9 @@ __all__ = [
     "load_folder",
     "load_network",
     "load_onnx",
+    "load_weights",
     "models_root",
+    "network_of",
     "pointwise",
     "save_folder",
 ]

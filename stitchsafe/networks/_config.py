@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from stitchsafe.errors import ModelError
 from stitchsafe.networks import _steps
+from stitchsafe.networks._factory import is_factory
 from stitchsafe.networks._steps import After, Before, Finishing
 from stitchsafe.networks._yaml import read_yaml
 
@@ -42,10 +43,22 @@ class _Strict(BaseModel):
 
 
 class NetworkConfig(_Strict):
-    """Which architecture, with which arguments."""
+    """Which architecture, with which arguments: ``unet``, or ``package.module:factory``.
 
-    name: Literal["unet"]
+    The latter is code of the user's, which runs with trust only.
+    """
+
+    name: str
     arguments: dict[str, Any] = {}
+
+    @field_validator("name")
+    @classmethod
+    def _known(cls, name: str) -> str:
+        if name != "unet" and not is_factory(name):
+            raise ValueError(
+                f"the network {name!r} is not known; give unet, or package.module:factory"
+            )
+        return name
 
 
 class TensorConfig(_Strict):

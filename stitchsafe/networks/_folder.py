@@ -1,7 +1,8 @@
 """Model folders: ``config.yaml``, ``weights.safetensors``, ``card.md``, ``geometry.json``.
 
 Nothing in a folder is executed: the configuration is plain YAML, the weights are safetensors, and
-the architecture is one of stitchsafe's own, named in the configuration.
+the architecture is one of stitchsafe's own, named in the configuration. It may also name code that
+the user has installed, which runs with trust only: whoever made the folder chose the name.
 """
 
 from __future__ import annotations
@@ -20,9 +21,10 @@ from stitchsafe.errors import ModelError
 from stitchsafe.geometry import Graph, NetworkGeometry
 from stitchsafe.networks._config import ModelConfig, load_config
 from stitchsafe.networks._damage import damage_named
+from stitchsafe.networks._factory import build_from, is_factory
 from stitchsafe.networks._torch import TorchNetwork
 
-__all__ = ["build_module", "load_folder", "save_folder"]
+__all__ = ["build_module", "load_folder", "network_of", "save_folder"]
 
 _ARCHITECTURES = {"unet": layers.UNet}
 
@@ -77,19 +79,26 @@ class _FolderNetwork(TorchNetwork):
         return f"{self.config.network!r} {self.ndim} {self._split}"
 
 
-def build_module(config: ModelConfig) -> nn.Module:
+def build_module(config: ModelConfig, *, trust: bool = False) -> nn.Module:
     """The architecture that a configuration names, with fresh weights.
 
     Raises
     ------
     ModelError
-        If it names none, or the architecture does not take the arguments.
+        If it names none, or code without `trust`, or the architecture does not take the arguments.
     """
     if config.network is None:
         raise ModelError(
             f"the configuration of {config.name!r} names no network; give network: with one of "
             f"{', '.join(_ARCHITECTURES)}"
         )
+    if is_factory(config.network.name):
+        if not trust:
+            raise ModelError(
+                f"{config.name!r} is made by {config.network.name}, code that runs when the "
+                "network is built; add --trust-model if you trust what is installed under that name"
+            )
+        return build_from(config.network.name, config.network.arguments)
     try:
         return _ARCHITECTURES[config.network.name](**config.network.arguments)
     except Exception as error:
@@ -98,13 +107,14 @@ def build_module(config: ModelConfig) -> nn.Module:
         ) from error
 
 
-def load_folder(folder: Path) -> TorchNetwork:
+def load_folder(folder: Path, *, trust: bool = False) -> TorchNetwork:
     """Load a model folder.
 
     Raises
     ------
     ModelError
-        If a file is missing or damaged, or the weights do not fit the architecture.
+        If a file is missing or damaged, the weights do not fit the architecture, or it is code of
+        the user's and there is no `trust`.
     """
     for name in ("config.yaml", "weights.safetensors"):
         if not (folder / name).is_file():
@@ -113,11 +123,20 @@ def load_folder(folder: Path) -> TorchNetwork:
                 "a model folder holds config.yaml and weights.safetensors"
             )
     config = load_config(folder / "config.yaml")
-    module = build_module(config)
+    module = build_module(config, trust=trust)
     weights = folder / "weights.safetensors"
     with damage_named(f"{weights} does not hold weights for its config.yaml", "fetch both again"):
         module.load_state_dict(load_file(weights))
-    return _FolderNetwork(module, config=config)
+    return network_of(module, config)
+
+
+def network_of(module: nn.Module, config: ModelConfig) -> TorchNetwork:
+    """A module as the network that its model folder would give.
+
+    Analysed once per process, where stitchsafe's own architectures are all of it.
+    """
+    known = config.network is not None and config.network.name in _ARCHITECTURES
+    return (_FolderNetwork if known else TorchNetwork)(module, config=config)
 
 
 def save_folder(folder: Path, module: nn.Module, config: ModelConfig) -> None:
@@ -125,13 +144,17 @@ def save_folder(folder: Path, module: nn.Module, config: ModelConfig) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     state = {key: tensor.detach().cpu().contiguous() for key, tensor in module.state_dict().items()}
     # Not by save_file, which lets nobody else read what it writes.
-    (folder / "weights.safetensors").write_bytes(save(state))
+    _write(folder / "weights.safetensors", save(state))
     content = config.model_dump(mode="json", by_alias=True, exclude_defaults=False)
-    (folder / "config.yaml").write_text(
-        yaml.safe_dump(content, sort_keys=False, default_flow_style=None, width=100),
-        encoding="utf-8",
-    )
-    network = _FolderNetwork(module, config=config)  # a training writes its folder many times
-    (folder / "geometry.json").write_text(
-        json.dumps(network.geometry.to_json(), indent=2) + "\n", encoding="utf-8"
-    )
+    text = yaml.safe_dump(content, sort_keys=False, default_flow_style=None, width=100)
+    _write(folder / "config.yaml", text.encode())
+    network = network_of(module, config)  # a training writes its folder many times
+    geometry = json.dumps(network.geometry.to_json(), indent=2) + "\n"
+    _write(folder / "geometry.json", geometry.encode())
+
+
+def _write(path: Path, content: bytes) -> None:
+    """Write a file that is there as a whole or not at all."""
+    temporary = path.with_name(f"{path.name}.stitchsafe-tmp")
+    temporary.write_bytes(content)
+    temporary.replace(path)

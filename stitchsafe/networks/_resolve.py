@@ -174,7 +174,7 @@ def _folder(path: Path, given: _Given) -> Network:
     described = describes([each.name for each in path.iterdir()])
     if described and not (path / "config.yaml").is_file():
         return _package(path, given.trust)
-    return load_folder(path)
+    return load_folder(path, trust=given.trust)
 
 
 def _package(path: Path, trust: bool) -> Network:

@@ -1,12 +1,13 @@
-"""Train networks that can be stitched: data, losses, a plain loop, and export."""
+"""Train networks that can be stitched: data, losses, the loop, and export."""
 
 from stitchsafe.training._augmentation import Intensity, Symmetry, draw_symmetry
+from stitchsafe.training._checkpoint import Checkpoint
 from stitchsafe.training._config import TrainingConfig, load_training
 from stitchsafe.training._deformation import Elastic
 from stitchsafe.training._disks import draw_disks
 from stitchsafe.training._examples import Example, Examples, image_files, normalise, open_examples
 from stitchsafe.training._export import export_model, model_config
-from stitchsafe.training._fit import Checkpoint, fit
+from stitchsafe.training._fit import Hooks, fit
 from stitchsafe.training._losses import (
     DiscriminativeTerms,
     affinity_loss,
@@ -14,22 +15,30 @@ from stitchsafe.training._losses import (
     foreground_loss,
     touching_pairs,
 )
+from stitchsafe.training._step import Batch, Objective
 from stitchsafe.training._targets import Targets, inner_voxels, make_targets, split_parts
 from stitchsafe.training._train import TrainingResult, train
-from stitchsafe.training._window import TrainingWindow, fit_window
+from stitchsafe.training._validation import Judge, KeptBack
+from stitchsafe.training._window import TrainingWindow, WindowRules, fit_window
 
 __all__ = [
+    "Batch",
     "Checkpoint",
     "DiscriminativeTerms",
     "Elastic",
     "Example",
     "Examples",
+    "Hooks",
     "Intensity",
+    "Judge",
+    "KeptBack",
+    "Objective",
     "Symmetry",
     "Targets",
     "TrainingConfig",
     "TrainingResult",
     "TrainingWindow",
+    "WindowRules",
     "affinity_loss",
     "discriminative_loss",
     "draw_disks",

@@ -15,9 +15,20 @@ import yaml
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from stitchsafe.errors import InputError
-from stitchsafe.networks import InputConfig, LabelsConfig, NetworkConfig, TilingConfig
+from stitchsafe.networks import (
+    InputConfig,
+    LabelsConfig,
+    NetworkConfig,
+    TilingConfig,
+    is_factory,
+)
 from stitchsafe.training._data_config import AugmentationConfig, DataConfig
-from stitchsafe.training._loop_config import OptimiserConfig
+from stitchsafe.training._loop_config import (
+    LogsConfig,
+    OptimiserConfig,
+    TemperatureConfig,
+    ValidationConfig,
+)
 from stitchsafe.training._loss_config import EmbeddingLossConfig, ForegroundLossConfig
 from stitchsafe.training._schema import Natural, Positive, Strict
 
@@ -32,7 +43,13 @@ class CardConfig(Strict):
 
 
 class TrainingConfig(Strict):
-    """A training's ``train.yaml``."""
+    """A training's ``train.yaml``.
+
+    ``neighbours`` is how many windows that directly neighbour each other make one example;
+    ``allow_breaking_window`` takes a window that the theory warns of, and stamps the model with it.
+    ``loss`` names a function of one's own, ``package.module:function``, which is added to the
+    others; ``init`` weights to start from. Both it and a network of one's own need trust.
+    """
 
     format: Literal["stitchsafe-training/1"]
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
@@ -40,14 +57,21 @@ class TrainingConfig(Strict):
     data: DataConfig
     input: InputConfig
     network: NetworkConfig
+    init: str | None = None
     window: tuple[Positive, ...]
+    neighbours: Positive = 1
+    allow_breaking_window: bool = False
     embedding: EmbeddingLossConfig | None = EmbeddingLossConfig()
     foreground: ForegroundLossConfig | None = None
+    loss: str | None = None
     augmentation: AugmentationConfig = AugmentationConfig()
     optimiser: OptimiserConfig
-    precision: Literal["float32", "bfloat16"] = "float32"
+    temperature: TemperatureConfig | None = None
+    precision: Literal["float32", "bfloat16", "float16"] = "float32"
     threads: Positive | None = None
     checkpoint_every: Positive = 500
+    validation: ValidationConfig | None = None
+    logs: LogsConfig = LogsConfig()
     seed: Natural = 0
     labels: LabelsConfig | None = None
     tiling: TilingConfig | None = None
@@ -60,13 +84,26 @@ class TrainingConfig(Strict):
             raise ValueError(f"window {self.window} needs one size per axis of {self.input.axes!r}")
         if self.input.tensors:
             raise ValueError("training scales by normalize; leave out the input's tensors")
-        if self.embedding is None and self.foreground is None:
-            raise ValueError("nothing to learn: give embedding or foreground")
-        heads = self.network.arguments.get("heads", {"embedding": 3})
+        if self.loss is not None and not is_factory(self.loss):
+            raise ValueError(f"loss {self.loss!r} is not of the form package.module:function")
         wanted = [name for name in ("embedding", "foreground") if getattr(self, name) is not None]
-        if sorted(heads) != wanted:
-            raise ValueError(f"the network's heads {sorted(heads)} are not those trained: {wanted}")
+        if not wanted and self.loss is None:
+            raise ValueError("nothing to learn: give embedding, foreground or loss")
+        heads = sorted(self.heads)
+        if self.network.name == "unet" and (
+            heads != wanted if self.loss is None else not set(wanted) <= set(heads)
+        ):
+            raise ValueError(f"the network's heads {heads} are not those trained: {wanted}")
         return self
+
+    @property
+    def heads(self) -> dict[str, int | None]:
+        """The network's outputs in their order, with their channels where the file tells them."""
+        if self.network.name == "unet":
+            return dict(self.network.arguments.get("heads", {"embedding": 3}))
+        return {
+            name: None for name in ("embedding", "foreground") if getattr(self, name) is not None
+        } or {"output": None}
 
 
 def load_training(path: Path) -> TrainingConfig:

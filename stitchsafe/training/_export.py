@@ -5,7 +5,8 @@
     RUN/
       train.yaml            what was asked for
       checkpoint.pt         to resume from
-      history.jsonl         losses, one line per 50 steps
+      best.pt               the same at the best validation, where there is any
+      history.jsonl         losses, one line per 50 steps and per checkpoint
       config.yaml           ┐
       weights.safetensors   │ the model folder: RUN itself is one
       geometry.json         │
@@ -15,32 +16,47 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
 from stitchsafe.networks import LabelsConfig, ModelConfig, OutputConfig, TilingConfig, save_folder
+from stitchsafe.training._checkpoint import Checkpoint
 from stitchsafe.training._config import TrainingConfig
 from stitchsafe.training._data_config import DisksConfig
-from stitchsafe.training._fit import Checkpoint
 
 __all__ = ["export_model", "model_config"]
 
 _CLUSTERING_WINDOW = {2: 256, 3: 64}
 
 
-def model_config(config: TrainingConfig, state: Checkpoint, period: tuple[int, ...]) -> ModelConfig:
-    """The ``config.yaml`` of what a training made."""
+def model_config(
+    config: TrainingConfig,
+    state: Checkpoint,
+    period: tuple[int, ...],
+    *,
+    channels: Sequence[int],
+    notes: tuple[str, ...] = (),
+) -> ModelConfig:
+    """The ``config.yaml`` of what a training made.
+
+    Parameters
+    ----------
+    channels
+        Of each head, in order.
+    notes
+        What whoever uses the model should know.
+    """
     ndim = len(config.input.axes)
-    heads = config.network.arguments.get("heads", {"embedding": 3})
     outputs = tuple(
         OutputConfig(
             name=name,
-            channels=channels,
+            channels=count,
             activation="sigmoid" if name == "foreground" else "none",
         )
-        for name, channels in heads.items()
+        for name, count in zip(config.heads, channels, strict=True)
     )
     size = _CLUSTERING_WINDOW[ndim]
     shape = tuple(-(-size // p) * p for p in period)
@@ -61,9 +77,26 @@ def model_config(config: TrainingConfig, state: Checkpoint, period: tuple[int, .
             "steps": state.step,
             "seconds": round(state.seconds),
             "losses": {name: round(value, 4) for name, value in state.losses.items()},
-        },
+        }
+        | _of_weights(config, state),
+        scores={name: round(value, 4) for name, value in state.best.items()},
+        notes=notes,
         license=config.card.license,
     )
+
+
+def _of_weights(config: TrainingConfig, state: Checkpoint) -> dict[str, Any]:
+    """Which weights these are, where they are not simply the last ones."""
+    found: dict[str, Any] = {}
+    if config.optimiser.ema is not None:
+        found["weights"] = f"exponential averages, {config.optimiser.ema:g} kept per step"
+    if config.init is not None:
+        found["init"] = config.init
+    if config.allow_breaking_window:
+        found["allow_breaking_window"] = True
+    if config.neighbours > 1:
+        found["neighbours"] = config.neighbours
+    return found
 
 
 def _default_labels(config: TrainingConfig, window: tuple[int, ...]) -> dict[str, Any]:
@@ -85,11 +118,9 @@ def export_model(
     folder: Path,
     module: nn.Module,
     config: TrainingConfig,
-    state: Checkpoint,
-    period: tuple[int, ...],
+    model: ModelConfig,
 ) -> None:
     """Write weights, configuration, geometry and a first card."""
-    model = model_config(config, state, period)
     save_folder(folder, module, model)
     (folder / "card.md").write_text(_card(model, config), encoding="utf-8")
 
@@ -110,13 +141,19 @@ def _card(model: ModelConfig, config: TrainingConfig) -> str:
         "licence": model.license,
         "training": f"`{model.training['command']}`, {model.training['steps']} steps in "
         f"{model.training['seconds']} s, window {_times(config.window)}",
+        "weights": str(model.training.get("weights", "those of the last step")),
         "tile": _times(model.tiling.tile_shape),
         "clustering window": _times(model.labels.window),
         "labels": ", ".join(f"{k} {v}" for k, v in settings.items() if k != "window"),
-        "scores": "not measured; see `stitchsafe evaluate`",
+        "scores": ", ".join(f"{name} {value:.4g}" for name, value in model.scores.items())
+        or "not measured; see `stitchsafe evaluate`",
     }
+    if model.scores:
+        best = "averages" if "weights" in model.training else "weights"
+        rows["weights"] = f"the {best} of step {model.training['steps']}, which scored best"
     lines = [f"# {model.name}", "", model.description, "", "| | |", "| --- | --- |"]
     lines += [f"| {key} | {value} |" for key, value in rows.items()]
+    lines += [f"\n**{note}**" for note in model.notes]
     return "\n".join(lines) + "\n"
 
 

@@ -1,83 +1,85 @@
-"""The training loop.
+"""The training loop, on Lightning Fabric.
 
-One process, one device, plain torch: the bundled networks train in less than an hour on two cores,
-and what such a loop needs (a seed, checkpoints, resume, a schedule) is shorter than the glue to a
-framework. Several devices would be the reason to change.
+Fabric gives what a loop of one's own would have to get right once more: processes for several
+GPUs, averaged gradients, mixed precision with scaled gradients. The loop itself stays plain, and so
+does what it saves, since a resumed training must end with the very bits of one that never stopped.
+For that, all that is random in a step depends on (seed, step, place in the batch) alone.
 
-Each step's examples depend on (seed, step) alone, and a checkpoint holds weights, optimiser state,
-step and the time used, so that a stopped training goes on where its last checkpoint was.
+At the end of a step, in this order: validation if it is due; the model folder, if it is the best so
+far (or there is no validation); the checkpoint. So whatever a crash leaves undone is done again by
+the run that goes on from the last checkpoint.
 """
 
 from __future__ import annotations
 
-import json
 import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from stitchsafe.engine import Events
-from stitchsafe.errors import InterruptedRunError, StoreError
+from stitchsafe.errors import InterruptedRunError
+from stitchsafe.interruption import untorn
+from stitchsafe.nn import anneal, parameter_groups
+from stitchsafe.training._averages import averages_of
+from stitchsafe.training._checkpoint import BEST, LAST, Checkpoint, Stateful, resume, save
 from stitchsafe.training._config import TrainingConfig
-from stitchsafe.training._examples import Example, Examples
-from stitchsafe.training._losses import discriminative_loss, foreground_loss
-from stitchsafe.training._window import TrainingWindow
+from stitchsafe.training._devices import places_of
+from stitchsafe.training._examples import Examples
+from stitchsafe.training._logs import Logs
+from stitchsafe.training._schedule import learning_rate, temperature
+from stitchsafe.training._step import Batch, Objective, layout_weights, stack
+from stitchsafe.training._validation import is_better
 
-__all__ = ["Checkpoint", "fit"]
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
 
-_FLOOR = 0.02
-_REPORT_EVERY = 50
+__all__ = ["Hooks", "fit"]
+
+REPORT_EVERY = 50
 
 
-@dataclass
-class Checkpoint:
-    """Where a training stands.
+@dataclass(frozen=True)
+class Hooks:
+    """What the loop asks its caller to do, on the leader's process alone.
 
     Attributes
     ----------
-    step
-        Steps done.
-    seconds
-        Time spent on them, over all runs.
-    resumed_from
-        The step that this run began with.
-    losses
-        Means of the last steps, by name.
+    keep
+        Write the model folder.
+    judge
+        Scores of a module by name, where there is validation.
     """
 
-    step: int
-    seconds: float
-    resumed_from: int
-    losses: dict[str, float]
+    keep: Callable[[nn.Module, Checkpoint], None]
+    judge: Callable[[nn.Module], dict[str, float]] | None = None
 
 
 def fit(
     module: nn.Module,
     examples: Examples,
-    window: TrainingWindow,
+    objective: Objective,
     config: TrainingConfig,
     *,
     run: Path,
     events: Events,
-    device: str = "cpu",
-    after_checkpoint: Callable[[Checkpoint], None] | None = None,
+    fabric: Fabric,
+    hooks: Hooks,
 ) -> Checkpoint:
     """Train `module` in place, from the run's last checkpoint where there is one.
 
     Parameters
     ----------
     module
-        Returns one tensor per trained head, in the order of the heads.
+        Returns one tensor per head, in the order of the heads.
     run
-        Folder of ``checkpoint.pt`` and ``history.jsonl``.
-    after_checkpoint
-        Called whenever a checkpoint was written.
+        Folder of checkpoints and logs.
 
     Raises
     ------
@@ -86,157 +88,220 @@ def fit(
     """
     if config.threads is not None:
         torch.set_num_threads(config.threads)
-    layout = torch.channels_last if len(window.window) == 2 else torch.channels_last_3d
-    module.to(device=device).train()
-    for parameter in module.parameters():
-        if parameter.ndim == len(window.window) + 2:
-            parameter.data = parameter.data.contiguous(memory_format=layout)
-    settings = config.optimiser
-    optimiser = torch.optim.AdamW(
-        module.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay
-    )
-    state = _resume(run, module, optimiser)
-    events.stage("training", settings.steps, "steps")
-    events.advance(state.step)
-    begin, before = time.monotonic(), state.seconds
-    sums: dict[str, float] = {}
-    counted = 0
-    while state.step < settings.steps:
-        for group in optimiser.param_groups:
-            group["lr"] = settings.learning_rate * _schedule(state.step, config)
-        batch = [
-            examples.draw(np.random.default_rng((config.seed, state.step, place)))
-            for place in range(settings.batch)
-        ]
-        terms = _step_losses(module, batch, window, config, device, layout)
-        loss = terms["loss"]
-        if not torch.isfinite(loss):
-            raise InterruptedRunError(
-                f"the loss is {loss.item()} at step {state.step}, so training stopped; the last "
-                f"checkpoint is kept in {run}: lower optimiser.learning_rate and start anew"
+    with torch.random.fork_rng(devices=_gpus(fabric)):
+        return _Loop(module, examples, objective, config, run, events, fabric, hooks).run_all()
+
+
+class _Loop:
+    def __init__(
+        self,
+        module: nn.Module,
+        examples: Examples,
+        objective: Objective,
+        config: TrainingConfig,
+        run: Path,
+        events: Events,
+        fabric: Fabric,
+        hooks: Hooks,
+    ) -> None:
+        self.config, self.settings = config, config.optimiser
+        self.examples, self.objective = examples, objective
+        self.run, self.events, self.fabric, self.hooks = run, events, fabric, hooks
+        self.module = fabric.to_device(module)
+        layout_weights(self.module, len(config.window))
+        groups = parameter_groups(self.module, weight_decay=self.settings.weight_decay)
+        self.optimiser = torch.optim.AdamW(
+            [group for group in groups if group["params"]], lr=self.settings.learning_rate
+        )
+        decay = self.settings.ema
+        self.averages = None if decay is None else averages_of(self.module, decay)
+        self.state = resume(run / LAST, self._parts())
+        self.forward, self.stepper = fabric.setup(self.module, self.optimiser)
+        self.module.train()
+
+    def run_all(self) -> Checkpoint:
+        state, total = self.state, self.settings.steps
+        self.events.stage("training", total, "steps")
+        self.events.advance(min(state.step, total))
+        begin, before = time.monotonic(), state.seconds
+        logs = self.config.logs
+        if not self.fabric.is_global_zero:
+            return self._steps(None, begin, before)
+        with Logs(self.run, state.step, table=logs.csv, tensorboard=logs.tensorboard) as opened:
+            return self._steps(opened, begin, before)
+
+    def _steps(self, logs: Logs | None, begin: float, before: float) -> Checkpoint:
+        state = self.state
+        recent: list[dict[str, float]] = []
+        while state.step < self.settings.steps and not state.stopped:
+            recent.append(self._step(state.step))
+            state.step += 1
+            state.seconds = before + time.monotonic() - begin
+            self.events.advance()
+            due = self._due()
+            if due or state.step % REPORT_EVERY == 0:
+                self._report(recent, logs)
+                recent = []
+            if due:
+                self._end_step(logs)
+        return state
+
+    def _due(self) -> bool:
+        """Whether a checkpoint is to be written."""
+        step = self.state.step
+        return (
+            step == self.settings.steps or step % self.config.checkpoint_every == 0 or self._judges
+        )
+
+    @property
+    def _judges(self) -> bool:
+        step, wish = self.state.step, self.config.validation
+        return wish is not None and (step == self.settings.steps or step % wish.every == 0)
+
+    def _step(self, step: int) -> dict[str, float]:
+        """One step of the optimiser; the means of the loss and its terms over all examples."""
+        for group in self.optimiser.param_groups:
+            group["lr"] = learning_rate(self.settings, step)
+        self._anneal(step)
+        turns = range(self.settings.accumulate)
+        batches = [self._draw(step, turn) for turn in turns]
+        shares = self._shares(batches)
+        self.optimiser.zero_grad(set_to_none=True)
+        totals: list[Tensor] = []
+        names: list[str] = []
+        for turn, batch, share in zip(turns, batches, shares, strict=True):
+            torch.manual_seed(_seed(self.config.seed, step, turn, self.fabric.global_rank))
+            last = turn == turns[-1]
+            with self.fabric.no_backward_sync(self.forward, enabled=not last):
+                terms = self.objective(self.forward, batch, share)
+                self.fabric.backward(terms["loss"] / len(turns))
+            names = list(terms)
+            totals.append(torch.stack([term.detach() for term in terms.values()]))
+        means = self.fabric.all_reduce(torch.stack(totals).mean(0), reduce_op="mean")
+        assert isinstance(means, Tensor)
+        values = dict(zip(names, means.tolist(), strict=True))
+        self._refuse_divergence(values["loss"], step)
+        if self.settings.clip is not None:
+            self.fabric.clip_gradients(
+                self.forward,
+                self.stepper,
+                max_norm=self.settings.clip,
+                error_if_nonfinite=False,
             )
-        optimiser.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
-        if settings.clip is not None:
-            nn.utils.clip_grad_norm_(module.parameters(), settings.clip)
-        optimiser.step()
-        state.step += 1
-        state.seconds = before + time.monotonic() - begin
-        events.advance()
-        counted += 1
-        for name, value in terms.items():
-            sums[name] = sums.get(name, 0.0) + value.item()
-        if counted == _REPORT_EVERY or state.step == settings.steps:
-            state.losses = {name: value / counted for name, value in sums.items()}
-            sums, counted = {}, 0
-            _log(run, state)
-        if state.step % config.checkpoint_every == 0 or state.step == settings.steps:
-            _save(run, module, optimiser, state)
-            if after_checkpoint is not None:
-                after_checkpoint(state)
-    return state
+        self.stepper.step()
+        if self.averages is not None:
+            self.averages.update_parameters(self.module)
+        return values
 
+    def _draw(self, step: int, turn: int) -> Batch:
+        places = places_of(self.fabric, self.settings.batch, turn)
+        drawn = [
+            self.examples.draw(np.random.default_rng((self.config.seed, step, place)))
+            for place in places
+        ]
+        return stack(drawn, self.objective.window).to(self.fabric.device)
 
-def _schedule(step: int, config: TrainingConfig) -> float:
-    settings = config.optimiser
-    warm = min(1.0, (step + 1) / settings.warmup) if settings.warmup else 1.0
-    if settings.decay == "none":
-        return warm
-    wave = 0.5 * (1 + math.cos(math.pi * step / settings.steps))
-    return warm * (_FLOOR + (1 - _FLOOR) * wave)
+    def _shares(self, batches: list[Batch]) -> list[float]:
+        """Each batch's foreground weight, relative to the mean over all batches of the step."""
+        if len(batches) == self.fabric.world_size == 1:
+            return [1.0]
+        sums = torch.stack([batch.weight.sum().clamp_min(1.0).double() for batch in batches])
+        mean = self.fabric.all_reduce(sums.mean(), reduce_op="mean")
+        assert isinstance(mean, Tensor)
+        return [float(share) for share in sums / mean]
 
+    def _anneal(self, step: int) -> None:
+        if self.config.temperature is None:
+            return
+        course, epoch = temperature(self.config.temperature, step, self.settings.steps)
+        for each in filter(None, (self.module, self.averages)):
+            anneal(each, course, epoch)
 
-def _step_losses(
-    module: nn.Module,
-    batch: list[Example],
-    window: TrainingWindow,
-    config: TrainingConfig,
-    device: str,
-    layout: torch.memory_format,
-) -> dict[str, Tensor]:
-    """The loss and its parts, by name."""
-    images = torch.from_numpy(np.stack([example.image for example in batch])).to(device)
-    images = images.contiguous(memory_format=layout)
-    with torch.autocast(device, torch.bfloat16, enabled=config.precision == "bfloat16"):
-        outputs = module(images)
-    tensors = [outputs] if isinstance(outputs, Tensor) else list(outputs)
-    heads = list(config.network.arguments.get("heads", {"embedding": 3}))
-    fields = {
-        name: _cut(tensor, window).float() for name, tensor in zip(heads, tensors, strict=True)
-    }
-    terms: dict[str, Tensor] = {}
-    total = images.new_zeros(())
-    if config.embedding is not None:
-        wish = config.embedding
-        parts = discriminative_loss(
-            fields["embedding"],
-            _stack([example.clusters for example in batch], device).long(),
-            delta_pull=wish.delta_pull,
-            delta_push=wish.delta_push,
-            weights=wish.weights,
-            pairs=wish.pairs,
-            reach=wish.neighbours,
-            neighbourhood=_stack([example.instances for example in batch], device).long(),
+    def _refuse_divergence(self, loss: float, step: int) -> None:
+        if not math.isfinite(loss):
+            raise InterruptedRunError(
+                f"the loss is {loss} at step {step}, so training stopped; the last "
+                f"checkpoint is kept in {self.run}: lower optimiser.learning_rate and start anew"
+            )
+
+    def _report(self, recent: list[dict[str, float]], logs: Logs | None) -> None:
+        state = self.state
+        state.losses = {
+            name: sum(values[name] for values in recent) / len(recent) for name in recent[0]
+        }
+        self.events.note(", ".join(f"{name} {v:.4g}" for name, v in state.losses.items()))
+        if logs is not None:
+            rate = learning_rate(self.settings, state.step - 1)
+            logs.note(state.step, state.seconds, state.losses | {"learning_rate": rate})
+
+    def _end_step(self, logs: Logs | None) -> None:
+        """Judge, keep and save."""
+        state, judged = self.state, self._judges
+        if logs is not None:
+            with untorn():
+                better = self._judge(logs) if judged else self.config.validation is None
+                if better:
+                    self.hooks.keep(self._shown, state)
+                if better and judged:
+                    save(self.run / BEST, self._parts(), state)
+                save(self.run / LAST, self._parts(), state)
+            self._tell(judged)
+        state.stopped = bool(self.fabric.broadcast(state.stopped))
+
+    def _judge(self, logs: Logs) -> bool:
+        """Judge the weights; whether they are the best so far."""
+        state, wish = self.state, self.config.validation
+        assert wish is not None
+        assert self.hooks.judge is not None
+        threads = torch.get_num_threads()
+        try:
+            scores = self.hooks.judge(self._shown)
+        finally:
+            torch.set_num_threads(threads)
+            self.module.train()
+        logs.note(state.step, state.seconds, scores)
+        self.events.say(
+            f"step {state.step}: " + ", ".join(f"{name} {v:.4g}" for name, v in scores.items())
         )
-        terms |= {"pull": parts.pull, "push": parts.push, "regular": parts.regular}
-        total = total + wish.weight * parts.total
-    if config.foreground is not None:
-        terms["foreground"] = foreground_loss(
-            fields["foreground"],
-            _stack([example.foreground for example in batch], device),
-            _stack([example.weight for example in batch], device),
-        )
-        total = total + config.foreground.weight * terms["foreground"]
-    return {"loss": total} | terms
+        better = not state.best or is_better(scores, state.best, wish)
+        if better:
+            state.best, state.best_step, state.waited = scores, state.step, 0
+        else:
+            state.waited += 1
+            over = wish.patience is not None and state.waited >= wish.patience
+            state.stopped = over and state.step < self.settings.steps
+        return better
+
+    def _tell(self, judged: bool) -> None:
+        state = self.state
+        if not judged:
+            losses = ", ".join(f"{name} {value:.4g}" for name, value in state.losses.items())
+            self.events.say(f"step {state.step} of {self.settings.steps}: {losses}")
+        if state.stopped:
+            self.events.say(
+                f"no better validation since step {state.best_step}, so training stops at "
+                f"{state.step} of {self.settings.steps}"
+            )
+
+    @property
+    def _shown(self) -> nn.Module:
+        """The module with the weights that are judged and exported."""
+        shown = self.module if self.averages is None else self.averages.module
+        assert isinstance(shown, nn.Module)
+        return shown
+
+    def _parts(self) -> dict[str, Stateful]:
+        parts: dict[str, Any] = {"module": self.module, "optimiser": self.optimiser}
+        if self.averages is not None:
+            parts["averages"] = self.averages
+        if self.config.precision == "float16":
+            parts["scaler"] = self.fabric.strategy.precision
+        return parts
 
 
-def _cut(tensor: Tensor, window: TrainingWindow) -> Tensor:
-    for axis, (begin, size) in enumerate(zip(window.crop, window.window, strict=True), start=2):
-        tensor = tensor.narrow(axis, begin, size)
-    return tensor
+def _seed(*numbers: int) -> int:
+    return int(np.random.SeedSequence(numbers).generate_state(1)[0])
 
 
-def _stack(arrays: list[Any], device: str) -> Tensor:
-    return torch.from_numpy(np.stack(arrays)).to(device)
-
-
-def _log(run: Path, state: Checkpoint) -> None:
-    entry = {"step": state.step, "seconds": round(state.seconds, 1)} | {
-        name: round(value, 5) for name, value in state.losses.items()
-    }
-    with (run / "history.jsonl").open("a", encoding="utf-8") as file:
-        file.write(json.dumps(entry) + "\n")
-
-
-def _save(
-    run: Path, module: nn.Module, optimiser: torch.optim.Optimizer, state: Checkpoint
-) -> None:
-    """Write the checkpoint; a crash meanwhile leaves the one before."""
-    content = {
-        "module": module.state_dict(),
-        "optimiser": optimiser.state_dict(),
-        "step": state.step,
-        "seconds": state.seconds,
-        "losses": state.losses,
-    }
-    temporary = run / "checkpoint.pt.stitchsafe-tmp"
-    torch.save(content, temporary)
-    temporary.replace(run / "checkpoint.pt")
-
-
-def _resume(run: Path, module: nn.Module, optimiser: torch.optim.Optimizer) -> Checkpoint:
-    path = run / "checkpoint.pt"
-    if not path.is_file():
-        return Checkpoint(0, 0.0, 0, {})
-    try:
-        content = torch.load(path, weights_only=True, map_location="cpu")
-        module.load_state_dict(content["module"])
-        optimiser.load_state_dict(content["optimiser"])
-    except (RuntimeError, KeyError, ValueError, EOFError, OSError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise StoreError(
-            f"the checkpoint {path} does not fit this training ({reason}); "
-            "choose another folder with -o, or start anew with --overwrite"
-        ) from error
-    step = int(content["step"])
-    return Checkpoint(step, float(content["seconds"]), step, dict(content["losses"]))
+def _gpus(fabric: Fabric) -> list[torch.device]:
+    return [fabric.device] if fabric.device.type == "cuda" else []

@@ -3,31 +3,41 @@
 from __future__ import annotations
 
 import difflib
-from dataclasses import dataclass
+import shutil
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
 import yaml
+from torch import nn
 
 from stitchsafe.engine import Events, Silent
-from stitchsafe.errors import InputError, ModelError, StoreError
-from stitchsafe.geometry import analyse_module
-from stitchsafe.networks import models_root
-from stitchsafe.nn import UNet
+from stitchsafe.errors import InputError, StoreError
+from stitchsafe.geometry import NetworkGeometry, analyse_module
+from stitchsafe.networks import ModelConfig, models_root
+from stitchsafe.training._checkpoint import BEST, LAST, Checkpoint
 from stitchsafe.training._config import TrainingConfig, load_training
+from stitchsafe.training._devices import open_fabric
 from stitchsafe.training._examples import open_examples
-from stitchsafe.training._export import export_model
-from stitchsafe.training._fit import Checkpoint, fit
-from stitchsafe.training._window import fit_window
+from stitchsafe.training._export import export_model, model_config
+from stitchsafe.training._fit import Hooks, fit
+from stitchsafe.training._logs import CSV, HISTORY, TENSORBOARD, require_tensorboard
+from stitchsafe.training._network import build_network, find_loss, head_channels
+from stitchsafe.training._schedule import refuse_unfit_temperature
+from stitchsafe.training._stamps import stamps_of
+from stitchsafe.training._step import Objective
+from stitchsafe.training._validation import Judge, mean_scores, open_kept_back
+from stitchsafe.training._window import TrainingWindow, WindowRules, fit_window
 
 __all__ = ["TrainingResult", "train"]
 
 _BUILT_IN = {"disks": "disks-2d"}
 _RUN_FILES = (
     "train.yaml",
-    "checkpoint.pt",
-    "history.jsonl",
+    LAST,
+    BEST,
+    HISTORY,
+    CSV,
     "config.yaml",
     "weights.safetensors",
     "geometry.json",
@@ -51,6 +61,15 @@ class TrainingResult:
         Of the network.
     losses
         Means over the last steps, by name.
+    window
+        Shapes of the training window, its input, offset and crop, and the network's period.
+    scores, best_step
+        Of the best validation, and its step, whose weights the folder holds; empty and None where
+        nothing was validated.
+    stopped_early
+        Whether validation got no better any more.
+    rank
+        Of this process among those of the training; 0 is the leader, which alone writes.
     """
 
     out: str
@@ -59,6 +78,11 @@ class TrainingResult:
     seconds: float
     parameters: int
     losses: dict[str, float]
+    window: dict[str, Any] = field(default_factory=dict)
+    scores: dict[str, float] = field(default_factory=dict)
+    best_step: int | None = None
+    stopped_early: bool = False
+    rank: int = 0
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -68,13 +92,18 @@ class TrainingResult:
             "seconds": round(self.seconds, 1),
             "parameters": self.parameters,
             "losses": self.losses,
+            "window": self.window,
+            "scores": self.scores,
+            "best_step": self.best_step,
+            "stopped_early": self.stopped_early,
         }
 
     def describe(self) -> str:
         """The result for people."""
-        losses = ", ".join(f"{name} {value:.4g}" for name, value in self.losses.items())
+        losses = _listed(self.losses)
+        scores = f"; best at step {self.best_step}: {_listed(self.scores)}" if self.scores else ""
         return (
-            f"{self.out}: {self.steps} steps in {self.seconds:.0f} s ({losses}); "
+            f"{self.out}: {self.steps} steps in {self.seconds:.0f} s ({losses}){scores}; "
             f"use it with: stitchsafe predict VOLUME -m {self.out}"
         )
 
@@ -86,7 +115,10 @@ def train(
     data: str | Path | None = None,
     overwrite: bool = False,
     steps: int | None = None,
-    device: str = "cpu",
+    init: str | Path | None = None,
+    device: str = "auto",
+    trust_model: bool = False,
+    judge: Judge | None = None,
     events: Events | None = None,
 ) -> TrainingResult:
     """Train a network, or go on with a training that was stopped.
@@ -103,8 +135,14 @@ def train(
         Start anew where another run stands.
     steps
         Number of steps, instead of the configuration's.
+    init
+        Weights to start from, instead of the configuration's: a file, or a model folder.
     device
-        As torch names it.
+        ``auto``, ``cpu``, ``cuda`` or some GPUs as ``cuda:0,1``.
+    trust_model
+        Whether a network or a loss that the configuration names as ``package.module:name`` may run.
+    judge
+        Predicts and scores, where the configuration asks for validation.
     events
         Told about progress.
 
@@ -118,38 +156,62 @@ def train(
     InterruptedRunError
         If training diverged; the last checkpoint stays.
     """
-    events = events if events is not None else Silent()
     settings, folder = _resolve(config)
-    if steps is not None:
-        settings = settings.model_copy(
-            update={"optimiser": settings.optimiser.model_copy(update={"steps": steps})}
-        )
+    settings = _changed(settings, steps, init)
+    fabric = open_fabric(device, settings.precision, settings.optimiser.batch)
+    leads = fabric.global_rank == 0
+    events = events if events is not None and leads else Silent()
     run = Path(out) if out is not None else Path("runs") / settings.name
     if out is None:
         events.say(f"the run is kept in {run}")
-    module = _build(settings)
+    if settings.logs.tensorboard:
+        require_tensorboard()
+    module = build_network(settings, folder=folder, trust=trust_model)
+    own = find_loss(settings, trust=trust_model)
+    refuse_unfit_temperature(settings.temperature, module)
     geometry = analyse_module(
         module, ndim=len(settings.input.axes), channels=settings.input.channels
     )
-    window = fit_window(geometry, settings.window)
-    examples = open_examples(settings, window, folder=folder, data=data)
-    _claim(run, settings, overwrite=overwrite)
-    period = tuple(axis.period for axis in geometry.axes)
+    rules = WindowRules(settings.neighbours, settings.allow_breaking_window)
+    window = fit_window(geometry, settings.window, rules)
+    stamps = stamps_of(geometry, window, settings)
+    _say_shapes(window, geometry, stamps, events)
+    examples = open_examples(settings, window.joint, folder=folder, data=data)
+    kept_back = open_kept_back(settings, folder=folder, data=data)
+    if kept_back and judge is None:
+        raise InputError(
+            "the configuration asks for validation, which needs what predicts; call "
+            "stitchsafe.train, or give a judge"
+        )
+    channels = head_channels(settings, geometry)
+    if leads:
+        _claim(run, settings, overwrite=overwrite)
+    fabric.launch()
+    period = geometry.period
 
-    def keep(state: Checkpoint) -> None:
-        export_model(run, module, settings, state, period)
-        losses = ", ".join(f"{name} {value:.4g}" for name, value in state.losses.items())
-        events.say(f"step {state.step} of {settings.optimiser.steps}: {losses}")
+    def describe(state: Checkpoint) -> ModelConfig:
+        return model_config(settings, state, period, channels=channels, notes=stamps)
+
+    def keep(shown: nn.Module, state: Checkpoint) -> None:
+        export_model(run, shown, settings, describe(state))
+
+    def scored(shown: nn.Module) -> dict[str, float]:
+        assert settings.validation is not None
+        assert judge is not None
+        threshold = settings.validation.threshold
+        model = describe(Checkpoint())
+        found = [judge(shown, model, each, (threshold,), str(fabric.device)) for each in kept_back]
+        return mean_scores(found, threshold)
 
     state = fit(
         module,
         examples,
-        window,
+        Objective(settings, window, own),
         settings,
         run=run,
         events=events,
-        device=device,
-        after_checkpoint=keep,
+        fabric=fabric,
+        hooks=Hooks(keep, scored if kept_back else None),
     )
     return TrainingResult(
         out=str(run),
@@ -158,7 +220,48 @@ def train(
         seconds=state.seconds,
         parameters=sum(p.numel() for p in module.parameters()),
         losses=state.losses,
+        window=_shapes(window, geometry),
+        scores=state.best,
+        best_step=state.best_step if state.best else None,
+        stopped_early=state.stopped,
+        rank=fabric.global_rank,
     )
+
+
+def _changed(
+    settings: TrainingConfig, steps: int | None, init: str | Path | None
+) -> TrainingConfig:
+    """The configuration with what is given beside it."""
+    update: dict[str, Any] = {}
+    if steps is not None:
+        update["optimiser"] = settings.optimiser.model_copy(update={"steps": steps})
+    if init is not None:
+        update["init"] = str(Path(init).resolve()) if Path(init).exists() else str(init)
+    return settings.model_copy(update=update)
+
+
+def _say_shapes(
+    window: TrainingWindow, geometry: NetworkGeometry, stamps: tuple[str, ...], events: Events
+) -> None:
+    period = " x ".join(map(str, geometry.period))
+    events.say(f"training {window.describe()}; the network's period is {period}")
+    for stamp in stamps:
+        events.say(stamp)
+
+
+def _shapes(window: TrainingWindow, geometry: NetworkGeometry) -> dict[str, Any]:
+    return {
+        "window": list(window.window),
+        "input": list(window.input),
+        "offset": list(window.offset),
+        "crop": list(window.crop),
+        "neighbours": max(1, len(window.places)),
+        "period": list(geometry.period),
+    }
+
+
+def _listed(values: dict[str, float]) -> str:
+    return ", ".join(f"{name} {value:.4g}" for name, value in values.items())
 
 
 def _resolve(config: str | Path | TrainingConfig) -> tuple[TrainingConfig, Path]:
@@ -184,18 +287,6 @@ def _bundled(name: str) -> Path:
     )
 
 
-def _build(config: TrainingConfig) -> UNet:
-    """The network with fresh weights that depend on the seed alone."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(config.seed)
-        try:
-            return UNet(**config.network.arguments)
-        except (TypeError, ValueError) as error:
-            raise ModelError(
-                f"the network of {config.name!r} cannot be built: {error}; correct its arguments"
-            ) from error
-
-
 def _claim(run: Path, config: TrainingConfig, *, overwrite: bool) -> None:
     """Make the run's folder this training's, or refuse.
 
@@ -210,6 +301,7 @@ def _claim(run: Path, config: TrainingConfig, *, overwrite: bool) -> None:
     if overwrite and record.is_file():
         for name in _RUN_FILES:
             (run / name).unlink(missing_ok=True)
+        shutil.rmtree(run / TENSORBOARD, ignore_errors=True)
     if record.is_file():
         if _comparable(load_training(record)) != _comparable(config):
             raise StoreError(
@@ -238,7 +330,15 @@ def _claim(run: Path, config: TrainingConfig, *, overwrite: bool) -> None:
 def _comparable(config: TrainingConfig) -> dict[str, Any]:
     """What may not change between runs: all but the steps, the threads and texts."""
     values = config.model_dump(mode="json", by_alias=True)
-    for key in ("description", "card", "labels", "tiling", "threads", "checkpoint_every"):
+    for key in (
+        "description",
+        "card",
+        "labels",
+        "tiling",
+        "threads",
+        "checkpoint_every",
+        "logs",
+    ):
         values.pop(key)
     values["optimiser"].pop("steps")
     values["data"].pop("path", None)

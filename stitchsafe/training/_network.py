@@ -1,0 +1,118 @@
+"""The network that a training begins with, and a loss of one's own: from names to objects."""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from stitchsafe.errors import ModelError
+from stitchsafe.geometry import NetworkGeometry
+from stitchsafe.networks import build_from, is_factory, load_weights, models_root
+from stitchsafe.nn import UNet
+from stitchsafe.training._config import TrainingConfig
+from stitchsafe.training._step import OwnLoss
+
+__all__ = ["build_network", "find_loss", "head_channels"]
+
+
+def build_network(config: TrainingConfig, *, folder: Path, trust: bool) -> nn.Module:
+    """The network with fresh weights that depend on the seed alone, or with those to start from.
+
+    Parameters
+    ----------
+    folder
+        What a relative path of weights is relative to.
+    trust
+        Whether code that the configuration names may run.
+
+    Raises
+    ------
+    ModelError
+        If it names code without trust, the network cannot be built, or the weights are another's.
+    """
+    name = config.network.name
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)
+        if is_factory(name):
+            _refuse_untrusted(name, "the network", trust)
+            module = build_from(name, config.network.arguments)
+        else:
+            try:
+                module = UNet(**config.network.arguments)
+            except (TypeError, ValueError) as error:
+                raise ModelError(
+                    f"the network of {config.name!r} cannot be built: {error}; correct its "
+                    "arguments"
+                ) from error
+    if config.init is not None:
+        load_weights(module, _weights(config.init, folder))
+    return module
+
+
+def _weights(init: str, folder: Path) -> Path:
+    """The file of weights that is meant: itself, or that of a model folder or a bundled model."""
+    path = Path(init).expanduser()
+    path = path if path.is_absolute() else folder / path
+    bundled = models_root() / init
+    if not path.exists() and "/" not in init and bundled.is_dir():
+        path = bundled
+    return path / "weights.safetensors" if path.is_dir() else path
+
+
+def find_loss(config: TrainingConfig, *, trust: bool) -> OwnLoss | None:
+    """The loss of one's own that a configuration names, if any.
+
+    Raises
+    ------
+    ModelError
+        If there is no trust, or nothing of that name that can be called.
+    """
+    if config.loss is None:
+        return None
+    _refuse_untrusted(config.loss, "the loss", trust)
+    place, _, attribute = config.loss.partition(":")
+    try:
+        found = importlib.import_module(place)
+        for part in attribute.split("."):
+            found = getattr(found, part)
+    except (Exception, SystemExit) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise ModelError(
+            f"the loss {config.loss} cannot be imported ({type(error).__name__}: {reason}); put "
+            "its folder on PYTHONPATH, and check the name"
+        ) from error
+    if not callable(found):
+        raise ModelError(
+            f"the loss {config.loss} is a {type(found).__name__}; name a function of the fields "
+            "and the batch"
+        )
+    loss: OwnLoss = found
+    return loss
+
+
+def head_channels(config: TrainingConfig, geometry: NetworkGeometry) -> list[int]:
+    """Channels of each head, in order.
+
+    Raises
+    ------
+    ModelError
+        If the network does not give as many outputs as are trained.
+    """
+    found = geometry.outputs
+    if len(found) != len(config.heads):
+        raise ModelError(
+            f"{config.network.name} returns {len(found)} tensors, and the training needs "
+            f"{len(config.heads)}: {', '.join(config.heads)}; return them in this order"
+        )
+    return [output.channels for output in found]
+
+
+def _refuse_untrusted(name: str, what: str, trust: bool) -> None:
+    if not trust:
+        raise ModelError(
+            f"{what} {name} is code that the configuration names; add --trust-model if you trust "
+            "what is installed under that name"
+        )
