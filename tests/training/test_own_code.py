@@ -1,0 +1,167 @@
+"""Networks and losses by import path, weights to start from, and temperatures by name."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+import stitchsafe
+from stitchsafe.errors import ModelError, PlanError, StitchsafeError
+from stitchsafe.nn import UNet, schedule
+from stitchsafe.training import TrainingConfig, train
+
+MODULE = """
+import torch
+from torch import nn
+
+
+class Net(nn.Module):
+    def __init__(self, channels=2):
+        super().__init__()
+        first, second = nn.Conv2d(1, 4, 3), nn.Conv2d(4, 4, 3)
+        self.body = nn.Sequential(first, nn.ReLU(), nn.MaxPool2d(2), second)
+        self.up = nn.ConvTranspose2d(4, channels, 2, stride=2)
+
+    def forward(self, x):
+        return self.up(self.body(x))
+
+
+def centre(fields, batch):
+    return {"centre": 0.5 * fields["embedding"].square().mean()}
+
+
+def wrong(fields, batch):
+    return fields["embedding"]
+
+
+number = 3
+"""
+
+
+@pytest.fixture
+def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    name = f"own_{tmp_path.name}"
+    (tmp_path / f"{name}.py").write_text(MODULE)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    return name
+
+
+def config(**changes: Any) -> TrainingConfig:
+    return TrainingConfig.model_validate(
+        {
+            "format": "stitchsafe-training/1",
+            "name": "own",
+            "data": {"kind": "disks", "spacing": 7, "radius": 2.5},
+            "input": {"axes": "yx"},
+            "network": {"name": "unet", "arguments": {"ndim": 2, "levels": 1, "base_channels": 2}},
+            "window": [8, 8],
+            "optimiser": {"steps": 2},
+        }
+        | changes
+    )
+
+
+def test_a_network_of_ones_own_is_trained_and_predicts(own: str, tmp_path: Path) -> None:
+    named = {"name": f"{own}:Net", "arguments": {"channels": 5}}
+    with pytest.raises(ModelError, match="add --trust-model"):
+        train(config(network=named), tmp_path / "run", device="cpu")
+    assert not (tmp_path / "run").exists()
+    train(config(network=named), tmp_path / "run", device="cpu", trust_model=True)
+    image = np.random.default_rng(0).random((40, 40), dtype=np.float32)
+    with pytest.raises(ModelError, match="add --trust-model"):
+        stitchsafe.predict(image, model=tmp_path / "run", save="fields")
+    found = stitchsafe.predict(image, model=tmp_path / "run", save="fields", trust_model=True)
+    assert found.fields["embedding"].shape == (5, 40, 40)
+
+
+def test_a_network_that_does_not_exist_is_named(own: str, tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="did you mean 'Net'"):
+        train(config(network={"name": f"{own}:Nett"}), tmp_path / "run", trust_model=True)
+
+
+def test_a_loss_of_ones_own_is_added(own: str, tmp_path: Path) -> None:
+    loss = f"{own}:centre"
+    with pytest.raises(ModelError, match=r"the loss .* add --trust-model"):
+        train(config(loss=loss), tmp_path / "run")
+    result = train(config(loss=loss), tmp_path / "run", device="cpu", trust_model=True)
+    assert set(result.losses) == {"loss", "pull", "push", "regular", "centre"}
+    alone = train(
+        config(loss=loss, embedding=None), tmp_path / "alone", device="cpu", trust_model=True
+    )
+    assert set(alone.losses) == {"loss", "centre"}
+    assert alone.losses["loss"] == alone.losses["centre"]
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("nothing", "cannot be imported"),
+        ("number", "is a int"),
+        ("wrong", "a loss is one scalar tensor"),
+    ],
+)
+def test_what_is_no_loss_is_refused(own: str, tmp_path: Path, name: str, words: str) -> None:
+    with pytest.raises(StitchsafeError, match=words):
+        train(config(loss=f"{own}:{name}"), tmp_path / "run", device="cpu", trust_model=True)
+
+
+def test_training_starts_from_given_weights(tmp_path: Path) -> None:
+    still = {"optimiser": {"steps": 1, "learning_rate": 1e-12}}
+    train(config(seed=5), tmp_path / "first", device="cpu")
+    begun = load_file(tmp_path / "first" / "weights.safetensors")
+    for given in (tmp_path / "first", tmp_path / "first" / "weights.safetensors"):
+        run = tmp_path / f"from-{given.name}"
+        train(config(**still), run, init=given, device="cpu")
+        found = load_file(run / "weights.safetensors")
+        assert all(torch.allclose(found[name], begun[name], atol=1e-9) for name in begun)
+        assert str(given) in (run / "config.yaml").read_text()
+
+
+def test_weights_of_other_shapes_are_refused_before_anything_is_written(tmp_path: Path) -> None:
+    save_file(UNet(ndim=2, levels=1, base_channels=3).state_dict(), tmp_path / "w.safetensors")
+    with pytest.raises(ModelError, match="has the shape"):
+        train(config(), tmp_path / "run", init=tmp_path / "w.safetensors", device="cpu")
+    with pytest.raises(ModelError, match="cannot be read"):
+        train(config(), tmp_path / "run", init=tmp_path / "none.safetensors", device="cpu")
+    assert not (tmp_path / "run").exists()
+
+
+def polyphase(**options: Any) -> dict[str, Any]:
+    return {
+        "name": "unet",
+        "arguments": {
+            "ndim": 2, "levels": 1, "base_channels": 2, "downsampling": "lps", "upsampling": "lpu",
+            "downsampling_options": options,
+        },
+    }  # fmt: skip
+
+
+def test_the_temperature_falls_by_a_course_of_the_paper(tmp_path: Path) -> None:
+    course = {"schedule": "cifar10-circular"}
+    changes = {"network": polyphase(), "temperature": course, "optimiser": {"steps": 4}}
+    train(config(**changes), tmp_path / "run", device="cpu")
+    kept = load_file(tmp_path / "run" / "weights.safetensors")
+    (tau,) = (tensor for name, tensor in kept.items() if name.endswith("tau"))
+    assert float(tau) == pytest.approx(schedule("cifar10-circular")(1 + 3 * 250 // 4))
+
+
+@pytest.mark.parametrize(
+    ("network", "course", "words"),
+    [
+        (polyphase(), {"schedule": "cifar"}, "choose one of cifar10-circular"),
+        (polyphase(), {"schedule": "segmentation-resnet101"}, "give backbone=temperature"),
+        (polyphase(), {"schedule": "imagenet-standard"}, "in_evaluation: softmax"),
+        (None, {"schedule": "cifar10-circular"}, "no learnable polyphase layers"),
+    ],
+)
+def test_courses_that_do_not_fit_are_refused(
+    tmp_path: Path, network: dict[str, Any] | None, course: dict[str, Any], words: str
+) -> None:
+    changes = {"network": network} if network else {}
+    with pytest.raises(PlanError, match=words):
+        train(config(temperature=course, **changes), tmp_path / "run", device="cpu")
