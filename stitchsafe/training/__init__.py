@@ -10,6 +10,7 @@ from stitchsafe.training._fit import Checkpoint, fit
 from stitchsafe.training._labelled import normalise
 from stitchsafe.training._losses import (
     DiscriminativeTerms,
+    affinity_loss,
     discriminative_loss,
     foreground_loss,
     touching_pairs,
@@ -33,6 +34,7 @@ __all__ = [
     "TrainingConfig",
     "TrainingResult",
     "TrainingWindow",
+    "affinity_loss",
     "discriminative_loss",
     "draw_disks",
     "draw_symmetry",
