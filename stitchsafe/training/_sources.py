@@ -112,6 +112,11 @@ def _open_source(
     region = _region(said.region, image.shape, name)
     _require_window(region, window, name)
     scale = intensity_rule(image, region, rule)
+    if not any(scale.gain):
+        raise VolumeError(
+            f"the image {name} has the same value throughout {region}, so there is nothing to "
+            "learn from; it may lie elsewhere, or its chunks be missing"
+        )
     where = labels.path or name
     return Labelled(where, image, labels, region, scale, said.ignore, said.weight)
 

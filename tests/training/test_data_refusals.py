@@ -101,6 +101,11 @@ def test_channels_and_axes_that_the_network_does_not_take(tmp_path):
                                   window=window)  # fmt: skip
 
 
+def test_an_image_without_any_contrast(tmp_path):
+    raw, labels = cells()
+    assert "same value" in refused(tmp_path, write(tmp_path, "zarr", raw * 0, labels))
+
+
 def test_an_ignored_id_that_cannot_occur(tmp_path):
     message = refused(tmp_path, write(tmp_path, "npy", *cells()) | {"ignore": -1})
     assert "-1" in message

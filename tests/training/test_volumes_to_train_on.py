@@ -18,11 +18,12 @@ from labelled_volumes import (
     training,
     write,
 )  # fmt: skip
+from servers import web_server
 
 from stitchsafe.coordinates import Roi
 from stitchsafe.training import TrainingWindow, inner_voxels, make_targets, split_parts
 from stitchsafe.training import _sources as sources
-from stitchsafe.volumes import create_image, create_labels, pyramid_levels
+from stitchsafe.volumes import create_group, create_image, create_labels, pyramid_levels
 
 STILL = {"symmetries": False}
 
@@ -149,6 +150,22 @@ def test_an_ome_zarr_holds_image_and_labels(tmp_path):
     source = examples(tmp_path, half, small).sampler.everywhere.sources[0]
     assert source.region.shape == (12, 20, 18)
     assert np.array_equal(source.labels.read(source.region)[0], labels[::2, ::2, ::2])
+
+
+@pytest.mark.usefixtures("nothing_held")
+def test_volumes_at_urls_are_read_from_there(tmp_path):
+    group = tmp_path / "group.zarr"
+    create_group(group)
+    said = write(group, "zarr", *cells())
+    here = examples(group, training(said))
+    with web_server(tmp_path) as url:
+        far = [
+            {"image": f"{url}/group.zarr/image.zarr", "labels": "group.zarr/labels.zarr"},
+            {"path": f"{url}/group.zarr", "image": "image.zarr", "labels": "labels.zarr"},
+        ]
+        for each in far:
+            there = examples(tmp_path, training(each))
+            assert same(there.draw(seeded()), here.draw(seeded()))
 
 
 def test_windows_come_from_each_source_as_often_as_its_weight_says(tmp_path):
