@@ -78,6 +78,11 @@ class LowPass(nn.Module):
     def extra_repr(self) -> str:
         return f"{self.taps}, padding={self.padding!r}"
 
+    @property
+    def taken(self) -> int:
+        """Elements per axis by which the output is smaller."""
+        return self.taps - 1 if self.padding == "valid" else 0
+
     def forward(self, x: Tensor) -> Tensor:
         """``(b, c, *sizes)`` to the same, smaller by ``taps - 1`` if nothing is padded."""
         ndim, channels = spatial(x), x.shape[1]
@@ -114,6 +119,11 @@ class StrideOneMax(nn.Module):
 
     def extra_repr(self) -> str:
         return f"{self.kernel_size}, padding={self.padding!r}"
+
+    @property
+    def taken(self) -> int:
+        """Elements per axis by which the output is smaller."""
+        return self.kernel_size - 1 if self.padding == "valid" else 0
 
     def forward(self, x: Tensor) -> Tensor:
         """``(b, c, *sizes)`` to the same."""

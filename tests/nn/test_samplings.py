@@ -31,13 +31,6 @@ def unet(down: str, up: str, *, padding: str = "valid", ndim: int = 2, **more: A
     return made.double().eval()
 
 
-def smallest_input(network: nn.Module, ndim: int) -> int:
-    """Of those that it takes, one with several periods of output."""
-    found = analyse_module(network, ndim=ndim, channels=1)
-    axis = found.axes[0]
-    return int(axis.input_min + 4 * max(axis.input_step, 1))
-
-
 def test_each_name_stands_in_a_pair() -> None:
     assert {down for down, _ in PAIRS} == set(get_args(Downsampling))
     assert {up for _, up in PAIRS} == set(get_args(Upsampling))
@@ -88,20 +81,42 @@ def test_stitched_equals_whole(down: str, up: str, padding: str, ndim: int) -> N
     assert relative_error(found, whole) < 1e-12
 
 
-@pytest.mark.parametrize("down", WHOLE_INPUT)
-def test_tiles_equal_the_whole_where_phases_are_given(down: str) -> None:
+@pytest.mark.parametrize(
+    ("down", "options"),
+    [
+        ("lps", {}), ("aps", {}), ("lps", {"max_pool": 2}), ("aps", {"low_pass": 2}),
+        ("aps", {"max_pool": 2, "low_pass": 4}),
+    ],
+)  # fmt: skip
+def test_tiles_equal_the_whole_where_phases_are_given(down: str, options: dict[str, int]) -> None:
     """The same physical phases for all: in a tile that begins at odd places, others of its own."""
-    network = unet(down, "lpu")
-    margin = 2 * network.margin[0]
-    size = smallest_input(network, 2) + 8
+    network = unet(down, "lpu", downsampling_options=options)
+    size = next(n for n in range(64, 68) if accepts(network, n))
     image = torch.rand(1, 1, size, size, dtype=torch.float64)
     whole = network(image, pinned([2, 1], ndim=2))
     cut = size - 4
     part = network(image[:, :, 4 : 4 + cut, :cut], pinned([2, 1], ndim=2, origin=(4, 0)))
-    assert margin > 0
     torch.testing.assert_close(part, whole[:, :, 4:, :-4], rtol=0, atol=1e-12)
     own = network(image, pinned([0, 3], ndim=2))
     assert (own - whole).abs().max() > 1e-3
+
+
+def accepts(network: nn.Module, size: int) -> bool:
+    try:
+        network(torch.zeros(1, 1, size, size, dtype=torch.float64), pinned([0, 0], ndim=2))
+    except ValueError:
+        return False
+    return True
+
+
+def test_a_maximum_that_takes_an_element_asks_for_odd_sizes() -> None:
+    """In place of max-pooling by 2, in a network that pads nowhere."""
+    network = unet("lps", "lpu", levels=1, downsampling_options={"max_pool": 2})
+    found = analyse_module(network, ndim=2, channels=1)
+    assert found.verdict == "safe with consensus"
+    assert [(axis.period, axis.input_min % 2) for axis in found.axes] == [(2, 1)] * 2
+    with pytest.raises(ValueError, match=r"behind filters that take 1 of them.* input by 1 times"):
+        network(torch.rand(1, 1, 30, 30, dtype=torch.float64))
 
 
 def test_an_lps_network_follows_every_circular_shift_and_its_twin_few() -> None:
