@@ -167,7 +167,7 @@ def taken_before(layer: nn.Module) -> int:
     """Elements per axis that filters of a layer that keeps phases take before it halves."""
     if not isinstance(layer, LPD | APS):
         return 0
-    return sum(int(step.taken) for step in layer.before)  # type: ignore[arg-type]
+    return sum(int(step.taken) for step in layer.before)  # type: ignore[arg-type, misc]
 
 
 def make_downsampling(
