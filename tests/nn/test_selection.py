@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from stitchsafe.nn import (
+    APS,
     LPD,
     LPU,
     LogitsNetwork,
@@ -164,3 +166,43 @@ def test_a_phase_given_from_outside_is_no_tie():
     y, selection = down(torch.ones(1, 2, 8, 8), pinned(3, ndim=2)[0])
     assert y.shape == (1, 2, 4, 4)
     assert selection.tied is None
+
+
+# what is not finite
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("learning", [False, True])
+def test_what_is_discarded_does_not_leak(bad, learning):
+    torch.manual_seed(0)
+    x = torch.randn(1, 2, 4, 6)
+    phase(x, 0).fill_(bad)
+    (selection,) = pinned(3, ndim=2)
+    weights = selection.weights.clone().requires_grad_(learning)
+    for down in (LPD(2, 2).eval(), APS(2)):
+        given = x.clone().requires_grad_()
+        y, _ = down(given, selection._replace(weights=weights))
+        assert torch.equal(y, phase(x, 3))
+        y.sum().backward()
+        assert float(phase(given.grad, 0).abs().sum()) == 0
+    if learning:  # also where a weight is 0, for estimators that pass gradients straight through
+        assert weights.grad.isfinite().all()
+        expected = 2 * split(x)[:, 1].sum()
+        assert torch.allclose(weights.grad[0, 1], expected)
+    placed = LPU()(torch.full((1, 1, 2, 2), bad), selection._replace(weights=weights.detach()))
+    assert float(split(placed)[:, :3].abs().sum()) == 0
+    assert not split(placed)[:, 3].isfinite().any()
+
+
+def test_an_infinite_norm_wins_and_two_are_tied():
+    torch.manual_seed(0)
+    x = torch.randn(2, 1, 4, 4)
+    for index in (2, 3):
+        phase(x, index)[index - 2 :, ..., 0, 0] = math.inf
+    with pytest.warns(TieWarning, match="1 of 2 images"):
+        _, selection = APS(2)(x)
+    assert selection.weights.tolist() == [[0, 0, 1, 0], [0, 0, 0.5, 0.5]]
+    assert selection.margin.tolist() == [math.inf, 0]
+    phase(x, 1)[0, ..., 0, 0] = math.nan
+    with pytest.warns(TieWarning):
+        assert APS(2)(x)[1].weights[0].tolist() == [0, 1, 0, 0]
