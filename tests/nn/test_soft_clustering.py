@@ -140,6 +140,20 @@ def test_hard_decoding_takes_the_most_similar_cell() -> None:
     assert torch.equal(up(y, assignment), hard_decode(y, assignment))
 
 
+@pytest.mark.parametrize("ndim", [2, 3])
+def test_a_cell_without_weight_says_nothing(ndim: int) -> None:
+    y, one = image(ndim, 4, 2), torch.zeros(2, 3**ndim, *(8,) * ndim, dtype=torch.float64)
+    one[:, 3**ndim // 2] = 1
+    y[(0, 0, *(1,) * ndim)] = math.inf
+    y[(1, 1, *(2,) * ndim)] = math.nan
+    found = decode(y, one)
+    torch.testing.assert_close(found, hard_decode(y, one), rtol=0, atol=0, equal_nan=True)
+    assert int((~found.isfinite()).sum()) == 2 * 2**ndim
+    soft = decode(y, down(ndim)(image(ndim))[1])
+    assert torch.isposinf(soft[0, 0]).sum() == 6**ndim  # wherever it is a candidate
+    assert soft[0, 1].isfinite().all()
+
+
 def test_where_all_cells_are_alike_a_pixel_keeps_its_own() -> None:
     _, assignment = down()(torch.ones(1, 3, 8, 8, dtype=torch.float64))
     (found,) = superpixels([assignment])
