@@ -143,6 +143,11 @@ def fitting(features: Tensor, assignment: Tensor, factors: Sequence[int], paddin
             f"{tuple(assignment.shape)} do not belong together; give (b, c, *cells) and "
             f"(b, {candidates}, *pixels) with {len(factors)} spatial axes"
         )
+    if len(features) != len(assignment):
+        raise ValueError(
+            f"features of {len(features)} images do not belong to an assignment of "
+            f"{len(assignment)}; give both of the same images, or expand() what they share"
+        )
     wanted = decoded_sizes(features.shape[2:], factors, padding)
     for have, size, f in zip(assignment.shape[2:], wanted, factors, strict=True):
         # What was cut off by valid layers below must be whole cells, the same at both ends.

@@ -231,6 +231,7 @@ def test_average_pooling_is_a_special_case() -> None:
     x = torch.randn(2, 3, 4, 4, dtype=torch.float64)
     torch.testing.assert_close(layer(x), F.avg_pool2d(x, 2), rtol=0, atol=1e-15)
     assert torch.autograd.gradcheck(layer, (x.requires_grad_(),))
+    assert layer(x[:0]).shape == (0, 3, 2, 2)
 
 
 def test_mixed_precision_and_types() -> None:

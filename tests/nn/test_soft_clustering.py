@@ -286,6 +286,11 @@ def test_it_is_deterministic_and_keeps_nothing() -> None:
     ("made", "said"),
     [
         (lambda: down()(image(2, 7)), "7 pixels.*cells of 2.*pad or crop it to 8 or 6"),
+        (lambda: down()(image(2, 0)), "0 pixels.*crop it to 2$"),
+        (lambda: down()(image(3)), r"\(b, 3, \*pixels\) with 2 spatial axes, not .*8, 8, 8"),
+        (lambda: down()(image(2, channels=2)), r"\(b, 3, \*pixels\)"),
+        (lambda: decode(torch.ones(3, 1, 4, 4), torch.ones(2, 9, 8, 8)), "of 3 images .* of 2;"),
+        (lambda: decode(torch.ones(2, 1, 4, 4), torch.ones(1, 9, 8, 8)), "of 2 images .* of 1;"),
         (lambda: down(down=nn.Identity())(image(2)), "downsampling made"),
         (lambda: down(padding="valid")(image(2, 4)), "too few"),
         (lambda: down(padding="reflect"), "'reflect'; choose"),
