@@ -12,7 +12,7 @@ from stitching import field_maker, own_pass, relative_error, stitched_fields
 from torch import nn
 
 from stitchsafe.geometry import analyse_module
-from stitchsafe.nn import UNet, pinned
+from stitchsafe.nn import Classifier, ResNet, UNet, pinned
 from stitchsafe.nn._sampling import Downsampling, Padding, Upsampling
 
 torch.set_num_threads(1)
@@ -134,6 +134,31 @@ def test_an_lps_network_follows_every_circular_shift_and_its_twin_few() -> None:
         assert len(learnt) == 256
         twin = errors(unet("max", "nearest", padding="circular", levels=3), 32)
         assert sum(error < 1e-12 for error in twin) == 16
+
+
+@pytest.mark.parametrize(("down", "up"), [("lps", "lpu"), ("soft-cluster", "decode"),
+                                          ("ppool", "learnt")])  # fmt: skip
+@pytest.mark.parametrize("kind", ["unet", "classifier", "resnet"])
+def test_gradients_of_networks_are_right(kind: str, down: Any, up: Any) -> None:
+    torch.manual_seed(0)
+    network: nn.Module
+    if kind == "unet":
+        network = unet(down, up, padding="circular", levels=1)
+    elif kind == "classifier":
+        down = "blur" if down == "soft-cluster" else down
+        network = Classifier(ndim=2, classes=2, widths=(2, 3), downsampling=down)
+    else:
+        down = "strided" if down == "soft-cluster" else down
+        network = ResNet(2, in_channels=1, blocks=(1, 1), width=2, downsampling=down, stem="cifar")
+    x = torch.randn(1, 1, 8, 8, dtype=torch.float64, requires_grad=True)
+    names = [name for name, _ in network.double().eval().named_parameters()]
+
+    def passed(x: torch.Tensor, *weights: torch.Tensor) -> Any:
+        given = dict(zip(names, weights, strict=True))
+        return torch.func.functional_call(network, given, (x,))
+
+    weights = [each.detach().requires_grad_() for each in network.parameters()]
+    assert torch.autograd.gradcheck(passed, (x, *weights), fast_mode=True)
 
 
 @pytest.mark.parametrize(
