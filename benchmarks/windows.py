@@ -5,7 +5,7 @@ as the model's card has them, and with a single one that holds all. Printed are 
 against the truth, how far the two lie apart, and which instances of either have no partner in the
 other, with what they lie over there::
 
-    python benchmarks/windows.py neurites-em fib25_em.h5 --from-slice 120
+    python benchmarks/windows.py neurites-em fib25_em.h5 --from-slice 120 --voxel-size 10,10,10nm
     python benchmarks/windows.py nuclei-2d images/*.npz
 """
 

@@ -128,11 +128,12 @@ class Faults:
 
     ``late``: answered late. ``busy``: 503, and not passed on. ``cut``: the connection is closed in
     the middle of the body. ``lost``: carried out, and the connection closed without an answer.
-    ``down``: the connection is closed, and nothing is carried out.
+    ``down``: the connection is closed, and nothing is carried out. `signed` has what says who asks.
     """
 
     choose: Callable[[int, str, str], str | None] = lambda number, method, path: None
     seen: list[tuple[str, str]] = field(default_factory=list)
+    signed: list[str] = field(default_factory=list)
     done: dict[str, int] = field(default_factory=dict)
     _numbers: Iterator[int] = field(default_factory=itertools.count)
     _lock: threading.Lock = field(default_factory=threading.Lock)
@@ -162,6 +163,7 @@ def _forwarder(target: str, faults: Faults) -> type[http.server.BaseHTTPRequestH
         def _forward(self) -> None:
             length = int(self.headers.get("Content-Length") or 0)
             body = self.rfile.read(length)
+            faults.signed.append(self.headers.get("Authorization", ""))
             fault = faults.next(self.command, self.path)
             if fault == "down":
                 self._hang_up()

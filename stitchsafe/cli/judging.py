@@ -146,4 +146,4 @@ def _scores(values: Mapping[str, Any]) -> str:
 
 
 def _with_rate(count: int, rate: float | None) -> str:
-    return f"{count:,}" if rate is None else f"{count:,} ({100 * rate:.2g} %)"
+    return f"{count:,}" if rate is None else f"{count:,} ({100 * rate:.3g} %)"

@@ -82,12 +82,9 @@ def _explain(error: BaseException) -> tuple[str, int]:
     if isinstance(error, StitchsafeError):
         return str(error), error.exit_code
     if isinstance(error, Terminated):
-        return (
-            "stopped by SIGTERM; the same command goes on from what is done",
-            ExitCode.PART_WAY,
-        )
+        return "stopped by SIGTERM; run the same command again", ExitCode.PART_WAY
     if isinstance(error, KeyboardInterrupt):
-        return "interrupted; the same command goes on from what is done", ExitCode.PART_WAY
+        return "interrupted; run the same command again", ExitCode.PART_WAY
     if isinstance(error, OSError) and error.errno in _DISK_FULL:
         where = f" while writing {error.filename}" if error.filename else ""
         return (

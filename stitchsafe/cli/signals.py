@@ -46,4 +46,4 @@ def _answer(number: int, frame: FrameType | None) -> None:
 
 def _end_now(number: int, frame: FrameType | None) -> None:
     del number, frame
-    end_at_once("interrupted twice; the same command goes on from what is done")
+    end_at_once("interrupted twice; run the same command again")

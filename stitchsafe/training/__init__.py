@@ -2,12 +2,14 @@
 
 from stitchsafe.training._augmentation import Intensity, Symmetry, draw_symmetry
 from stitchsafe.training._config import TrainingConfig, load_training
+from stitchsafe.training._deformation import Elastic
 from stitchsafe.training._disks import draw_disks
 from stitchsafe.training._examples import Example, Examples, image_files, normalise, open_examples
 from stitchsafe.training._export import export_model, model_config
 from stitchsafe.training._fit import Checkpoint, fit
 from stitchsafe.training._losses import (
     DiscriminativeTerms,
+    affinity_loss,
     discriminative_loss,
     foreground_loss,
     touching_pairs,
@@ -19,6 +21,7 @@ from stitchsafe.training._window import TrainingWindow, fit_window
 __all__ = [
     "Checkpoint",
     "DiscriminativeTerms",
+    "Elastic",
     "Example",
     "Examples",
     "Intensity",
@@ -27,6 +30,7 @@ __all__ = [
     "TrainingConfig",
     "TrainingResult",
     "TrainingWindow",
+    "affinity_loss",
     "discriminative_loss",
     "draw_disks",
     "draw_symmetry",

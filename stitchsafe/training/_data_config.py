@@ -4,11 +4,49 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
+from stitchsafe.errors import InputError
+from stitchsafe.training._deformation import Elastic
 from stitchsafe.training._schema import Natural, Positive, Share, Strict
 
-__all__ = ["AugmentationConfig", "DataConfig", "DisksConfig", "ImagesConfig", "VolumeConfig"]
+__all__ = [
+    "AugmentationConfig",
+    "DataConfig",
+    "DisksConfig",
+    "ElasticConfig",
+    "ImagesConfig",
+    "VolumeConfig",
+]
+
+Size = Annotated[float, Field(gt=0)]
+Deviation = Annotated[float, Field(ge=0)]
+
+
+class ElasticConfig(Strict):
+    """A smooth random displacement; one number for all axes, or one for each.
+
+    ``spacing`` of its control points and ``sigma`` of their displacement, in voxels.
+    """
+
+    spacing: Size | tuple[Size, ...]
+    sigma: Deviation | tuple[Deviation, ...]
+
+    def of(self, ndim: int, name: str) -> Elastic:
+        """For so many axes.
+
+        Raises
+        ------
+        InputError
+            If there is another number of sizes.
+        """
+        for key, value in (("spacing", self.spacing), ("sigma", self.sigma)):
+            if isinstance(value, tuple) and len(value) != ndim:
+                raise InputError(
+                    f"{name}.{key} has {len(value)} numbers, but there are {ndim} axes; give one "
+                    "number for all, or one for each axis"
+                )
+        return Elastic(self.spacing, self.sigma)
 
 
 class DisksConfig(Strict):
@@ -16,10 +54,23 @@ class DisksConfig(Strict):
 
     kind: Literal["disks"]
     spacing: Positive | None = None
-    radius: tuple[float, float] = (5.0, 5.0)
-    jitter: Annotated[float, Field(ge=0)] = 0.0
+    origin: tuple[int, ...] | None = None
+    radius: Size | tuple[Size, Size] = (5.0, 5.0)
+    jitter: Deviation = 0.0
     density: Annotated[float, Field(gt=0, lt=0.6)] = 0.25
-    noise: Annotated[float, Field(ge=0)] = 0.0
+    elastic: ElasticConfig | None = None
+    noise: Deviation = 0.0
+    image: Literal["disks", "ones"] = "disks"
+    labels: Literal["disks", "voxels"] = "disks"
+
+    @model_validator(mode="after")
+    def _agree(self) -> DisksConfig:
+        if isinstance(self.radius, tuple) and self.radius[0] > self.radius[1]:
+            raise ValueError(f"radius {self.radius} needs the least first, then the largest")
+        for name in ("origin", "jitter"):
+            if self.spacing is None and getattr(self, name):
+                raise ValueError(f"{name} is about the grid of centres; give its spacing, too")
+        return self
 
 
 class VolumeConfig(Strict):

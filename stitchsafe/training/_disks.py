@@ -5,6 +5,13 @@ Either on a regular grid (`spacing`), the setting of Rumberger et al. (2021): bi
 ``(f^l / gcd(f^l, spacing))^d`` of them apart by its structure; or thrown at random without touching
 (`spacing` None), for a network that is to be of use.
 
+The paper's other settings are these, with `spacing` a multiple of the period, so that a network
+sees all disks alike unless something else tells them apart:
+
+* slight noise (`noise`) or a slight deformation (`elastic`) that does (figures 6 and 7);
+* an image that is 1 everywhere, of which every voxel is to have an id of its own (`image` "ones",
+  `labels` "voxels"; figures 4 and 5): what the network's structure alone can tell apart.
+
 References
 ----------
 Rumberger, J. L. et al. (2021). How Shift Equivariance Impacts Metric Learning for Instance
@@ -15,11 +22,18 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 
+from stitchsafe.training._deformation import Elastic, margins, warp
+
 __all__ = ["draw_disks"]
+
+Labels = npt.NDArray[np.int32]
+Places = list[tuple[tuple[float, ...], float | None]]
 
 
 def draw_disks(
@@ -27,11 +41,15 @@ def draw_disks(
     generator: np.random.Generator,
     *,
     spacing: int | None = None,
-    radius: tuple[float, float] = (5.0, 5.0),
+    origin: Sequence[int] | None = None,
+    radius: float | tuple[float, float] = 5.0,
     jitter: float = 0.0,
     density: float = 0.25,
+    elastic: Elastic | None = None,
     noise: float = 0.0,
-) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int32]]:
+    image: Literal["disks", "ones"] = "disks",
+    labels: Literal["disks", "voxels"] = "disks",
+) -> tuple[npt.NDArray[np.float32], Labels]:
     """One image of disks (balls in 3-D) and its labels.
 
     Parameters
@@ -41,15 +59,25 @@ def draw_disks(
     generator
         Where all randomness comes from.
     spacing
-        Distance of the grid of centres in voxels, with a random origin; None for random places.
+        Distance of the grid of centres in voxels; None for random places.
+    origin
+        A centre of the grid, in voxels; a random one by default.
     radius
-        Least and largest radius in voxels; voxels strictly nearer than it to the centre belong.
+        In voxels, the same for all, or the least and the largest; voxels strictly nearer than it
+        to the centre belong.
     jitter
         Standard deviation of the centres about the grid, in voxels.
     density
         About this share of the image is covered, where places are random.
+    elastic
+        Deforms image and labels alike; intensities are interpolated linearly, labels are those of
+        the nearest voxel.
     noise
         Standard deviation of the noise that is added to the image of 0 and 1.
+    image
+        "ones" for an image that is 1 everywhere (before noise), whatever the labels.
+    labels
+        "voxels" gives every voxel a label of its own, whatever the image.
 
     Returns
     -------
@@ -59,10 +87,62 @@ def draw_disks(
         ``(*shape)`` int32, 1..n; 0 is background.
     """
     shape = tuple(shape)
+    drawn = np.ones(shape, dtype=np.float32)
+    found = np.arange(1, drawn.size + 1, dtype=np.int32).reshape(shape)
+    if image == "disks" or labels == "disks":
+        sizes = (float(radius), float(radius)) if isinstance(radius, int | float) else radius
+        grid = _Grid(spacing, origin, jitter) if spacing else None
+        bright, ids = _deformed(shape, grid, sizes, density, elastic, generator)
+        drawn = bright if image == "disks" else drawn
+        found = ids if labels == "disks" else found
+    if noise:
+        drawn += generator.normal(0, noise, shape).astype(np.float32)
+    return drawn[None], found
+
+
+@dataclass(frozen=True)
+class _Grid:
+    spacing: int
+    origin: Sequence[int] | None
+    jitter: float
+
+
+def _deformed(
+    shape: tuple[int, ...],
+    grid: _Grid | None,
+    radius: tuple[float, float],
+    density: float,
+    elastic: Elastic | None,
+    generator: np.random.Generator,
+) -> tuple[npt.NDArray[np.float32], Labels]:
+    """Disks of 0 and 1 and their labels, of a canvas as large as the deformation needs."""
+    if elastic is None:
+        labels = _disks(shape, (0,) * len(shape), grid, radius, density, generator)
+        return (labels > 0).astype(np.float32), labels
+    displacement = elastic.draw(shape, generator)
+    before, after = zip(*margins(displacement), strict=True)
+    canvas = tuple(b + n + a for b, n, a in zip(before, shape, after, strict=True))
+    labels = _disks(canvas, before, grid, radius, density, generator)
+    image = warp((labels > 0).astype(np.float32), displacement, before, order=1)
+    seen = np.asarray(warp(labels, displacement, before, order=0), dtype=np.int32)
+    ids, numbered = np.unique(seen, return_inverse=True)
+    numbered = numbered.reshape(shape) + (ids[0] != 0)
+    return np.asarray(image, dtype=np.float32), numbered.astype(np.int32)
+
+
+def _disks(
+    shape: tuple[int, ...],
+    corner: Sequence[int],
+    grid: _Grid | None,
+    radius: tuple[float, float],
+    density: float,
+    generator: np.random.Generator,
+) -> Labels:
+    """Labels of a canvas whose voxel `corner` is the image's first."""
     labels = np.zeros(shape, dtype=np.int32)
     places = (
-        _on_grid(shape, spacing, jitter, radius[1], generator)
-        if spacing
+        _on_grid(shape, corner, grid, radius[1], generator)
+        if grid is not None
         else _at_random(shape, radius, density, generator)
     )
     number = 0
@@ -79,20 +159,22 @@ def draw_disks(
         if inside.any():
             number += 1
             labels[box][inside] = number
-    image = (labels > 0).astype(np.float32)
-    if noise:
-        image += generator.normal(0, noise, shape).astype(np.float32)
-    return image[None], labels
+    return labels
 
 
 def _on_grid(
     shape: tuple[int, ...],
-    spacing: int,
-    jitter: float,
+    corner: Sequence[int],
+    grid: _Grid,
     reach: float,
     generator: np.random.Generator,
-) -> list[tuple[tuple[float, ...], float | None]]:
-    origin = generator.integers(0, spacing, len(shape))
+) -> Places:
+    spacing, jitter = grid.spacing, grid.jitter
+    origin = (
+        generator.integers(0, spacing, len(shape))
+        if grid.origin is None
+        else np.add(grid.origin, corner) % spacing
+    )
     margin = int(np.ceil(reach))
     lines = [
         np.arange(o - spacing * (1 + margin // spacing), n + margin + 1, spacing, dtype=float)
@@ -110,7 +192,7 @@ def _at_random(
     radius: tuple[float, float],
     density: float,
     generator: np.random.Generator,
-) -> list[tuple[tuple[float, ...], float | None]]:
+) -> Places:
     """Disks that keep at least two voxels between them."""
     mean = sum(radius) / 2
     volume = {1: 2.0, 2: np.pi, 3: 4 * np.pi / 3}[len(shape)] * mean ** len(shape)

@@ -25,6 +25,7 @@ from stitchsafe.networks import InputConfig
 from stitchsafe.training._augmentation import Intensity, draw_symmetry
 from stitchsafe.training._config import TrainingConfig
 from stitchsafe.training._data_config import DisksConfig, ImagesConfig, VolumeConfig
+from stitchsafe.training._deformation import Elastic
 from stitchsafe.training._disks import draw_disks
 from stitchsafe.training._targets import Targets, inner_voxels, make_targets, split_parts
 from stitchsafe.training._window import TrainingWindow
@@ -111,7 +112,7 @@ def open_examples(
         If the data are missing, or do not have the channels or shapes that are needed.
     """
     if isinstance(config.data, DisksConfig):
-        return _DiskExamples(config, config.data, window)
+        return _disk_examples(config, config.data, window)
     path = Path(data) if data is not None else folder / config.data.path
     if isinstance(config.data, VolumeConfig):
         return _SceneExamples(config, window, [_volume_scene(path, config.data, config)])
@@ -207,15 +208,29 @@ def _targets(
     return targets, embedded
 
 
+def _disk_examples(
+    config: TrainingConfig, data: DisksConfig, window: TrainingWindow
+) -> _DiskExamples:
+    ndim = len(window.window)
+    if data.origin is not None and len(data.origin) != ndim:
+        raise InputError(
+            f"data.origin {data.origin} has {len(data.origin)} numbers, but there are {ndim} axes; "
+            "give one for each axis"
+        )
+    elastic = data.elastic.of(ndim, "data.elastic") if data.elastic else None
+    return _DiskExamples(config, data, window, elastic)
+
+
 @dataclass(frozen=True)
 class _DiskExamples:
     config: TrainingConfig
     data: DisksConfig
     window: TrainingWindow
+    elastic: Elastic | None
 
     def draw(self, generator: np.random.Generator) -> Example:
-        settings = self.data.model_dump(exclude={"kind"})
-        image, labels = draw_disks(self.window.input, generator, **settings)
+        settings = self.data.model_dump(exclude={"kind", "elastic"})
+        image, labels = draw_disks(self.window.input, generator, elastic=self.elastic, **settings)
         targets, embedded = _targets(labels, self.config)
         cut = Roi(self.window.offset, self.window.window).slices
         return _example(

@@ -6,9 +6,9 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from stitchsafe.training._schema import Natural, Positive, Strict
+from stitchsafe.training._schema import Natural, Positive, Share, Strict
 
-__all__ = ["EmbeddingLossConfig", "ForegroundLossConfig"]
+__all__ = ["AffinityLossConfig", "EmbeddingLossConfig", "ForegroundLossConfig"]
 
 
 class EmbeddingLossConfig(Strict):
@@ -22,6 +22,7 @@ class EmbeddingLossConfig(Strict):
     delta_pull: Annotated[float, Field(ge=0)] = 0.0
     delta_push: Annotated[float, Field(gt=0)] = 3.0
     weights: tuple[float, float, float] = (1.0, 1.0, 1e-4)
+    norm: Literal[1, 2] = 2
     pairs: Literal["all", "touching"] = "all"
     neighbours: Positive = 1
     reach: Natural = 0
@@ -29,8 +30,22 @@ class EmbeddingLossConfig(Strict):
 
 
 class ForegroundLossConfig(Strict):
-    """Binary cross-entropy on the head ``foreground``; `reach` thins the instances to learn."""
+    """Binary cross-entropy on the head ``foreground``; `reach` thins the instances to learn.
+
+    `dice` is the share of the Dice loss, for foreground that is rare.
+    """
 
     weight: Annotated[float, Field(ge=0)] = 1.0
+    dice: Share = 0.0
     reach: Natural = 0
     boundary_weight: Annotated[float, Field(gt=0)] = 1.0
+
+
+class AffinityLossConfig(Strict):
+    """Binary cross-entropy on the head ``affinities``, which has a channel for each offset.
+
+    An auxiliary: it teaches the network where instances end, and labels do not read it.
+    """
+
+    offsets: tuple[tuple[int, ...], ...]
+    weight: Annotated[float, Field(ge=0)] = 1.0

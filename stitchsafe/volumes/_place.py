@@ -483,22 +483,30 @@ def _s3_access() -> dict[str, Any]:
         region = region or "us-east-1"
     if region:
         access["aws_region"] = region
-    files = (
-        given.get("AWS_SHARED_CREDENTIALS_FILE", "~/.aws/credentials"),
-        given.get("AWS_CONFIG_FILE", "~/.aws/config"),
-    )
     roles = ("AWS_CONTAINER_CREDENTIALS_", "AWS_WEB_IDENTITY_TOKEN_FILE")
+    credentials, config = (
+        Path(given.get(name, default)).expanduser()
+        for name, default in (
+            ("AWS_SHARED_CREDENTIALS_FILE", "~/.aws/credentials"),
+            ("AWS_CONFIG_FILE", "~/.aws/config"),
+        )
+    )
+    kind: dict[str, str] = {"type": "anonymous"}
     if given.get("AWS_ACCESS_KEY_ID") and given.get("AWS_SECRET_ACCESS_KEY"):
-        kind = "environment"
+        kind = {"type": "environment"}
     elif any(name.startswith(roles) for name in given):
-        kind = "default"
-    elif Path(files[0]).expanduser().is_file() and Path(files[1]).expanduser().is_file():
-        kind = "profile"
-    elif any(Path(file).expanduser().is_file() for file in files):
-        kind = "default"
-    else:
-        kind = "anonymous"
-    return {**access, "aws_credentials": {"type": kind}}
+        kind = {"type": "default"}
+    elif credentials.is_file():
+        # The library knows no default of any of these, and complains of a file that is not there.
+        kind = {
+            "type": "profile",
+            "profile": given.get("AWS_PROFILE", "default"),
+            "credentials_file": str(credentials),
+            "config_file": str(config if config.is_file() else os.devnull),
+        }
+    elif config.is_file():
+        kind = {"type": "default"}
+    return {**access, "aws_credentials": kind}
 
 
 def explained(error: BaseException) -> str:
@@ -510,6 +518,12 @@ def explained(error: BaseException) -> str:
         return (
             "may not be accessed (the server forbids it); check the name, and for S3 "
             "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
+        )
+    if "create credentials" in text:
+        profile = os.environ.get("AWS_PROFILE", "default")
+        return (
+            f"needs credentials, and none are found for the profile {profile!r}; check AWS_PROFILE "
+            "and ~/.aws/credentials"
         )
     if "ignored by server" in text:
         return (

@@ -434,7 +434,7 @@ def test_each_error_is_one_line_and_its_code(
 
 def test_interrupted_and_disk_full_say_that_it_goes_on(api: Calls, run: Run) -> None:
     api.behave = raising(KeyboardInterrupt())
-    assert "the same command goes on" in one_line(run(["predict", "v.zarr"]))
+    assert "interrupted; run the same command again" in one_line(run(["predict", "v.zarr"]))
     api.behave = raising(OSError(errno.ENOSPC, "No space left on device", "out.zarr/c/0"))
     line = one_line(run(["predict", "v.zarr"]))
     assert "out.zarr/c/0" in line

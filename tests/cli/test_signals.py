@@ -69,7 +69,7 @@ def test_cells_that_are_finished_are_entered(runs: Runs, number: int, said: str)
     until(lambda: runs.computed() >= 5)
     run.send_signal(number)
     assert run.wait() == 3
-    assert runs.last_line.startswith(f"stitchsafe: error: {said}; the same command goes on")
+    assert runs.last_line.startswith(f"stitchsafe: error: {said}; run the same command again")
     done = runs.computed()
     assert 5 <= done < CELLS
     assert runs.start().wait() == 0

@@ -11,7 +11,7 @@ import threading
 import zipfile
 
 import pytest
-from servers import web_server
+from servers import CREDENTIALS, web_server
 
 from stitchsafe.volumes import Place, PlaceError, PlaceSyntaxError
 
@@ -161,6 +161,50 @@ def test_credentials_that_are_absent_are_not_complained_about(bucket, tmp_path):
         capture_output=True, text=True, check=False, env=environment,
     )  # fmt: skip
     assert "common-io" not in done.stderr
+
+
+@pytest.mark.parametrize("profile", [None, "lab"])
+@pytest.mark.parametrize("files", ["both", "credentials", "default names"])
+def test_credentials_come_from_the_files_where_other_programs_find_them(
+    bucket, tmp_path, profile, files
+):
+    """Read by a process of its own, since the library behind S3 reads them once."""
+    keys = {None: "KEYOFDEFAULT", "lab": "KEYOFLAB"}
+    text = "".join(
+        f"[{name or 'default'}]\naws_access_key_id = {key}\naws_secret_access_key = secret\n"
+        for name, key in keys.items()
+    )
+    config = "[default]\nregion = us-east-1\n[profile lab]\nregion = us-east-1\n"
+    environment = {k: v for k, v in os.environ.items() if k not in CREDENTIALS}
+    environment |= {"HOME": str(tmp_path), "AWS_ENDPOINT_URL": os.environ["AWS_ENDPOINT_URL"]}
+    folder = tmp_path / ".aws"
+    folder.mkdir()
+    names = ("credentials", "config")
+    if files != "default names":
+        names = ("keys.ini", "rest.ini")
+        environment["AWS_SHARED_CREDENTIALS_FILE"] = str(folder / names[0])
+        environment["AWS_CONFIG_FILE"] = str(folder / names[1])
+    (folder / names[0]).write_text(text)
+    if files != "credentials":
+        (folder / names[1]).write_text(config)
+    if profile is not None:
+        environment["AWS_PROFILE"] = profile
+    script = "import sys; from stitchsafe.volumes import Place; Place.of(sys.argv[1]).exists()"
+    command = [sys.executable, "-c", script, f"{bucket.url}/key"]
+    done = subprocess.run(command, check=True, capture_output=True, text=True, env=environment)
+    assert done.stderr == ""
+    assert bucket.faults.signed
+    assert all(f"Credential={keys[profile]}/" in each for each in bucket.faults.signed)
+
+
+def test_a_profile_that_there_is_not_is_named(bucket, tmp_path, monkeypatch):
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.delenv(name)
+    (tmp_path / "keys").write_text("[default]\naws_access_key_id = a\naws_secret_access_key = b\n")
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "keys"))
+    monkeypatch.setenv("AWS_PROFILE", "absent")
+    with pytest.raises(PlaceError, match="none are found for the profile 'absent'; check AWS_P"):
+        (Place.of(bucket.url) / "key").read_bytes()
 
 
 def test_archives_and_web_servers_are_only_read(tmp_path):
