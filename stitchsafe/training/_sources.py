@@ -111,11 +111,17 @@ def _open_source(
     scale = intensity_rule(image, region, rule)
     if not any(scale.gain):
         raise VolumeError(
-            f"the image {name} has the same value throughout {region}, so there is nothing to "
-            "learn from; it may lie elsewhere, or its chunks be missing"
+            f"normalised by {rule.normalize}, the image {name} is 0 throughout {region}, as it has "
+            f"no contrast there{_between(rule)}; choose another normalize, or find out whether "
+            "chunks are missing"
         )
     where = labels.path or name
     return Labelled(where, image, labels, region, scale, said.ignore, said.weight)
+
+
+def _between(rule: InputConfig) -> str:
+    low, high = rule.percentiles
+    return f" between percentiles {low:g} and {high:g}" if rule.normalize == "percentile" else ""
 
 
 def _pair(said: SourceConfig, folder: Path, instead: Path | str | None) -> tuple[Volume, Volume]:

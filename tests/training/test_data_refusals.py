@@ -103,7 +103,8 @@ def test_channels_and_axes_that_the_network_does_not_take(tmp_path):
 
 def test_an_image_without_any_contrast(tmp_path):
     raw, labels = cells()
-    assert "same value" in refused(tmp_path, write(tmp_path, "zarr", raw * 0, labels))
+    message = refused(tmp_path, write(tmp_path, "zarr", raw * 0, labels))
+    assert "no contrast there between percentiles 1 and 99" in message
 
 
 def test_an_ignored_id_that_cannot_occur(tmp_path):
