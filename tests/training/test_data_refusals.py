@@ -8,8 +8,9 @@ import yaml
 from labelled_volumes import WINDOW, cells, examples, seeded, training, write
 
 from stitchsafe.coordinates import Roi
-from stitchsafe.errors import InputError, VolumeError, VoxelSizeError
+from stitchsafe.errors import InputError, InterruptedRunError, VolumeError, VoxelSizeError
 from stitchsafe.training import TrainingWindow, load_training, train
+from stitchsafe.training import _sources as sources
 
 
 def refused(folder, said, error=VolumeError, window=WINDOW, **changes) -> str:
@@ -158,6 +159,17 @@ def test_nothing_is_written_where_data_are_refused(tmp_path):
     with pytest.raises(VolumeError, match="no instance"):
         train(config, tmp_path / "run", data=tmp_path)
     assert not (tmp_path / "run").exists()
+
+
+def test_a_chunk_that_is_damaged_while_training_stops_it_part_way(tmp_path, monkeypatch):
+    monkeypatch.setattr(sources, "_HELD_BYTES", 0)
+    drawn = examples(tmp_path, training(write(tmp_path, "zarr", *cells())))
+    drawn.draw(seeded())
+    for chunk in (tmp_path / "image.zarr" / "c").rglob("*"):
+        if chunk.is_file():
+            chunk.write_bytes(b"damaged")
+    with pytest.raises(InterruptedRunError, match=r"could not be read.*the same command again"):
+        drawn.draw(seeded(1))
 
 
 def test_data_are_looked_for_in_the_folder_that_is_given_instead(tmp_path):
