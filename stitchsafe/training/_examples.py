@@ -10,7 +10,6 @@ each image, where there are many).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -22,7 +21,7 @@ from stitchsafe.coordinates import Roi
 from stitchsafe.errors import InputError, InterruptedRunError, VolumeError
 from stitchsafe.training._augmentation import Bending, Intensity, View, draw_symmetry
 from stitchsafe.training._config import TrainingConfig
-from stitchsafe.training._data_config import DisksConfig, SamplingConfig, VolumeConfig
+from stitchsafe.training._data_config import DisksConfig, VolumeConfig
 from stitchsafe.training._deformation import Elastic
 from stitchsafe.training._disks import draw_disks
 from stitchsafe.training._labelled import Labelled
@@ -91,14 +90,15 @@ def open_examples(
     """
     if isinstance(config.data, DisksConfig):
         return _disk_examples(config, config.data, window)
-    rule, shape = config.input, window.window
+    rule, shape, bending = config.input, window.window, _bending(config)
     try:
         if isinstance(config.data, VolumeConfig):
             sources = open_volumes(config.data, rule, shape, folder=folder, instead=data)
         else:
             path = Path(data) if data is not None else folder / config.data.path
             sources = open_images(path, config.data, rule, shape)
-        return _WindowExamples(config, window, sources, config.data.sampling)
+        sampler = Sampler(sources, shape, config.data.sampling)
+        return _WindowExamples(config, window, bending, sampler)
     except PlaceError as error:
         raise error.refusal(VolumeError) from error
 
@@ -168,16 +168,14 @@ class _WindowExamples:
         self,
         config: TrainingConfig,
         window: TrainingWindow,
-        sources: Sequence[Labelled],
-        sampling: SamplingConfig,
+        bending: Bending,
+        sampler: Sampler,
     ) -> None:
-        self.config, self.window = config, window
+        self.config, self.window, self.bending, self.sampler = config, window, bending, sampler
         # Axes may be swapped where windows, inputs and voxels are alike along them.
         size = config.input.voxel_size or (1.0,) * len(window.window)
         self.alike = tuple(zip(window.window, window.input, window.offset, size, strict=True))
         self.symmetric = config.augmentation.symmetries and window.centred
-        self.bending = _bending(config)
-        self.sampler = Sampler(sources, window.window, sampling)
 
     def draw(self, generator: np.random.Generator) -> Example:
         source, corner = self.sampler.draw(generator)

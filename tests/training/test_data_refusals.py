@@ -102,6 +102,14 @@ def test_channels_and_axes_that_the_network_does_not_take(tmp_path):
                                   window=window)  # fmt: skip
 
 
+def test_every_source_is_looked_at_before_any_is_read(tmp_path, monkeypatch):
+    """Reading a large volume for its statistics takes a while."""
+    said = write(tmp_path, "npy", *cells())
+    monkeypatch.setattr(sources, "intensity_rule", None)
+    refused(tmp_path, {"sources": [said, said | {"labels": "nowhere.npy"}]})
+    refused(tmp_path, said, InputError, augmentation={"elastic": {"spacing": [3, 3], "sigma": 1}})
+
+
 def test_an_image_without_any_contrast(tmp_path):
     raw, labels = cells()
     message = refused(tmp_path, write(tmp_path, "zarr", raw * 0, labels))
