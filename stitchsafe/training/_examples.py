@@ -10,7 +10,6 @@ each image, where there are many).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -19,10 +18,10 @@ import numpy as np
 import numpy.typing as npt
 
 from stitchsafe.coordinates import Roi
-from stitchsafe.errors import InputError
-from stitchsafe.training._augmentation import Bending, Intensity, draw_symmetry
+from stitchsafe.errors import InputError, InterruptedRunError, VolumeError
+from stitchsafe.training._augmentation import Bending, Intensity, View, draw_symmetry
 from stitchsafe.training._config import TrainingConfig
-from stitchsafe.training._data_config import DisksConfig, SamplingConfig, VolumeConfig
+from stitchsafe.training._data_config import DisksConfig, VolumeConfig
 from stitchsafe.training._deformation import Elastic
 from stitchsafe.training._disks import draw_disks
 from stitchsafe.training._labelled import Labelled
@@ -31,6 +30,7 @@ from stitchsafe.training._sections import Sections
 from stitchsafe.training._sources import open_images, open_volumes
 from stitchsafe.training._targets import Targets, inner_voxels, make_targets, margin, split_parts
 from stitchsafe.training._window import TrainingWindow
+from stitchsafe.volumes import PlaceError
 
 __all__ = ["Example", "Examples", "open_examples"]
 
@@ -90,13 +90,17 @@ def open_examples(
     """
     if isinstance(config.data, DisksConfig):
         return _disk_examples(config, config.data, window)
-    rule, shape = config.input, window.window
-    if isinstance(config.data, VolumeConfig):
-        sources = open_volumes(config.data, rule, shape, folder=folder, instead=data)
-    else:
-        path = Path(data) if data is not None else folder / config.data.path
-        sources = open_images(path, config.data, rule, shape)
-    return _WindowExamples(config, window, sources, config.data.sampling)
+    rule, shape, bending = config.input, window.window, _bending(config)
+    try:
+        if isinstance(config.data, VolumeConfig):
+            sources = open_volumes(config.data, rule, shape, folder=folder, instead=data)
+        else:
+            path = Path(data) if data is not None else folder / config.data.path
+            sources = open_images(path, config.data, rule, shape)
+        sampler = Sampler(sources, shape, config.data.sampling)
+        return _WindowExamples(config, window, bending, sampler)
+    except PlaceError as error:
+        raise error.refusal(VolumeError) from error
 
 
 def _targets(
@@ -164,16 +168,14 @@ class _WindowExamples:
         self,
         config: TrainingConfig,
         window: TrainingWindow,
-        sources: Sequence[Labelled],
-        sampling: SamplingConfig,
+        bending: Bending,
+        sampler: Sampler,
     ) -> None:
-        self.config, self.window = config, window
+        self.config, self.window, self.bending, self.sampler = config, window, bending, sampler
         # Axes may be swapped where windows, inputs and voxels are alike along them.
         size = config.input.voxel_size or (1.0,) * len(window.window)
         self.alike = tuple(zip(window.window, window.input, window.offset, size, strict=True))
         self.symmetric = config.augmentation.symmetries and window.centred
-        self.bending = _bending(config)
-        self.sampler = Sampler(sources, window.window, sampling)
 
     def draw(self, generator: np.random.Generator) -> Example:
         source, corner = self.sampler.draw(generator)
@@ -182,11 +184,7 @@ class _WindowExamples:
         reach = (_margin(self.config),) * window.ndim
         known = window.grow(reach, reach)
         view = self.bending.draw(Roi.around([seen, known]), generator)
-        if view is None:
-            image, labels = source.look(seen), source.know(known)
-        else:
-            image = np.asarray(view.see(source.look, seen, order=1), dtype=np.float32)
-            labels = np.asarray(view.see(source.know, known, order=0), dtype=np.int32)
+        image, labels = _read(source, seen, known, view)
         targets, embedded = _targets(labels, self.config)
         cut = window.relative_to(known).slices
         missing = self._missing(generator)
@@ -211,6 +209,28 @@ class _WindowExamples:
         shape = self.window.input
         lost = sections.draw_missing(shape[0], generator)
         return np.broadcast_to(lost.reshape(-1, *(1,) * (len(shape) - 1)), shape)
+
+
+def _read(
+    source: Labelled, seen: Roi, known: Roi, view: View | None
+) -> tuple[Image, npt.NDArray[np.int32]]:
+    """Image and labels, as the view shows them.
+
+    Raises
+    ------
+    InterruptedRunError
+        If they cannot be read; they could when the training began.
+    """
+    try:
+        if view is None:
+            return source.look(seen), source.know(known)
+        image = np.asarray(view.see(source.look, seen, order=1), dtype=np.float32)
+        return image, np.asarray(view.see(source.know, known, order=0), dtype=np.int32)
+    except (VolumeError, OSError) as error:
+        raise InterruptedRunError(
+            f"training stopped, as a window could not be read: {error}; mend that and run the same "
+            "command again: it goes on from the last checkpoint"
+        ) from error
 
 
 def _bending(config: TrainingConfig) -> Bending:

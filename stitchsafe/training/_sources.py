@@ -8,12 +8,14 @@ fit, and labels without an instance.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
 from stitchsafe.coordinates import Roi
+from stitchsafe.engine import Intensity
 from stitchsafe.errors import VolumeError
 from stitchsafe.networks import InputConfig
 from stitchsafe.training._census import has_instance
@@ -68,8 +70,9 @@ def open_volumes(
         folder, instead = Path(instead), None
     sources: list[Labelled] = []
     room = _HELD_BYTES
-    for said in data.all_sources:
-        opened = _open_source(said, rule, window, folder, instead)
+    all_fit = [_open_source(said, rule, window, folder, instead) for said in data.all_sources]
+    for source in all_fit:
+        opened = _scaled(source, rule)
         size = _bytes(opened)
         if hold and size <= room:
             opened, room = _held(opened), room - size
@@ -111,14 +114,26 @@ def _open_source(
         require_voxel_size(image, VoxelSize(rule.voxel_size, rule.unit))
     region = _region(said.region, image.shape, name)
     _require_window(region, window, name)
-    scale = intensity_rule(image, region, rule)
+    unscaled = Intensity((0.0,) * image.channels, (1.0,) * image.channels)
+    where = labels.path or name
+    return Labelled(where, image, labels, region, unscaled, said.ignore, said.weight)
+
+
+def _scaled(source: Labelled, rule: InputConfig) -> Labelled:
+    """The same with the statistics of its region, for which all of it is read."""
+    scale = intensity_rule(source.image, source.region, rule)
     if not any(scale.gain):
         raise VolumeError(
-            f"the image {name} has the same value throughout {region}, so there is nothing to "
-            "learn from; it may lie elsewhere, or its chunks be missing"
+            f"normalised by {rule.normalize}, the image {source.image.path} is 0 throughout "
+            f"{source.region}, as it has no contrast there{_between(rule)}; choose another "
+            "normalize, or find out whether chunks are missing"
         )
-    where = labels.path or name
-    return Labelled(where, image, labels, region, scale, said.ignore, said.weight)
+    return replace(source, intensity=scale)
+
+
+def _between(rule: InputConfig) -> str:
+    low, high = rule.percentiles
+    return f" between percentiles {low:g} and {high:g}" if rule.normalize == "percentile" else ""
 
 
 def _pair(said: SourceConfig, folder: Path, instead: Path | str | None) -> tuple[Volume, Volume]:
@@ -231,10 +246,7 @@ def _held(source: Labelled) -> Labelled:
         open_volume(volume.read(source.region), axes=axes)
         for volume in (source.image, source.labels)
     )
-    region = Roi.whole(source.region.shape)
-    return Labelled(
-        source.name, image, labels, region, source.intensity, source.ignore, source.weight
-    )
+    return replace(source, image=image, labels=labels, region=Roi.whole(source.region.shape))
 
 
 def image_files(path: Path, config: ImagesConfig) -> tuple[list[Path], list[Path]]:

@@ -8,8 +8,9 @@ import yaml
 from labelled_volumes import WINDOW, cells, examples, seeded, training, write
 
 from stitchsafe.coordinates import Roi
-from stitchsafe.errors import InputError, VolumeError, VoxelSizeError
+from stitchsafe.errors import InputError, InterruptedRunError, VolumeError, VoxelSizeError
 from stitchsafe.training import TrainingWindow, load_training, train
+from stitchsafe.training import _sources as sources
 
 
 def refused(folder, said, error=VolumeError, window=WINDOW, **changes) -> str:
@@ -101,9 +102,18 @@ def test_channels_and_axes_that_the_network_does_not_take(tmp_path):
                                   window=window)  # fmt: skip
 
 
+def test_every_source_is_looked_at_before_any_is_read(tmp_path, monkeypatch):
+    """Reading a large volume for its statistics takes a while."""
+    said = write(tmp_path, "npy", *cells())
+    monkeypatch.setattr(sources, "intensity_rule", None)
+    refused(tmp_path, {"sources": [said, said | {"labels": "nowhere.npy"}]})
+    refused(tmp_path, said, InputError, augmentation={"elastic": {"spacing": [3, 3], "sigma": 1}})
+
+
 def test_an_image_without_any_contrast(tmp_path):
     raw, labels = cells()
-    assert "same value" in refused(tmp_path, write(tmp_path, "zarr", raw * 0, labels))
+    message = refused(tmp_path, write(tmp_path, "zarr", raw * 0, labels))
+    assert "no contrast there between percentiles 1 and 99" in message
 
 
 def test_an_ignored_id_that_cannot_occur(tmp_path):
@@ -157,6 +167,17 @@ def test_nothing_is_written_where_data_are_refused(tmp_path):
     with pytest.raises(VolumeError, match="no instance"):
         train(config, tmp_path / "run", data=tmp_path)
     assert not (tmp_path / "run").exists()
+
+
+def test_a_chunk_that_is_damaged_while_training_stops_it_part_way(tmp_path, monkeypatch):
+    monkeypatch.setattr(sources, "_HELD_BYTES", 0)
+    drawn = examples(tmp_path, training(write(tmp_path, "zarr", *cells())))
+    drawn.draw(seeded())
+    for chunk in (tmp_path / "image.zarr" / "c").rglob("*"):
+        if chunk.is_file():
+            chunk.write_bytes(b"damaged")
+    with pytest.raises(InterruptedRunError, match=r"could not be read.*the same command again"):
+        drawn.draw(seeded(1))
 
 
 def test_data_are_looked_for_in_the_folder_that_is_given_instead(tmp_path):

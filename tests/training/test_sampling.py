@@ -25,7 +25,7 @@ def large_and_small() -> tuple[np.ndarray, np.ndarray]:
 
 def found_in(folder, sampling: dict[str, float], steps: int = 60) -> list[set[int]]:
     """Sizes of what the windows hold: 'large', 'small'."""
-    said = write(folder, "zarr", *large_and_small()) | {"sampling": sampling}
+    said = write(folder, "npy", *large_and_small()) | {"sampling": sampling}
     drawn = examples(folder, training(said, input={"axes": "zyx"}, **STILL))
     corners = [drawn.sampler.draw(seeded(step))[1] for step in range(steps)]
     labels = large_and_small()[1]
@@ -55,7 +55,7 @@ def test_at_least_the_share_that_is_asked_for_holds_an_instance(tmp_path):
     said = write(tmp_path, "npy", labels, labels) | {
         "sampling": {"instances": 0.3, "foreground": 0.3}
     }
-    drawn = examples(tmp_path, training(said, embedding={"background": "ignored"}, **STILL))
+    drawn = examples(tmp_path, training(said, input={"axes": "zyx"}, **STILL))
     held = [drawn.draw(seeded(step)).instances.max() for step in range(100)]
     assert 0.5 < np.mean(held) < 0.75
 
