@@ -13,8 +13,9 @@ from stitchsafe.engine import Events
 from stitchsafe.metrics import Scores
 from stitchsafe.networks import ModelConfig, network_of
 from stitchsafe.pipeline import evaluate, predict
-from stitchsafe.training import KeptBack, TrainingConfig, TrainingResult
+from stitchsafe.training import Labelled, TrainingConfig, TrainingResult
 from stitchsafe.training import train as train_judged
+from stitchsafe.volumes import open_volume
 
 __all__ = ["judge", "train"]
 
@@ -59,21 +60,25 @@ def train(
 def judge(
     module: nn.Module,
     model: ModelConfig,
-    data: KeptBack,
+    data: Labelled,
     thresholds: Sequence[float],
     device: str,
 ) -> Scores:
-    """Predict kept-back data by stitching, and score its instances."""
+    """Predict kept-back data by stitching, and score its instances; not where nothing is known."""
+    region = [(o, o + n) for o, n in zip(data.region.offset, data.region.shape, strict=True)]
+    size = model.input.voxel_size
+    if data.image.voxel_size is None and size is not None:
+        known = model.input.model_copy(update={"voxel_size": None})
+        model = model.model_copy(update={"input": known})  # as while training: not to be checked
     with tempfile.TemporaryDirectory(prefix="stitchsafe-judged-") as folder:
         out = Path(folder) / "labels.zarr"
-        region = [(o, o + n) for o, n in zip(data.region.offset, data.region.shape, strict=True)]
-        predict(
-            data.image,
-            network_of(module, model),
-            out,
-            roi=region,
-            voxel_size=None if data.image.voxel_size else model.input.voxel_size,
-            device=device,
-            image="none",
+        network = network_of(module, model)
+        predict(data.image, network, out, roi=region, device=device, image="none")
+        if data.ignore is None:
+            return evaluate(out, data.labels, thresholds=thresholds)
+        found, truth = (
+            volume.read(data.region)[0]
+            for volume in (open_volume(out, image="labels/instances"), data.labels)
         )
-        return evaluate(out, data.labels, thresholds=thresholds)
+        known_voxels = truth != data.ignore
+        return evaluate(found * known_voxels, truth * known_voxels, thresholds=thresholds)

@@ -288,11 +288,19 @@ def _warm_up() -> None:
 
 
 def _learn(model: str) -> None:
+    """Analyse a network on one thread: forks would wait for the others, which they do not have."""
+    import torch
+
     from stitchsafe.networks import load_network
 
-    network = load_network(model)
-    assert network.geometry.verdict == "safe"
-    assert network.layout_for("float32") == "channels_last"
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        network = load_network(model)
+        assert network.geometry.verdict == "safe"
+        assert network.layout_for("float32") == "channels_last"
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _receive(connection: socket.socket) -> tuple[dict[str, Any], list[int]]:

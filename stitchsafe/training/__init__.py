@@ -5,9 +5,10 @@ from stitchsafe.training._checkpoint import Checkpoint
 from stitchsafe.training._config import TrainingConfig, load_training
 from stitchsafe.training._deformation import Elastic
 from stitchsafe.training._disks import draw_disks
-from stitchsafe.training._examples import Example, Examples, image_files, normalise, open_examples
+from stitchsafe.training._examples import Example, Examples, open_examples
 from stitchsafe.training._export import export_model, model_config
 from stitchsafe.training._fit import Hooks, fit
+from stitchsafe.training._labelled import Labelled, normalise
 from stitchsafe.training._losses import (
     DiscriminativeTerms,
     affinity_loss,
@@ -15,10 +16,12 @@ from stitchsafe.training._losses import (
     foreground_loss,
     touching_pairs,
 )
+from stitchsafe.training._sections import Sections
+from stitchsafe.training._sources import image_files
 from stitchsafe.training._step import Batch, Objective
 from stitchsafe.training._targets import Targets, inner_voxels, make_targets, split_parts
 from stitchsafe.training._train import TrainingResult, train
-from stitchsafe.training._validation import Judge, KeptBack
+from stitchsafe.training._validation import Judge
 from stitchsafe.training._window import TrainingWindow, WindowRules, fit_window
 
 __all__ = [
@@ -31,8 +34,9 @@ __all__ = [
     "Hooks",
     "Intensity",
     "Judge",
-    "KeptBack",
+    "Labelled",
     "Objective",
+    "Sections",
     "Symmetry",
     "Targets",
     "TrainingConfig",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import shutil
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from typing import Any
 import yaml
 from torch import nn
 
-from stitchsafe.engine import Events, Silent
+from stitchsafe.engine import Events, Lease, Silent
 from stitchsafe.errors import InputError, StoreError
 from stitchsafe.geometry import NetworkGeometry, analyse_module
 from stitchsafe.networks import ModelConfig, models_root
@@ -32,6 +33,7 @@ from stitchsafe.training._window import TrainingWindow, WindowRules, fit_window
 __all__ = ["TrainingResult", "train"]
 
 _BUILT_IN = {"disks": "disks-2d"}
+_OURS = ".stitchsafe"
 _RUN_FILES = (
     "train.yaml",
     LAST,
@@ -184,8 +186,7 @@ def train(
             "stitchsafe.train, or give a judge"
         )
     channels = head_channels(settings, geometry)
-    if leads:
-        _claim(run, settings, overwrite=overwrite)
+    lease = _claim(run, settings, overwrite=overwrite) if leads else nullcontext()
     fabric.launch()
     period = geometry.period
 
@@ -203,16 +204,17 @@ def train(
         found = [judge(shown, model, each, (threshold,), str(fabric.device)) for each in kept_back]
         return mean_scores(found, threshold)
 
-    state = fit(
-        module,
-        examples,
-        Objective(settings, window, own),
-        settings,
-        run=run,
-        events=events,
-        fabric=fabric,
-        hooks=Hooks(keep, scored if kept_back else None),
-    )
+    with lease:
+        state = fit(
+            module,
+            examples,
+            Objective(settings, window, own),
+            settings,
+            run=run,
+            events=events,
+            fabric=fabric,
+            hooks=Hooks(keep, scored if kept_back else None),
+        )
     return TrainingResult(
         out=str(run),
         steps=state.step,
@@ -287,44 +289,49 @@ def _bundled(name: str) -> Path:
     )
 
 
-def _claim(run: Path, config: TrainingConfig, *, overwrite: bool) -> None:
-    """Make the run's folder this training's, or refuse.
+def _claim(run: Path, config: TrainingConfig, *, overwrite: bool) -> Lease:
+    """Make the run's folder this training's, and keep others out of it; or refuse.
 
     Raises
     ------
     StoreError
-        If it holds something else.
+        If it holds something else, another process trains in it, or it cannot be written.
     """
     record = run / "train.yaml"
     if run.exists() and not run.is_dir():
         raise StoreError(f"{run} is a file; choose a folder for the run with -o")
-    if overwrite and record.is_file():
-        for name in _RUN_FILES:
-            (run / name).unlink(missing_ok=True)
-        shutil.rmtree(run / TENSORBOARD, ignore_errors=True)
-    if record.is_file():
-        if _comparable(load_training(record)) != _comparable(config):
-            raise StoreError(
-                f"{run} holds a training with another configuration; choose another folder with "
-                "-o, or start anew with --overwrite"
-            )
-    elif run.is_dir() and any(run.iterdir()):
+    if not record.is_file() and run.is_dir() and {each.name for each in run.iterdir()} - {_OURS}:
         raise StoreError(f"{run} is not empty and holds no training; choose another folder with -o")
+    if record.is_file() and not overwrite:
+        _refuse_another(run, record, config)
     try:
-        run.mkdir(parents=True, exist_ok=True)
-        record.write_text(
-            yaml.safe_dump(
-                config.model_dump(mode="json", by_alias=True),
-                sort_keys=False,
-                default_flow_style=None,
-                width=100,
-            ),
-            encoding="utf-8",
-        )
+        with ExitStack() as stack:
+            lease = stack.enter_context(Lease.take(run / _OURS / "lease"))
+            if overwrite:
+                _clear(run)
+            content = config.model_dump(mode="json", by_alias=True)
+            text = yaml.safe_dump(content, sort_keys=False, default_flow_style=None, width=100)
+            record.write_text(text, encoding="utf-8")
+            stack.pop_all()
+            return lease
     except OSError as error:
         raise StoreError(
             f"{run} cannot be written: {error.strerror}; choose another with -o"
         ) from error
+
+
+def _refuse_another(run: Path, record: Path, config: TrainingConfig) -> None:
+    if _comparable(load_training(record)) != _comparable(config):
+        raise StoreError(
+            f"{run} holds a training with another configuration; choose another folder with "
+            "-o, or start anew with --overwrite"
+        )
+
+
+def _clear(run: Path) -> None:
+    for name in _RUN_FILES:
+        (run / name).unlink(missing_ok=True)
+    shutil.rmtree(run / TENSORBOARD, ignore_errors=True)
 
 
 def _comparable(config: TrainingConfig) -> dict[str, Any]:

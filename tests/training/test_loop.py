@@ -294,6 +294,43 @@ def test_a_folder_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
         train(tiny(), tmp_path / "file" / "run", device="cpu")
 
 
+class Stop(Heard):
+    """Ctrl-C after so many steps."""
+
+    def __init__(self, steps: int) -> None:
+        super().__init__()
+        self.left = steps
+
+    def advance(self, count: int = 1) -> None:
+        self.left -= count
+        if not self.left:
+            raise KeyboardInterrupt
+
+
+def test_averages_go_on_where_they_were(tmp_path: Path) -> None:
+    config = tiny(optimiser={"steps": 6, "ema": 0.9, "learning_rate": 0.03})
+    train(config, tmp_path / "whole", device="cpu")
+    with pytest.raises(KeyboardInterrupt):
+        train(config, tmp_path / "parts", device="cpu", events=Stop(5))
+    train(config, tmp_path / "parts", device="cpu")
+    assert same(weights(tmp_path / "parts"), weights(tmp_path / "whole"))
+
+
+def test_two_runs_in_one_folder_are_one_too_many(tmp_path: Path) -> None:
+    class Second(Heard):
+        """Starts the same training meanwhile, once by overwriting."""
+
+        def advance(self, count: int = 1) -> None:
+            for overwrite in (False, True):
+                with pytest.raises(StoreError, match=r"another run is writing .*run; wait for it"):
+                    train(tiny(), tmp_path / "run", device="cpu", overwrite=overwrite)
+
+    train(tiny(optimiser={"steps": 2, "batch": 2, "learning_rate": 0.003}), tmp_path / "run",
+          device="cpu", events=Second())  # fmt: skip
+    assert checkpoint(tmp_path / "run")["step"] == 2
+    train(tiny(), tmp_path / "run", device="cpu")
+
+
 def test_the_window_and_its_crop_are_said_first(tmp_path: Path) -> None:
     heard = Heard()
     changes = {"window": [15, 16], "optimiser": {"steps": 1}}
