@@ -4,6 +4,12 @@ from stitchsafe.training._augmentation import Intensity, Symmetry, draw_symmetry
 from stitchsafe.training._config import TrainingConfig, load_training
 from stitchsafe.training._deformation import Elastic
 from stitchsafe.training._disks import draw_disks
+from stitchsafe.training._elsewhere import (
+    NetworkExport,
+    NetworkForm,
+    export_network,
+    is_network,
+)
 from stitchsafe.training._examples import Example, Examples, image_files, normalise, open_examples
 from stitchsafe.training._export import export_model, model_config
 from stitchsafe.training._fit import Checkpoint, fit
@@ -25,6 +31,8 @@ __all__ = [
     "Example",
     "Examples",
     "Intensity",
+    "NetworkExport",
+    "NetworkForm",
     "Symmetry",
     "Targets",
     "TrainingConfig",
@@ -35,11 +43,13 @@ __all__ = [
     "draw_disks",
     "draw_symmetry",
     "export_model",
+    "export_network",
     "fit",
     "fit_window",
     "foreground_loss",
     "image_files",
     "inner_voxels",
+    "is_network",
     "load_training",
     "make_targets",
     "model_config",
