@@ -153,6 +153,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=7)
     asked = parser.parse_args()
+    if asked.rounds < 1:
+        parser.error(f"--rounds {asked.rounds} measures nothing; give at least 1")
     torch.set_num_threads(1)
     torch.manual_seed(0)
     warnings.simplefilter("ignore", TieWarning)

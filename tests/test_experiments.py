@@ -89,3 +89,24 @@ def test_without_data_one_line_and_exit_code_2(
     assert said.out == ""
     assert said.err.count("\n") == 1
     assert "STITCHSAFE_DATA" in said.err
+
+
+@pytest.mark.parametrize("count", ["x", "0", "-3", "1.5"])
+def test_what_is_no_count_is_refused(
+    count: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        run("shift_consistency.py", tmp_path, monkeypatch, f"--steps={count}")
+    assert ended.value.code == 2
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert f"--steps: '{count}' is no count; give a whole number from 1 on" in said
+
+
+def test_the_benchmark_of_layers_refuses_no_rounds(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["layers.py", "--rounds", "0"])
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_path(str(EXPERIMENTS.parents[1] / "benchmarks/layers.py"), run_name="__main__")
+    assert ended.value.code == 2
+    assert "--rounds 0 measures nothing; give at least 1" in capsys.readouterr().err

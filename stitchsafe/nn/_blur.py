@@ -42,7 +42,24 @@ def padded(x: Tensor, before: int, after: int, padding: str) -> Tensor:
     if padding == "valid" or not (before or after):
         return x
     mode = "constant" if padding == "zeros" else padding
+    reach, least = max(before, after), min(x.shape[2:])
+    if mode != "constant" and reach > least - (mode == "reflect"):
+        raise ValueError(
+            f"sizes {tuple(x.shape[2:])} are too small for {reach} elements of {padding!r} padding "
+            f"per end; give at least {reach + (mode == 'reflect')} per axis, fewer taps or padding "
+            "'zeros'"
+        )
     return F.pad(x, (before, after) * (x.dim() - 2), mode=mode)
+
+
+def _enough(x: Tensor, count: int) -> Tensor:
+    """What a window of so many elements fits into."""
+    if min(x.shape[2:]) < count:
+        raise ValueError(
+            f"a window of {count} does not fit into {tuple(x.shape[2:])} elements; give larger "
+            "images or a smaller window"
+        )
+    return x
 
 
 class LowPass(nn.Module):
@@ -78,12 +95,17 @@ class LowPass(nn.Module):
     def extra_repr(self) -> str:
         return f"{self.taps}, padding={self.padding!r}"
 
+    @property
+    def taken(self) -> int:
+        """Elements per axis by which the output is smaller."""
+        return self.taps - 1 if self.padding == "valid" else 0
+
     def forward(self, x: Tensor) -> Tensor:
         """``(b, c, *sizes)`` to the same, smaller by ``taps - 1`` if nothing is padded."""
         ndim, channels = spatial(x), x.shape[1]
         if self.taps == 1:
             return x
-        x = padded(x, (self.taps - 1) // 2, self.taps // 2, self.padding)
+        x = _enough(padded(x, (self.taps - 1) // 2, self.taps // 2, self.padding), self.taps)
         for axis in range(ndim):
             shape = [1] * ndim
             shape[axis] = self.taps
@@ -115,10 +137,15 @@ class StrideOneMax(nn.Module):
     def extra_repr(self) -> str:
         return f"{self.kernel_size}, padding={self.padding!r}"
 
+    @property
+    def taken(self) -> int:
+        """Elements per axis by which the output is smaller."""
+        return self.kernel_size - 1 if self.padding == "valid" else 0
+
     def forward(self, x: Tensor) -> Tensor:
         """``(b, c, *sizes)`` to the same."""
         ndim, reach = spatial(x), self.kernel_size - 1
-        x = padded(x, reach // 2, reach - reach // 2, self.padding)
+        x = _enough(padded(x, reach // 2, reach - reach // 2, self.padding), self.kernel_size)
         return _MAX_POOL[ndim](x, self.kernel_size, stride=1)
 
 

@@ -14,6 +14,9 @@ from typing import Literal
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensor
+
+from stitchsafe.nn._polyphase import weighed
 
 __all__ = [
     "Border", "by_cell", "by_pixel", "centre", "checked_border", "checked_factors", "convolutions",
@@ -140,6 +143,11 @@ def fitting(features: Tensor, assignment: Tensor, factors: Sequence[int], paddin
             f"{tuple(assignment.shape)} do not belong together; give (b, c, *cells) and "
             f"(b, {candidates}, *pixels) with {len(factors)} spatial axes"
         )
+    if len(features) != len(assignment):
+        raise ValueError(
+            f"features of {len(features)} images do not belong to an assignment of "
+            f"{len(assignment)}; give both of the same images, or expand() what they share"
+        )
     wanted = decoded_sizes(features.shape[2:], factors, padding)
     for have, size, f in zip(assignment.shape[2:], wanted, factors, strict=True):
         # What was cut off by valid layers below must be whole cells, the same at both ends.
@@ -189,8 +197,19 @@ def decode(
 def decoded(features: Tensor, assignment: Tensor, factors: Sequence[int], padding: str) -> Tensor:
     dtype = torch.promote_types(features.dtype, assignment.dtype)
     windows = windows_of(ring_around(features.to(dtype), factors, padding), factors)
-    made = product(by_cell(assignment.to(dtype), factors), windows)
+    weights = by_cell(assignment.to(dtype), factors)
+    if _all_finite(features):
+        made = product(weights, windows)
+    else:  # what has no weight says nothing, NaN and infinity neither
+        each = zip(weights.unsqueeze(-1).unbind(-2), windows.unsqueeze(-3).unbind(-2), strict=True)
+        made = sum((weighed(cell, weight) for weight, cell in each), torch.zeros((), dtype=dtype))
     return by_pixel(made, factors).to(features.dtype)
+
+
+def _all_finite(x: Tensor) -> bool:
+    """Also while a graph is exported or traced, where there are no values."""
+    seen = not (torch.compiler.is_compiling() or isinstance(x, FakeTensor))
+    return not seen or bool(x.isfinite().all())
 
 
 def hard_decode(

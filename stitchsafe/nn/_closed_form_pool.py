@@ -109,4 +109,4 @@ class ClosedFormPool(nn.Module):
         flat = x.flatten(2) - mean
         made = torch.einsum("emn,bcn->becm", self.pooling.to(x.dtype), flat)
         made = made.to(x.dtype) + mean
-        return made.reshape(x.shape[0], -1, *self.output_shape)
+        return made.reshape(len(x), len(self.pooling) * x.shape[1], *self.output_shape)

@@ -171,7 +171,8 @@ def schedule(name: str, *, backbone: float | None = None) -> Schedule:
 def anneal(network: nn.Module, course: Schedule, epoch: int) -> None:
     """Set the temperature of all learnable polyphase layers of a network.
 
-    Where the course turns soft, they take softmax in training and in evaluation from then on.
+    Where the course is soft, they take softmax in training and in evaluation; else, what they were
+    made for. The state of a network holds both.
 
     Parameters
     ----------
@@ -186,5 +187,4 @@ def anneal(network: nn.Module, course: Schedule, epoch: int) -> None:
         for layer in network.modules():
             if isinstance(layer, Pick) and layer.learnable:
                 layer.tau.fill_(course(epoch))
-                if course.soft(epoch):
-                    layer.in_training = layer.in_evaluation = "softmax"
+                layer.soften(course.soft(epoch))

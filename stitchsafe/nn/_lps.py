@@ -153,7 +153,7 @@ class LogitsNetwork(nn.Module):
             total = hidden
             for axis in reversed(range(2, hidden.dim())):
                 total = total.sum(axis, dtype=dtype)
-            return total[..., None] / hidden[0, 0].numel()
+            return total[..., None] / math.prod(hidden.shape[2:])
         sums = padded(hidden, 1, 1, self.padding)
         count = 1
         for axis in reversed(range(2, hidden.dim())):

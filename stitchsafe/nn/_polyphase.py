@@ -20,7 +20,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-__all__ = ["join", "local_phases", "next_origin", "offsets", "phase", "place", "split"]
+__all__ = ["join", "local_phases", "next_origin", "offsets", "phase", "place", "split", "weighed"]
 
 
 def offsets(ndim: int) -> list[tuple[int, ...]]:
@@ -101,7 +101,18 @@ def place(y: Tensor, weights: Tensor) -> Tensor:
         ``(b or 1, 2^d)``.
     """
     scale = weights.to(y).reshape(*weights.shape, *(1,) * (y.dim() - 1))
-    return join(y.unsqueeze(1) * scale)
+    return join(weighed(y.unsqueeze(1), scale))
+
+
+def weighed(x: Tensor, weights: Tensor) -> Tensor:
+    """A product that is 0 where the weights are, also of NaN and infinity.
+
+    Its gradients are those of the product, with such elements as 0.
+    """
+    none = weights == 0
+    if weights.requires_grad:
+        return torch.where(none, x.nan_to_num(0.0, 0.0, 0.0), x) * weights
+    return x.masked_fill(none, 0.0) * weights
 
 
 def _per_axis(phases: Tensor, ndim: int) -> Tensor:

@@ -7,9 +7,11 @@ Over a window of non-negative x::
 a = 0 is the average (0^0 = 1), a to infinity the maximum. The gradients, which the supplement
 gives, are ``dy/dx_i = w_i (a + 1 - a y / x_i)`` and ``dy/da = Cov_w(x, ln x) >= 0``.
 
-The powers overflow, underflow and meet 0/0, so w is computed as ``softmax(a ln(x + eps max x))``
-with the maximum of the window, which is finite for all inputs and exponents and does not depend on
-the unit of x. `eps` also bounds the gradient at x = 0, where the formula's is infinite for a < 1.
+The powers overflow, underflow and meet 0/0, so they are taken of r = x / max x, over the maximum of
+the window: one of them is 1, and w does not depend on the unit of x. Of r below `eps` the power is
+``r eps^(a - 1)`` instead of r^a, a line to 0, because the formula's gradient at 0 is infinite for
+a < 1. So zeros have no weight for any a > 0, as in the formula, and all values are the formula's
+but where a window holds positive ones below eps times its maximum.
 
 References
 ----------
@@ -59,7 +61,7 @@ class _PPool(nn.Module):
     learnable
         Whether the exponent is a parameter, ``softplus(theta)``; else it is a buffer.
     eps
-        What is added under the logarithm, relative to the window's maximum; above 0.
+        Share of a window's maximum below which a power is a line to 0; above 0, below 1.
 
     Raises
     ------
@@ -68,8 +70,10 @@ class _PPool(nn.Module):
 
     Notes
     -----
-    Inputs are to be non-negative, such as those behind ReLU. A negative one has the weight of 0.
-    Half-precision inputs are computed in float32.
+    Inputs are to be non-negative, such as those behind ReLU. A negative one has the weight of 0. A
+    window without any above 0 gives its average, one that holds infinity gives infinity.
+    Half-precision inputs are computed in float32; whole numbers in torch's default type, which is
+    what comes out. It exports to ONNX; ``torch.jit.script`` does not take it.
     """
 
     ndim: int
@@ -87,7 +91,7 @@ class _PPool(nn.Module):
         alpha: float = 1.0,
         channels: int | None = None,
         learnable: bool = True,
-        eps: float = 1e-6,
+        eps: float = 1e-4,
     ) -> None:
         super().__init__()
         ndim = self.ndim
@@ -104,8 +108,10 @@ class _PPool(nn.Module):
                 f"alpha {alpha} is out of range: a learnt one begins above 0 and is finite, a "
                 "fixed one is 0 to infinity; choose another or learnable=False"
             )
-        if not eps > 0 or (channels is not None and channels < 1):
-            raise ValueError(f"eps {eps} must be above 0, and channels {channels} at least 1")
+        if not 0 < eps < 1 or (channels is not None and channels < 1):
+            raise ValueError(
+                f"eps {eps} must be above 0 and below 1, and channels {channels} at least 1"
+            )
         shape = (1 if channels is None else channels,)
         if learnable:
             inverse = alpha + math.log(-math.expm1(-alpha))  # of softplus, without overflow
@@ -113,6 +119,11 @@ class _PPool(nn.Module):
         else:
             self.register_buffer("exponent", torch.full(shape, float(alpha)))
         self.learnable, self.is_max = learnable, alpha == math.inf
+        self.register_load_state_dict_post_hook(_PPool._told)  # type: ignore[no-untyped-call]
+
+    def _told(self, _: object) -> None:
+        """Whether it is the maximum, after an exponent was loaded."""
+        self.is_max = not self.learnable and bool(torch.isposinf(self.exponent).all())
 
     @property
     def alpha(self) -> Tensor:
@@ -130,6 +141,8 @@ class _PPool(nn.Module):
                 f"{type(self).__name__} takes (b, c, *sizes) or (c, *sizes) with {self.ndim} "
                 f"sizes, not a tensor of shape {tuple(x.shape)}; add or drop axes"
             )
+        if not x.is_floating_point():
+            x = x.to(torch.get_default_dtype())
         if self.is_max:
             return _MAX[self.ndim](
                 x, self.kernel_size, self.stride, self.padding, self.dilation, self.ceil_mode
@@ -143,14 +156,30 @@ class _PPool(nn.Module):
             )
         wide = x if x.dtype in (torch.float32, torch.float64) else x.float()
         exponent = exponent.to(wide.dtype).reshape(-1, *(1,) * self.ndim)
-        values, limits = self._windows(wide), torch.finfo(wide.dtype)
-        outside = values == -math.inf
-        values = values.masked_fill(outside, 0.0)
-        positive = values.clamp_min(0)
-        least = self.eps * positive.amax(0, keepdim=True) + limits.tiny
-        # What is padded has the least weight there is; a window of nothing else gives 0.
-        levels = (exponent * torch.log(positive + least)).masked_fill(outside, limits.min)
-        return (torch.softmax(levels, 0) * values).sum(0).to(x.dtype)
+        return self._pooled(self._windows(wide), exponent).to(x.dtype)
+
+    def _pooled(self, values: Tensor, exponent: Tensor) -> Tensor:
+        """Means of the first dimension, in which what is padded is -inf."""
+        limits = torch.finfo(values.dtype)
+        top = values.max(0).values
+        finite = values.clamp(-limits.max, limits.max)
+        some = top > limits.tiny  # else all weigh the same
+        # Above eps a change of it would cancel out, so no gradient goes there.
+        unit = torch.where(some, top, 1.0).clamp_max(limits.max).detach()
+        ratio = finite.clamp_min(0) / unit
+        base = ratio.clamp_min(self.eps)
+        power = torch.exp(exponent.clamp_max(limits.max) * base.log())
+        if self.learnable:
+            power = power * (ratio / base)
+        else:
+            power = power * torch.where(exponent > 0, ratio / base, 1.0)  # 0^0 = 1
+        power = torch.where(some, power, 1.0)
+        if any(self.padding) or self.ceil_mode:
+            power = power.masked_fill(values == -math.inf, 0.0)
+        # A window of nothing but padding gives 0.
+        weights = power / power.sum(0).clamp_min(limits.tiny)
+        mean = (weights * finite).sum(0)
+        return torch.where(torch.isposinf(top), top, mean)
 
     def _counts(self, x: Tensor) -> list[int]:
         """Windows per axis, by max-pooling's rule."""

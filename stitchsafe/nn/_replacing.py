@@ -54,6 +54,12 @@ class _Collected:
                     "that the network uses once"
                 )
             given, made = seen[0]
+            if not isinstance(made, Tensor):
+                raise ValueError(
+                    f"the layer is of type {type(self.layer).__name__} and returns more than a "
+                    "tensor, such as a selection of phases, which no closed-form pooling does; "
+                    "name a pooling or a strided convolution"
+                )
             self.shapes = given.shape, made.shape
             yield given, labels
 

@@ -50,6 +50,7 @@ __all__ = [
     "downsampled",
     "make_downsampling",
     "make_upsampling",
+    "taken_before",
 ]
 
 Downsampling = Literal["max", "avg", "strided", "blur", "ppool", "lps", "aps", "soft-cluster"]
@@ -160,6 +161,13 @@ def downsampled(layer: nn.Module, x: Tensor, selection: Any = None) -> tuple[Ten
     """
     made = layer(x) if selection is None else layer(x, selection)
     return made if isinstance(made, tuple) else (made, None)
+
+
+def taken_before(layer: nn.Module) -> int:
+    """Elements per axis that filters of a layer that keeps phases take before it halves."""
+    if not isinstance(layer, LPD | APS):
+        return 0
+    return sum(int(step.taken) for step in layer.before)  # type: ignore[arg-type, misc]
 
 
 def make_downsampling(

@@ -35,7 +35,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor
 
-from stitchsafe.nn._polyphase import local_phases, next_origin, offsets, phase, spatial, split
+from stitchsafe.nn._polyphase import (
+    local_phases,
+    next_origin,
+    offsets,
+    phase,
+    spatial,
+    split,
+    weighed,
+)
 
 __all__ = ["Pick", "Score", "Selection", "TieError", "TieWarning", "pinned"]
 
@@ -146,6 +154,7 @@ class Pick(nn.Module):
     """
 
     tau: Tensor
+    softened: Tensor
 
     def __init__(
         self,
@@ -167,9 +176,27 @@ class Pick(nn.Module):
         self.in_evaluation = choice("in_evaluation", in_evaluation, Evaluation)
         self.ties = choice("ties", ties, Ties)
         self.register_buffer("tau", torch.tensor(1.0))
+        self.soft = False
+        if learnable:
+            self.register_buffer("softened", torch.tensor(False))
+
+    def soften(self, soft: bool) -> None:
+        """Whether softmax takes the place of the rules for training and evaluation.
+
+        It is kept in the state, as the temperature is.
+        """
+        self.soft = soft
+        self.softened.fill_(soft)
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
+        if self.learnable:  # states of before it was kept were hard
+            kept = state_dict.setdefault(f"{prefix}softened", torch.tensor(False))
+            self.soft = self.soft if kept.is_meta else bool(kept)
+        super()._load_from_state_dict(state_dict, prefix, *rest)
 
     def extra_repr(self) -> str:
-        return f"in_training={self.in_training}, in_evaluation={self.in_evaluation}"
+        rules = f"in_training={self.in_training}, in_evaluation={self.in_evaluation}"
+        return rules + ", softened" * self.soft
 
     def lattice_geometry(self) -> dict[str, object]:
         """One element per two of the input, either of which may be the one that is kept."""
@@ -193,14 +220,15 @@ class Pick(nn.Module):
                 f"{count} phases; give weights of shape ({len(x)}, {count}) or (1, {count})"
             )
         weights = weights.reshape(*weights.shape, *(1,) * (x.dim() - 1))
-        kept = phase(x, 0) * weights[:, 0]
+        kept = weighed(phase(x, 0), weights[:, 0])
         for index in range(1, count):
-            kept = kept + phase(x, index) * weights[:, index]
+            kept = kept + weighed(phase(x, index), weights[:, index])
         return kept, selection
 
     def _decide(self, phases: Tensor) -> Selection:
         scores = self.score(phases)
-        rule = self.in_training if self.training else self.in_evaluation
+        rule: str = self.in_training if self.training else self.in_evaluation
+        rule = "softmax" if self.soft else rule
         if rule == "argmax":
             return self._hard(scores.detach(), phases)
         tau = self.tau.to(scores.dtype)
@@ -216,7 +244,8 @@ class Pick(nn.Module):
         double = torch.finfo(summing(phases)).eps / 2
         given = double if phases.dtype == torch.float64 else torch.finfo(torch.float32).eps / 2
         given = given if self.input_error is None else self.input_error
-        scale = 2 * score.scale(phases).amax(1)
+        # Of a score that is not finite nothing is known; by the others it is told from them.
+        scale = 2 * score.scale(phases).nan_to_num(0.0, 0.0, 0.0).amax(1)
         bound = scale * (given + double * (score.terms + sum(phases.shape[2:]) + 4))
         # While a graph is exported or traced there are no values that could be tied.
         seen = not (torch.compiler.is_compiling() or isinstance(scores, FakeTensor))
@@ -228,7 +257,8 @@ class Pick(nn.Module):
                 scores[unsure] = score(phases[unsure].to(summing(phases))).detach()
         margin = _margin(scores)
         if self.ties == "average":
-            within = scores.amax(1, keepdim=True) - scores <= bound[:, None]
+            largest = scores.gather(1, scores.argmax(1, keepdim=True))  # NaN counts as such
+            within = (largest - scores <= bound[:, None]) | _alike(scores, largest)
             within = within.to(scores.dtype)
             weights = within / within.sum(1, keepdim=True)
         else:
@@ -260,8 +290,13 @@ class Pick(nn.Module):
 
 def _margin(scores: Tensor) -> Tensor:
     """Gap between the two largest."""
-    largest = scores.topk(2, dim=1).values
-    return largest[:, 0] - largest[:, 1]
+    first, second = scores.topk(2, dim=1).values.unbind(1)
+    return (first - second).masked_fill(_alike(first, second), 0.0)
+
+
+def _alike(one: Tensor, other: Tensor) -> Tensor:
+    """Whether numbers are the same, infinity and NaN too."""
+    return (one == other) | (one.isnan() & other.isnan())
 
 
 def pinned(

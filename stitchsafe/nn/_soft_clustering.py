@@ -213,11 +213,19 @@ class SoftClusterDown(nn.Module):
         ValueError
             If a size does not divide, or `down` returns others than it should.
         """
+        channels = self.assignment.pixels.in_channels
+        if x.dim() != len(self.factors) + 2 or x.shape[1] != channels:
+            raise ValueError(
+                f"this layer takes (b, {channels}, *pixels) with {len(self.factors)} spatial axes, "
+                f"not a tensor of shape {tuple(x.shape)}; build it for other channels or axes"
+            )
         for axis, (size, f) in enumerate(zip(x.shape[2:], self.factors, strict=True)):
-            if size % f:
+            if size % f or not size:
+                fewer = int(size) - int(size) % f
+                sizes = f"{fewer + f} or {fewer}" if fewer else f"{f}"
                 raise ValueError(
                     f"axis {axis} has {int(size)} pixels, which cells of {f} do not divide; pad "
-                    f"or crop it to {int(size) - int(size) % f + f} or {int(size) - int(size) % f}"
+                    f"or crop it to {sizes}"
                 )
         y = self.down(x)
         cells = [size // f for size, f in zip(x.shape[2:], self.factors, strict=True)]

@@ -46,6 +46,7 @@ from stitchsafe.nn._sampling import (
     downsampled,
     make_downsampling,
     make_upsampling,
+    taken_before,
 )
 from stitchsafe.nn._selection import Selection
 
@@ -304,10 +305,12 @@ class UNet(nn.Module):
         return selections
 
     def _check_size(self, shape: Sequence[int], level: int) -> None:
+        taken = taken_before(self.pool[level])
         for axis, (size, factor) in enumerate(zip(shape, self.factors[level], strict=True)):
-            if size % factor:
+            if over := (size - taken) % factor:
+                behind = f" behind filters that take {taken} of them" if taken else ""
                 raise ValueError(
-                    f"axis {axis} has {int(size)} voxels where level {level} pools by {factor}, "
-                    f"which does not divide it; change the input by {factor - int(size) % factor} "
+                    f"axis {axis} has {int(size)} voxels where level {level} pools by {factor}"
+                    f"{behind}, which does not divide it; change the input by {factor - int(over)} "
                     "times the product of the factors above"
                 )

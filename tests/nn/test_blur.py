@@ -96,6 +96,11 @@ def test_autocast():
         (lambda: LowPassPool(3, stride=0), "stride"),
         (lambda: StrideOneMax(0), "window"),
         (lambda: LowPass(3)(torch.zeros(4, 4)), "2 axes"),
+        (lambda: LowPass(7)(torch.zeros(1, 1, 2, 2)), "3 elements of 'circular'.*at least 3 per"),
+        (lambda: LowPass(7, padding="reflect")(torch.zeros(1, 1, 3, 9)), "at least 4 per axis"),
+        (lambda: LowPass(7, padding="valid")(torch.zeros(1, 1, 6, 9)), "window of 7 does not fit"),
+        (lambda: StrideOneMax(9)(torch.zeros(1, 1, 3, 9)), "4 elements of 'circular'"),
+        (lambda: StrideOneMax(4, padding="valid")(torch.zeros(1, 1, 3, 9)), "window of 4"),
     ],
 )
 def test_bad_arguments_are_refused(make, message):

@@ -108,10 +108,39 @@ def test_impossible_schedules_are_refused(call):
 
 
 def test_annealing_sets_all_layers_and_turns_soft_in_the_end():
-    net = nn.ModuleList([LPD(2, 4), nn.Conv2d(4, 4, 3), LPD(2, 4)])
-    anneal(net, schedule("imagenet-standard"), 62)
+    torch.manual_seed(0)
+    net = nn.ModuleList([LPD(2, 4), nn.Conv2d(4, 4, 3), LPD(2, 4, in_training="argmax")])
+    x = torch.randn(1, 4, 8, 8)
+
+    def soft() -> list[bool]:
+        """In training and in evaluation, layer by layer."""
+        every = [down.train(mode)(x)[1] for down in net[::2] for mode in (True, False)]
+        return [torch.equal(s.weights, torch.softmax(s.scores / 0.5, 1)) for s in every]
+
+    course = schedule("imagenet-standard")
+    anneal(net, course, 62)
     assert [float(d.tau) for d in net[::2]] == [0.5, 0.5]
-    assert {d.pick.in_evaluation for d in net[::2]} == {"argmax"}
-    anneal(net, schedule("imagenet-standard"), 63)
-    assert {(d.pick.in_training, d.pick.in_evaluation) for d in net[::2]} == {("softmax",) * 2}
-    assert "0.pick.tau" in net.state_dict()
+    assert soft() == [False] * 4
+    anneal(net, course, 63)
+    for down in net[::2]:
+        down.tau.fill_(0.5)
+    assert soft() == [True] * 4
+    assert "softened" in repr(net)
+    anneal(net, course, 62)  # begins anew
+    assert soft() == [False] * 4
+
+
+def test_a_state_tells_whether_layers_were_soft():
+    torch.manual_seed(0)
+    made, other = (nn.Sequential(LPD(2, 4)).eval() for _ in range(2))
+    x = torch.randn(1, 4, 8, 8)
+    course = schedule("imagenet-standard")
+    for epoch in (90, 1):
+        anneal(made, course, epoch)
+        other.load_state_dict(made.state_dict())
+        assert torch.equal(other[0](x)[1].weights, made[0](x)[1].weights)
+        assert float(other[0](x)[1].weights.max() < 1) == (epoch == 90)
+    before = made.state_dict()
+    del before["0.pick.softened"]  # as it was saved when none was kept
+    other.load_state_dict(before)
+    assert float(other[0](x)[1].weights.max()) == 1

@@ -157,6 +157,14 @@ def test_gradients_are_right(ndim, mode):
     )
 
 
+@pytest.mark.parametrize("padding", ["circular", "zeros", "valid"])
+def test_a_batch_may_be_empty(padding):
+    down = LPD(2, 2, score_padding=padding, low_pass=3)
+    for train in (False, True):
+        y, selection = down.train(train)(torch.zeros(0, 2, 10, 12))
+        assert LPU(low_pass=3)(y, selection).shape == (0, 2, 10, 12)
+
+
 @pytest.mark.parametrize("train", [False, True])
 def test_bfloat16_and_autocast(train):
     torch.manual_seed(0)

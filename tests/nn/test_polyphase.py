@@ -12,6 +12,7 @@ from torch import nn
 from stitchsafe.nn import (
     LPD,
     LPU,
+    Selection,
     pinned,
 )
 from stitchsafe.nn._polyphase import join, local_phases, next_origin, offsets, phase, place, split
@@ -72,6 +73,16 @@ def test_upsampling_places_by_weights():
     for index in range(4):
         weight = selection.weights.to(y)[:, index].reshape(-1, 1, 1, 1)
         assert torch.equal(apart[:, index], y * weight)
+
+
+@pytest.mark.parametrize("ndim", [2, 3])
+def test_gradients_of_upsampling_without_a_filter(ndim):
+    torch.manual_seed(0)
+    y = torch.randn(2, 2, *(3, 2, 2)[:ndim]).double().requires_grad_()
+    mixed = torch.rand(2, 2**ndim).double()
+    for weights in (mixed, F.one_hot(mixed.argmax(1), 2**ndim).double()):
+        weights = weights.requires_grad_()
+        assert torch.autograd.gradcheck(lambda y, w: LPU()(y, Selection(w)), (y, weights))
 
 
 def test_the_gain_of_upsampling():

@@ -68,9 +68,12 @@ def test_it_is_finite_for_every_exponent_and_input(alpha, scale, dtype):
     assert x.grad.isfinite().all()
     assert pool.theta.grad.isfinite().all()
     if scale > 16 * torch.finfo(dtype).tiny:  # else it is 0, or nearly, in this precision
-        ratio = float(y.detach()) / float(x.detach().max())
-        assert 0.43 <= ratio <= 1 + 1e-6
-        assert ratio == 1 or alpha < 1e6
+        held = x.detach().double().flatten()
+        ratio = held / held.max()
+        expected = held.max() * (ratio ** (alpha + 1)).sum() / (ratio**alpha).sum()
+        rounding = {torch.float32: 1e-5, torch.float16: 1e-3, torch.bfloat16: 1e-2}[dtype]
+        near = max(rounding * float(expected), float(torch.finfo(dtype).smallest_normal) / 64)
+        assert abs(float(y.detach()) - float(expected)) <= near
 
 
 def test_limits():
@@ -86,6 +89,23 @@ def test_limits():
     y = apart.clone().requires_grad_()
     F.max_pool2d(y, 2).sum().backward()
     assert torch.allclose(x.grad, y.grad, rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize("alpha", [1e-3, 0.05, 0.1, 0.25, 0.5, 1.0, 3.0])
+def test_zeros_have_no_weight_and_bounded_gradients(alpha):
+    """The formula gives 1 for every exponent above 0; behind ReLU zeros are usual."""
+    x = torch.tensor([0.0, 0.0, 0.0, 1.0]).double().reshape(1, 1, 2, 2).requires_grad_()
+    pool = PPool2d(2, alpha=alpha).double()
+    y = pool(x)
+    assert float(y.detach()) == 1
+    y.backward()
+    alpha = float(pool.alpha.detach())
+    steepest = -(1e-4 ** (alpha - 1))  # of a line from 0 to eps; for 1 it is the formula's
+    assert x.grad.flatten().tolist() == pytest.approx([*[steepest] * 3, 1], rel=1e-9)
+    # Down to eps it is the formula.
+    v = torch.tensor([1.01e-4, 1e-3, 0.1, 1.0]).double()
+    expected = float((v ** (alpha + 1)).sum() / (v**alpha).sum())
+    assert float(pool(v.reshape(1, 1, 2, 2)).detach()) == pytest.approx(expected, rel=1e-12)
 
 
 def test_zeros_and_negatives():
@@ -117,6 +137,43 @@ def test_it_is_max_pooling_in_all_its_settings(ndim, kernel, stride, padding, di
     found = fixed(1e6, kernel, stride, padding, dilation, ceil, ndim=ndim)(x)
     assert found.shape == expected.shape
     assert torch.allclose(found, expected, rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize("alpha", [0.0, 0.3, 1.0, 4.0, math.inf])
+def test_infinity_is_kept_as_max_pooling_keeps_it(alpha):
+    x = torch.tensor([1.0, 2.0, 3.0, math.inf]).reshape(1, 1, 2, 2).requires_grad_()
+    y = PPool2d(2, alpha=alpha, learnable=False)(x)
+    assert float(y.detach()) == math.inf
+    y.backward()
+    assert x.grad.flatten().tolist() == [0, 0, 0, 1]
+    assert PPool2d(2)(torch.full((1, 1, 2, 2), math.nan)).isnan().all()
+
+
+def test_an_exponent_that_overflows_its_type_is_the_maximum():
+    x = torch.tensor([1.0, 2.0, 3.0, 4.0]).reshape(1, 1, 2, 2).half().requires_grad_()
+    pool = PPool2d(2, alpha=1e6).half()
+    y = pool(x)
+    y.backward()
+    assert float(y.detach()) == 4
+    assert x.grad.flatten().tolist() == [0, 0, 0, 1]
+    assert pool.theta.grad.isfinite().all()
+
+
+def test_whole_numbers_are_not_cut():
+    for alpha in (0.0, 1.0, math.inf):
+        pool = PPool2d(2, alpha=alpha, learnable=False)
+        y = pool(ONE_TO_FOUR.long())
+        assert y.dtype == torch.float32
+        assert torch.equal(y, pool(ONE_TO_FOUR.float()))
+
+
+@pytest.mark.parametrize(("given", "own"), [(math.inf, 2.0), (2.0, math.inf)])
+def test_weights_bring_the_exponent_along(given, own):
+    layers = [PPool2d(2, alpha=alpha, learnable=False).double() for alpha in (given, own)]
+    net = nn.Sequential(layers[1])
+    net.load_state_dict(nn.Sequential(layers[0]).state_dict())
+    assert float(layers[1].alpha) == given
+    assert torch.equal(net(ONE_TO_FOUR), layers[0](ONE_TO_FOUR))
 
 
 def test_what_is_padded_has_no_weight():
@@ -196,6 +253,7 @@ def test_it_runs_as_onnx(alpha, tmp_path):
         (lambda: PPool2d(2, alpha=math.inf), "learnable=False"),
         (lambda: PPool2d(2, alpha=math.nan), "alpha nan"),
         (lambda: PPool2d(2, eps=0.0), "eps 0.0"),
+        (lambda: PPool2d(2, eps=1.0), "eps 1.0"),
         (lambda: PPool2d(2)(torch.ones(1, 1, 1, 4)), "does not fit into 1"),
         (lambda: PPool2d(2)(torch.ones(4, 4)), "add or drop"),
     ],

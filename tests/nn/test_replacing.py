@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from stitchsafe.nn import ClosedFormFit, ClosedFormPool, replace_pooling
+from stitchsafe.nn import Classifier, ClosedFormFit, ClosedFormPool, replace_pooling
 
 torch.set_num_threads(1)
 
@@ -114,6 +114,8 @@ def generator() -> object:
         (lambda: replace_pooling(Small(), "pool", generator()), "only once"),
         (lambda: replace_pooling(Small(), "pool", []), "no batches"),
         (lambda: replace_pooling(Small(), "last", digits()), "no closed-form pooling"),
+        (lambda: replace_pooling(Classifier(ndim=2, classes=4, downsampling="lps"), "pool.0",
+                                 digits()), "of type LPD and returns more than a tensor"),
         (lambda: replace_pooling(nn.Sequential(nn.Conv2d(1, 1, 3)), "0", digits()),
          "divides sizes"),
     ],

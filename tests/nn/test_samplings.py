@@ -12,7 +12,7 @@ from stitching import field_maker, own_pass, relative_error, stitched_fields
 from torch import nn
 
 from stitchsafe.geometry import analyse_module
-from stitchsafe.nn import UNet, pinned
+from stitchsafe.nn import Classifier, ResNet, UNet, pinned
 from stitchsafe.nn._sampling import Downsampling, Padding, Upsampling
 
 torch.set_num_threads(1)
@@ -29,13 +29,6 @@ def unet(down: str, up: str, *, padding: str = "valid", ndim: int = 2, **more: A
     given = {"levels": 2, "base_channels": 3, "convs_per_level": 1, "heads": {"embedding": 2}}
     made = UNet(ndim=ndim, padding=padding, downsampling=down, upsampling=up, **{**given, **more})  # type: ignore[arg-type]
     return made.double().eval()
-
-
-def smallest_input(network: nn.Module, ndim: int) -> int:
-    """Of those that it takes, one with several periods of output."""
-    found = analyse_module(network, ndim=ndim, channels=1)
-    axis = found.axes[0]
-    return int(axis.input_min + 4 * max(axis.input_step, 1))
 
 
 def test_each_name_stands_in_a_pair() -> None:
@@ -88,20 +81,42 @@ def test_stitched_equals_whole(down: str, up: str, padding: str, ndim: int) -> N
     assert relative_error(found, whole) < 1e-12
 
 
-@pytest.mark.parametrize("down", WHOLE_INPUT)
-def test_tiles_equal_the_whole_where_phases_are_given(down: str) -> None:
+@pytest.mark.parametrize(
+    ("down", "options"),
+    [
+        ("lps", {}), ("aps", {}), ("lps", {"max_pool": 2}), ("aps", {"low_pass": 2}),
+        ("aps", {"max_pool": 2, "low_pass": 4}),
+    ],
+)  # fmt: skip
+def test_tiles_equal_the_whole_where_phases_are_given(down: str, options: dict[str, int]) -> None:
     """The same physical phases for all: in a tile that begins at odd places, others of its own."""
-    network = unet(down, "lpu")
-    margin = 2 * network.margin[0]
-    size = smallest_input(network, 2) + 8
+    network = unet(down, "lpu", downsampling_options=options)
+    size = next(n for n in range(64, 68) if accepts(network, n))
     image = torch.rand(1, 1, size, size, dtype=torch.float64)
     whole = network(image, pinned([2, 1], ndim=2))
     cut = size - 4
     part = network(image[:, :, 4 : 4 + cut, :cut], pinned([2, 1], ndim=2, origin=(4, 0)))
-    assert margin > 0
     torch.testing.assert_close(part, whole[:, :, 4:, :-4], rtol=0, atol=1e-12)
     own = network(image, pinned([0, 3], ndim=2))
     assert (own - whole).abs().max() > 1e-3
+
+
+def accepts(network: nn.Module, size: int) -> bool:
+    try:
+        network(torch.zeros(1, 1, size, size, dtype=torch.float64), pinned([0, 0], ndim=2))
+    except ValueError:
+        return False
+    return True
+
+
+def test_a_maximum_that_takes_an_element_asks_for_odd_sizes() -> None:
+    """In place of max-pooling by 2, in a network that pads nowhere."""
+    network = unet("lps", "lpu", levels=1, downsampling_options={"max_pool": 2})
+    found = analyse_module(network, ndim=2, channels=1)
+    assert found.verdict == "safe with consensus"
+    assert [(axis.period, axis.input_min % 2) for axis in found.axes] == [(2, 1)] * 2
+    with pytest.raises(ValueError, match=r"behind filters that take 1 of them.* input by 1 times"):
+        network(torch.rand(1, 1, 30, 30, dtype=torch.float64))
 
 
 def test_an_lps_network_follows_every_circular_shift_and_its_twin_few() -> None:
@@ -119,6 +134,31 @@ def test_an_lps_network_follows_every_circular_shift_and_its_twin_few() -> None:
         assert len(learnt) == 256
         twin = errors(unet("max", "nearest", padding="circular", levels=3), 32)
         assert sum(error < 1e-12 for error in twin) == 16
+
+
+@pytest.mark.parametrize(("down", "up"), [("lps", "lpu"), ("soft-cluster", "decode"),
+                                          ("ppool", "learnt")])  # fmt: skip
+@pytest.mark.parametrize("kind", ["unet", "classifier", "resnet"])
+def test_gradients_of_networks_are_right(kind: str, down: Any, up: Any) -> None:
+    torch.manual_seed(0)
+    network: nn.Module
+    if kind == "unet":
+        network = unet(down, up, padding="circular", levels=1)
+    elif kind == "classifier":
+        down = "blur" if down == "soft-cluster" else down
+        network = Classifier(ndim=2, classes=2, widths=(2, 3), downsampling=down)
+    else:
+        down = "strided" if down == "soft-cluster" else down
+        network = ResNet(2, in_channels=1, blocks=(1, 1), width=2, downsampling=down, stem="cifar")
+    x = torch.randn(1, 1, 8, 8, dtype=torch.float64, requires_grad=True)
+    names = [name for name, _ in network.double().eval().named_parameters()]
+
+    def passed(x: torch.Tensor, *weights: torch.Tensor) -> Any:
+        given = dict(zip(names, weights, strict=True))
+        return torch.func.functional_call(network, given, (x,))
+
+    weights = [each.detach().requires_grad_() for each in network.parameters()]
+    assert torch.autograd.gradcheck(passed, (x, *weights), fast_mode=True)
 
 
 @pytest.mark.parametrize(
