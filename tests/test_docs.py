@@ -30,6 +30,7 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 DOCUMENTS = (
     "README.md",
     "docs/guide.md",
+    "docs/training.md",
     "docs/theory.md",
     "docs/layers.md",
     "docs/json.md",

@@ -10,9 +10,10 @@ from stitchsafe.training._elsewhere import (
     export_network,
     is_network,
 )
-from stitchsafe.training._examples import Example, Examples, image_files, normalise, open_examples
+from stitchsafe.training._examples import Example, Examples, open_examples
 from stitchsafe.training._export import export_model, model_config
 from stitchsafe.training._fit import Checkpoint, fit
+from stitchsafe.training._labelled import normalise
 from stitchsafe.training._losses import (
     DiscriminativeTerms,
     affinity_loss,
@@ -20,6 +21,8 @@ from stitchsafe.training._losses import (
     foreground_loss,
     touching_pairs,
 )
+from stitchsafe.training._sections import Sections
+from stitchsafe.training._sources import image_files
 from stitchsafe.training._targets import Targets, inner_voxels, make_targets, split_parts
 from stitchsafe.training._train import TrainingResult, train
 from stitchsafe.training._window import TrainingWindow, fit_window
@@ -33,6 +36,7 @@ __all__ = [
     "Intensity",
     "NetworkExport",
     "NetworkForm",
+    "Sections",
     "Symmetry",
     "Targets",
     "TrainingConfig",

@@ -1,18 +1,26 @@
-"""Flips, turns by 90° and intensity changes, drawn from one generator.
+"""How an example may differ from what the volume shows: all drawn from one generator.
+
+In this order: elastic deformation and shifted sections, which are one displacement of image and
+labels; flips and turns by 90°; changes of intensity, and noise; missing sections.
 
 Turns swap axes only where the window is as long and the voxels as large along both, so an
-anisotropic stack is turned about its long axis alone.
+anisotropic stack is turned about its long axis alone. A displaced box reads as much more of the
+volume as the displacement reaches out of it, so no border comes into a window.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["Intensity", "Symmetry", "draw_symmetry"]
+from stitchsafe.coordinates import Roi
+from stitchsafe.training._deformation import Displacement, Elastic, margins, warp
+from stitchsafe.training._sections import Sections
+
+__all__ = ["Bending", "Intensity", "Symmetry", "View", "draw_symmetry"]
 
 
 @dataclass(frozen=True)
@@ -70,3 +78,56 @@ class Intensity:
         if sigma:
             result = result + generator.normal(0, sigma, result.shape)
         return np.asarray(result, dtype=np.float32)
+
+
+@dataclass(frozen=True)
+class View:
+    """A part of a volume as a displacement shows it.
+
+    Parameters
+    ----------
+    box
+        What is displaced, in voxels of the volume.
+    displacement
+        ``(ndim, *box.shape)`` in voxels.
+    """
+
+    box: Roi
+    displacement: Displacement
+
+    def see(
+        self, read: Callable[[Roi], npt.NDArray[np.generic]], part: Roi, *, order: int
+    ) -> npt.NDArray[np.generic]:
+        """A part of the box, ``(…, *part.shape)``, from what `read` has in the places shown there.
+
+        `order` is 1 for intensities and 0 for labels.
+        """
+        moved = self.displacement[(slice(None), *part.relative_to(self.box).slices)]
+        before, after = zip(*margins(moved), strict=True)
+        array = read(part.grow(before, after))
+        flat = array.reshape(-1, *array.shape[array.ndim - part.ndim :])
+        seen = np.stack([warp(channel, moved, before, order=order) for channel in flat])
+        return seen.reshape(*array.shape[: array.ndim - part.ndim], *part.shape)
+
+
+@dataclass(frozen=True)
+class Bending:
+    """What may displace voxels; along the first axis lie the sections."""
+
+    elastic: Elastic | None = None
+    sections: Sections | None = None
+
+    def draw(self, box: Roi, generator: np.random.Generator) -> View | None:
+        """A displacement of a box, or none where nothing may displace anything."""
+        shifted = self.sections is not None and self.sections.shifted > 0
+        if self.elastic is None and not shifted:
+            return None
+        displacement = (
+            self.elastic.draw(box.shape, generator)
+            if self.elastic is not None
+            else np.zeros((box.ndim, *box.shape))
+        )
+        if self.sections is not None and shifted:
+            shifts = self.sections.draw_shifts(box.shape[0], box.ndim - 1, generator)
+            displacement[1:] += shifts.T.reshape(box.ndim - 1, -1, *(1,) * (box.ndim - 1))
+        return View(box, displacement)

@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
-__all__ = ["Elastic", "margins", "warp"]
+__all__ = ["Displacement", "Elastic", "margins", "warp"]
 
 Displacement = npt.NDArray[np.float64]
 

@@ -21,6 +21,8 @@ Segmentation.
 from __future__ import annotations
 
 import itertools
+import math
+import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -33,7 +35,9 @@ from stitchsafe.training._deformation import Elastic, margins, warp
 __all__ = ["draw_disks"]
 
 Labels = npt.NDArray[np.int32]
-Places = list[tuple[tuple[float, ...], float | None]]
+Places = list[tuple[tuple[float, ...], float]]
+
+_GAP = 2  # voxels between disks at random places
 
 
 def draw_disks(
@@ -141,13 +145,12 @@ def _disks(
     """Labels of a canvas whose voxel `corner` is the image's first."""
     labels = np.zeros(shape, dtype=np.int32)
     places = (
-        _on_grid(shape, corner, grid, radius[1], generator)
+        _on_grid(shape, corner, grid, radius, generator)
         if grid is not None
         else _at_random(shape, radius, density, generator)
     )
     number = 0
-    for centre, given in places:
-        size = generator.uniform(*radius) if given is None else given
+    for centre, size in places:
         low = [max(0, int(np.floor(c - size))) for c in centre]
         high = [min(n, int(np.ceil(c + size)) + 1) for c, n in zip(centre, shape, strict=True)]
         if any(a >= b for a, b in zip(low, high, strict=True)):
@@ -166,7 +169,7 @@ def _on_grid(
     shape: tuple[int, ...],
     corner: Sequence[int],
     grid: _Grid,
-    reach: float,
+    radius: tuple[float, float],
     generator: np.random.Generator,
 ) -> Places:
     spacing, jitter = grid.spacing, grid.jitter
@@ -175,7 +178,7 @@ def _on_grid(
         if grid.origin is None
         else np.add(grid.origin, corner) % spacing
     )
-    margin = int(np.ceil(reach))
+    margin = int(np.ceil(radius[1]))
     lines = [
         np.arange(o - spacing * (1 + margin // spacing), n + margin + 1, spacing, dtype=float)
         for o, n in zip(origin, shape, strict=True)
@@ -184,7 +187,7 @@ def _on_grid(
     if jitter:
         moved = np.array(centres) + generator.normal(0, jitter, (len(centres), len(shape)))
         centres = [tuple(map(float, centre)) for centre in moved]
-    return [(centre, None) for centre in centres]
+    return [(centre, float(generator.uniform(*radius))) for centre in centres]
 
 
 def _at_random(
@@ -193,19 +196,29 @@ def _at_random(
     density: float,
     generator: np.random.Generator,
 ) -> Places:
-    """Disks that keep at least two voxels between them."""
+    """Disks that keep at least two voxels between them.
+
+    Each is compared with those in the cells around its own alone: none further away can be near.
+    """
     mean = sum(radius) / 2
     volume = {1: 2.0, 2: np.pi, 3: 4 * np.pi / 3}[len(shape)] * mean ** len(shape)
     wanted = round(density * float(np.prod(shape)) / volume)
-    centres = np.empty((0, len(shape)))
-    sizes: list[float] = []
+    reach = 2 * radius[1] + _GAP
+    around = list(itertools.product((-1, 0, 1), repeat=len(shape)))
+    cells: dict[tuple[int, ...], Places] = {}
+    places: Places = []
     for _ in range(20 * wanted):
-        if len(sizes) == wanted:
+        if len(places) == wanted:
             break
         size = float(generator.uniform(*radius))
-        centre = generator.uniform(-size, np.array(shape) + size)
-        apart = np.sqrt(((centres - centre) ** 2).sum(1)) - np.array(sizes)
-        if not len(sizes) or apart.min() >= size + 2:
-            centres = np.vstack([centres, centre])
-            sizes.append(size)
-    return [(tuple(map(float, c)), s) for c, s in zip(centres, sizes, strict=True)]
+        centre = tuple(generator.uniform(-size, np.array(shape) + size).tolist())
+        cell = tuple(int(c // reach) for c in centre)
+        gaps = (
+            math.dist(centre, other) - its - size
+            for step in around
+            for other, its in cells.get(tuple(map(operator.add, cell, step)), ())
+        )
+        if all(gap >= _GAP for gap in gaps):
+            places.append((centre, size))
+            cells.setdefault(cell, []).append((centre, size))
+    return places

@@ -1,10 +1,11 @@
-"""Where training examples come from: labelled volumes, folders of images, synthetic disks.
+"""Training examples: windows of labelled volumes, of folders of images, of synthetic disks.
 
 An example is a function of (seed, step, place in the batch) alone, so a training that was stopped
 goes on with the very examples that it would have seen.
-Windows lie anywhere in the labelled region; an input that reaches out of it is reflected, as in
-prediction. Intensities are normalised by the same rule as in prediction, with the statistics of the
-region (of each image, where there are many).
+Windows lie in the labelled region, and are read with what the network needs around them, so no
+volume need fit into memory; an input that reaches out of the region is reflected, as in prediction.
+Intensities are normalised by the same rule as in prediction, with the statistics of the region (of
+each image, where there are many).
 """
 
 from __future__ import annotations
@@ -18,24 +19,22 @@ import numpy as np
 import numpy.typing as npt
 
 from stitchsafe.coordinates import Roi
-from stitchsafe.engine import Intensity as IntensityMap
-from stitchsafe.engine import border_map
-from stitchsafe.errors import InputError, VolumeError
-from stitchsafe.networks import InputConfig
-from stitchsafe.training._augmentation import Intensity, draw_symmetry
+from stitchsafe.errors import InputError
+from stitchsafe.training._augmentation import Bending, Intensity, draw_symmetry
 from stitchsafe.training._config import TrainingConfig
-from stitchsafe.training._data_config import DisksConfig, ImagesConfig, VolumeConfig
+from stitchsafe.training._data_config import DisksConfig, SamplingConfig, VolumeConfig
 from stitchsafe.training._deformation import Elastic
 from stitchsafe.training._disks import draw_disks
-from stitchsafe.training._targets import Targets, inner_voxels, make_targets, split_parts
+from stitchsafe.training._labelled import Labelled
+from stitchsafe.training._sampling import Sampler
+from stitchsafe.training._sections import Sections
+from stitchsafe.training._sources import open_images, open_volumes
+from stitchsafe.training._targets import Targets, inner_voxels, make_targets, margin, split_parts
 from stitchsafe.training._window import TrainingWindow
-from stitchsafe.volumes import open_volume, statistics
 
-__all__ = ["Example", "Examples", "Scene", "image_files", "normalise", "open_examples"]
+__all__ = ["Example", "Examples", "open_examples"]
 
 Image = npt.NDArray[np.float32]
-
-_BRIGHT = 0.5
 
 
 @dataclass(frozen=True)
@@ -47,11 +46,11 @@ class Example:
     image
         ``(c, *input)`` float32, normalised.
     instances
-        ``(*window)`` int32: connected parts, 0 background.
+        ``(*window)`` int32: connected parts, 0 background; -1 where nothing is known.
     clusters
         ``(*window)`` int32: what the embedding learns; -1 where it learns nothing.
     foreground
-        ``(*window)`` bool, and its `weight`, float32.
+        ``(*window)`` bool, and its `weight`, float32: 0 where nothing is known.
     """
 
     image: Image
@@ -65,31 +64,6 @@ class Examples(Protocol):
     """Draws examples."""
 
     def draw(self, generator: np.random.Generator) -> Example: ...
-
-
-@dataclass(frozen=True)
-class Scene:
-    """A labelled image, normalised, with its targets."""
-
-    image: Image
-    targets: Targets
-    embedded: npt.NDArray[np.bool_]
-
-
-def normalise(raw: npt.NDArray[np.generic], rule: InputConfig) -> Image:
-    """``(c, *spatial)`` as float32, by the rule and the statistics of the whole array."""
-    if rule.normalize == "none":
-        return np.asarray(raw, dtype=np.float32)
-    axes = "c" + rule.axes
-    found = statistics(open_volume(raw, axes=axes), percentiles=rule.percentiles)
-    if rule.normalize == "percentile":
-        low, high = (list(found.percentile(q)) for q in rule.percentiles)
-    else:
-        low = list(found.mean)
-        high = [mean + std for mean, std in zip(found.mean, found.std, strict=True)]
-    return np.asarray(
-        IntensityMap.between(low, high, dtype="float32", nan_to_zero=False).apply(raw), np.float32
-    )
 
 
 def open_examples(
@@ -109,85 +83,20 @@ def open_examples(
     Raises
     ------
     VolumeError
-        If the data are missing, or do not have the channels or shapes that are needed.
+        If the data are missing, do not have the channels or shapes that are needed, or hold no
+        instance.
+    InputError
+        If what is said of disks or of augmentation does not fit them.
     """
     if isinstance(config.data, DisksConfig):
         return _disk_examples(config, config.data, window)
-    path = Path(data) if data is not None else folder / config.data.path
+    rule, shape = config.input, window.window
     if isinstance(config.data, VolumeConfig):
-        return _SceneExamples(config, window, [_volume_scene(path, config.data, config)])
-    return _SceneExamples(config, window, _image_scenes(path, config.data, config))
-
-
-def image_files(path: Path, config: ImagesConfig) -> tuple[list[Path], list[Path]]:
-    """Files to train on, and files kept back: every `keep_back`-th in the order of their names."""
-    files = sorted(path.glob("*.npz"))
-    if not files:
-        raise VolumeError(f"{path} holds no npz files to train on; give their folder with --data")
-    step = config.keep_back
-    kept = [] if step is None else files[step - 1 :: step]
-    return [file for file in files if file not in set(kept)], kept
-
-
-def _volume_scene(path: Path, data: VolumeConfig, config: TrainingConfig) -> Scene:
-    axes = config.input.axes
-    image = open_volume(f"{path}:{data.image}")
-    labels = open_volume(f"{path}:{data.labels}")
-    if image.axes != axes or labels.axes != axes or image.shape != labels.shape:
-        raise VolumeError(
-            f"{path} holds an image {image.axes}{image.shape} and labels "
-            f"{labels.axes}{labels.shape}, but training needs both alike, with axes {axes!r}"
-        )
-    region = Roi.whole(image.shape)
-    if data.region is not None:
-        region = Roi.from_bounds(*zip(*data.region, strict=True))
-    if not Roi.whole(image.shape).contains(region) or region.size == 0:
-        raise VolumeError(
-            f"the region {region} reaches out of {path} with shape {image.shape}; make it smaller"
-        )
-    return _scene(image.read(region), labels.read(region)[0], config, str(path))
-
-
-def _image_scenes(path: Path, data: ImagesConfig, config: TrainingConfig) -> list[Scene]:
-    scenes = []
-    for file in image_files(path, data)[0]:
-        with np.load(file, allow_pickle=False) as content:
-            image, labels = content[data.image], content[data.labels]
-        scene = _scene(to_channels(image, config.input), labels, config, str(file))
-        if data.ground == "any" or np.median(scene.image) <= _BRIGHT:
-            scenes.append(scene)
-    return scenes
-
-
-def to_channels(image: npt.NDArray[np.generic], rule: InputConfig) -> npt.NDArray[np.generic]:
-    """Channels first; a colour image becomes its mean where the network takes one channel."""
-    ndim = len(rule.axes)
-    if image.ndim == ndim:
-        return image[None]
-    if rule.channels == 1:
-        grey = image.mean(axis=-1, dtype=np.float64).round()
-        return np.asarray(grey[None], dtype=image.dtype)
-    return np.moveaxis(image, -1, 0)
-
-
-def _scene(
-    raw: npt.NDArray[np.generic],
-    labels: npt.NDArray[np.integer],
-    config: TrainingConfig,
-    name: str,
-) -> Scene:
-    if raw.shape[0] != config.input.channels:
-        raise VolumeError(
-            f"{name} has {raw.shape[0]} channels, but the network takes {config.input.channels}; "
-            "change input.channels or the data"
-        )
-    if labels.dtype.kind not in "iu":
-        raise InputError(
-            f"the labels of {name} are {labels.dtype}, not whole numbers; convert them"
-        )
-    ids = np.unique(labels, return_inverse=True)
-    compact = ids[1].reshape(labels.shape).astype(np.int32) + (0 if ids[0][0] == 0 else 1)
-    return Scene(normalise(raw, config.input), *_targets(compact, config))
+        sources = open_volumes(config.data, rule, shape, folder=folder, instead=data)
+    else:
+        path = Path(data) if data is not None else folder / config.data.path
+        sources = open_images(path, config.data, rule, shape)
+    return _WindowExamples(config, window, sources, config.data.sampling)
 
 
 def _targets(
@@ -212,6 +121,12 @@ def _disk_examples(
     config: TrainingConfig, data: DisksConfig, window: TrainingWindow
 ) -> _DiskExamples:
     ndim = len(window.window)
+    for name in ("elastic", "sections"):
+        if getattr(config.augmentation, name) is not None:
+            remedy = "say data.elastic" if name == "elastic" else "leave it out"
+            raise InputError(
+                f"augmentation.{name} is for volumes and images, and disks are drawn anew; {remedy}"
+            )
     if data.origin is not None and len(data.origin) != ndim:
         raise InputError(
             f"data.origin {data.origin} has {len(data.origin)} numbers, but there are {ndim} axes; "
@@ -242,52 +157,80 @@ class _DiskExamples:
         )
 
 
-class _SceneExamples:
-    """Scenes by turns, whatever their size; windows anywhere in a scene that holds them."""
+class _WindowExamples:
+    """Windows of labelled volumes or images, each with what lies around it."""
 
     def __init__(
-        self, config: TrainingConfig, window: TrainingWindow, scenes: Sequence[Scene]
+        self,
+        config: TrainingConfig,
+        window: TrainingWindow,
+        sources: Sequence[Labelled],
+        sampling: SamplingConfig,
     ) -> None:
         self.config, self.window = config, window
-        self.scenes = [s for s in scenes if _fits(s.targets.labels.shape, window.window)]
-        if not self.scenes:
-            raise VolumeError(
-                f"none of the {len(scenes)} labelled images to train on is as large as the "
-                f"training window {window.window}; make the window smaller or give other data"
-            )
         # Axes may be swapped where windows, inputs and voxels are alike along them.
         size = config.input.voxel_size or (1.0,) * len(window.window)
         self.alike = tuple(zip(window.window, window.input, window.offset, size, strict=True))
         self.symmetric = config.augmentation.symmetries and window.centred
+        self.bending = _bending(config)
+        self.sampler = Sampler(sources, window.window, sampling)
 
     def draw(self, generator: np.random.Generator) -> Example:
-        scene = self.scenes[int(generator.integers(len(self.scenes)))]
-        extent = scene.targets.labels.shape
-        corner = [
-            int(generator.integers(0, n - w + 1))
-            for n, w in zip(extent, self.window.window, strict=True)
-        ]
-        cut = Roi(tuple(corner), self.window.window).slices
-        maps = [
-            border_map(c - o, c - o + i, n, "reflect")
-            for c, o, i, n in zip(
-                corner, self.window.offset, self.window.input, extent, strict=True
-            )
-        ]
-        image = scene.image[np.ix_(np.arange(scene.image.shape[0]), *maps)]
+        source, corner = self.sampler.draw(generator)
+        window = Roi(corner, self.window.window)
+        seen = Roi(corner, self.window.input).shift([-o for o in self.window.offset])
+        reach = (_margin(self.config),) * window.ndim
+        known = window.grow(reach, reach)
+        view = self.bending.draw(Roi.around([seen, known]), generator)
+        if view is None:
+            image, labels = source.look(seen), source.know(known)
+        else:
+            image = np.asarray(view.see(source.look, seen, order=1), dtype=np.float32)
+            labels = np.asarray(view.see(source.know, known, order=0), dtype=np.int32)
+        targets, embedded = _targets(labels, self.config)
+        cut = window.relative_to(known).slices
+        missing = self._missing(generator)
         turn = draw_symmetry(generator, self.alike, enabled=self.symmetric)
         turned = np.asarray(turn.apply(image), dtype=np.float32)
+        shown = _intensity(self.config).apply(turned, generator)
+        if missing is not None:
+            shown[:, turn.apply(missing)] = 0.0
         return _example(
-            _intensity(self.config).apply(turned, generator),
-            turn.apply(scene.targets.labels[cut]),
-            turn.apply(scene.embedded[cut]),
-            turn.apply(scene.targets.inner[cut]),
-            turn.apply(scene.targets.weight[cut]),
+            shown,
+            turn.apply(targets.labels[cut]),
+            turn.apply(embedded[cut]),
+            turn.apply(targets.inner[cut]),
+            turn.apply(targets.weight[cut]),
         )
 
+    def _missing(self, generator: np.random.Generator) -> npt.NDArray[np.bool_] | None:
+        """Voxels of the input in sections that are missing."""
+        sections = self.bending.sections
+        if sections is None or not sections.missing:
+            return None
+        shape = self.window.input
+        lost = sections.draw_missing(shape[0], generator)
+        return np.broadcast_to(lost.reshape(-1, *(1,) * (len(shape) - 1)), shape)
 
-def _fits(extent: Sequence[int], window: Sequence[int]) -> bool:
-    return all(n >= w for n, w in zip(extent, window, strict=True))
+
+def _bending(config: TrainingConfig) -> Bending:
+    change, axes = config.augmentation, config.input.axes
+    elastic = change.elastic.of(len(axes), "augmentation.elastic") if change.elastic else None
+    if change.sections is None:
+        return Bending(elastic)
+    if axes != "zyx":
+        raise InputError(
+            f"augmentation.sections is for stacks with sections along z, but the axes are "
+            f"{axes!r}; leave it out"
+        )
+    said = change.sections
+    return Bending(elastic, Sections(said.missing, said.shifted, said.shift))
+
+
+def _margin(config: TrainingConfig) -> int:
+    """Voxels around a window that its targets depend on."""
+    losses = (config.embedding, config.foreground)
+    return max(margin(loss.reach) for loss in losses if loss is not None)
 
 
 def _intensity(config: TrainingConfig) -> Intensity:

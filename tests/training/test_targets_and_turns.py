@@ -27,6 +27,27 @@ def test_parts_that_meet_only_at_a_corner_are_two():
     assert split_parts(np.array([[4, 4], [0, 5]])).max() == 2
 
 
+def test_what_is_not_known_costs_nothing_and_leaves_open_what_it_could_decide():
+    labels = np.array([[1] * 5 + [2] * 5 + [0] * 3 + [-1] * 3 + [3] * 4] * 5)
+    targets = make_targets(labels, reach=1, boundary_weight=5.0)
+    shown = "".join("x" if inner else "." for inner in targets.inner[2])
+    assert shown == "xxxx..xxx........xxx"
+    assert "".join(str(int(w)) for w in targets.weight[2]) == "11115511111110000111"
+    assert "".join(str(int(w)) for w in make_targets(labels).weight[2]) == "1" * 13 + "0001111"
+
+
+def test_a_voxel_that_is_surely_not_inner_is_learnt_though_something_unknown_is_near():
+    labels = np.array([[1, 1, 2, -1, 2, 2]] * 3)
+    targets = make_targets(labels, reach=1)
+    assert targets.weight[1].tolist() == [1, 1, 1, 0, 0, 1]
+
+
+def test_parts_of_an_instance_with_only_the_unknown_between_remain_one():
+    labels = np.array([[5, 5, -1, -1, 5, 0, 5, -1, 7]])
+    assert split_parts(labels).tolist() == [[1, 1, -1, -1, 1, 0, 2, -1, 3]]
+    assert (split_parts(np.full((3, 3), -1)) == -1).all()
+
+
 @pytest.mark.parametrize("seed", range(20))
 def test_axes_that_differ_are_never_swapped(seed):
     image = np.arange(2 * 3 * 4 * 4).reshape(2, 3, 4, 4)
