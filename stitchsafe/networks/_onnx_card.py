@@ -49,7 +49,10 @@ def embedded_card(model: ModelProto, origin: object) -> ModelConfig | None:
     for entry in model.metadata_props:
         if entry.key == KEY:
             try:
-                return ModelConfig.model_validate(json.loads(entry.value))
+                found = ModelConfig.model_validate(json.loads(entry.value))
+                if any(output.postprocessing or output.finishing for output in found.outputs):
+                    raise ValueError("steps after an output, which graphs do themselves")
+                return found
             except ValidationError as error:
                 reason = first_problem(error, [])
             except (ValueError, RecursionError) as error:

@@ -113,6 +113,10 @@ def export_network(
         refuse_unpackable(network)
     for each in network.geometry.breaks:
         events.say(f"NOT exact: tiles of this network cannot be stitched: {each}")
+    for layer, what in network.geometry.consensus:
+        events.say(
+            f"NOT exact, unless this is decided for the whole volume: {what} (layer {layer})"
+        )
     events.say(f"exporting {network.name}, which takes a while")
     model, parity = onnx_of(network)
     contents = {"onnx": model.SerializeToString()}
