@@ -4,6 +4,7 @@
 what                      to
 ========================  ==================================
 a result of ``predict``   ``tiff``, ``csv``, ``parquet``
+a trained network         ``onnx``, ``bioimageio``
 ========================  ==================================
 """
 
@@ -16,6 +17,7 @@ from typing import Any, Unpack, get_args
 
 from stitchsafe.errors import InputError
 from stitchsafe.pipeline import Export, ExportOptions, ResultForm, export_result, is_result
+from stitchsafe.training import NetworkForm, export_network, is_network
 from stitchsafe.volumes import is_url
 
 __all__ = ["export"]
@@ -29,29 +31,42 @@ class _Kind:
     matches: Callable[[str | Path], bool]
     forms: tuple[str, ...]
     export: Callable[..., Export]
+    option: str
+    """The one that only this kind takes."""
 
 
-_KINDS = (_Kind("a result of predict", is_result, get_args(ResultForm), export_result),)
+_KINDS = (
+    _Kind("a result of predict", is_result, get_args(ResultForm), export_result, "max_memory"),
+    _Kind("a trained network", is_network, get_args(NetworkForm), export_network, "trust_model"),
+)
+
+
+class Options(ExportOptions, total=False):
+    """Keyword options of `export`."""
+
+    trust_model: bool
 
 
 def export(
     source: str | Path,
     to: str | Sequence[str],
     out: str | Path | None = None,
-    **options: Unpack[ExportOptions],
+    **options: Unpack[Options],
 ) -> Export:
     """Write what stitchsafe made in a form that other programs read.
 
     Parameters
     ----------
     source
-        A result of predict, as a path or URL.
+        A result of predict, as a path or URL; or a model folder, such as a training's run, or the
+        name of a bundled model.
     to
-        One form or several: ``tiff``, ``csv``, ``parquet``.
+        One form or several: ``tiff``, ``csv``, ``parquet`` of a result, ``onnx``, ``bioimageio`` of
+        a network.
     out
         A folder for the files, or of one form the file; by default they lie beside the source.
     **options
-        See `stitchsafe.pipeline.export_result`.
+        See `stitchsafe.pipeline.export_result` and `stitchsafe.training.export_network`.
 
     Returns
     -------
@@ -71,15 +86,18 @@ def export(
                         f"{source} is {kind.name}, which has no form {form!r}; it can be exported "
                         f"to {', '.join(kind.forms)}"
                     )
+            for other in _KINDS:
+                if other is not kind and options.get(other.option):
+                    flag = other.option.replace("_", "-")
+                    raise InputError(
+                        f"--{flag} is for {other.name}, and {source} is {kind.name}; leave it out"
+                    )
             return kind.export(source, forms, out, **options)
     raise InputError(f"{_what_else(source)}; give {_known()}")
 
 
 def _what_else(source: Any) -> str:
-    folder = Path(source).expanduser()
-    if (folder / "config.yaml").is_file():
-        return f"{source} is a trained network, and networks cannot be exported"
-    if folder.exists() or is_url(str(source)):
+    if Path(source).expanduser().exists() or is_url(str(source)):
         return f"{source} is nothing that can be exported"
     return f"there is no {source}"
 

@@ -17,14 +17,20 @@ __all__ = ["export"]
 @accepts_groups
 def export(
     source: Annotated[
-        str, typer.Argument(metavar="OUT", help="What predict wrote.", show_default=False)
+        str,
+        typer.Argument(
+            metavar="OUT|RUN",
+            help="What predict wrote; or a model folder, such as what train wrote.",
+            show_default=False,
+        ),
     ],
     to: Annotated[
         str,
         typer.Option(
             "--to",
             metavar="FORM,FORM",
-            help="tiff: labels as OME-TIFF; csv, parquet: the table of instances.",
+            help="Of a result, tiff: labels as OME-TIFF; csv, parquet: the table of instances. Of "
+            "a network, onnx; bioimageio: a package.",
         ),
     ],
     out: Annotated[
@@ -33,7 +39,7 @@ def export(
             "--out",
             "-o",
             metavar="PATH",
-            help="A folder for the files, or of one form the file; by default beside OUT.",
+            help="A folder for the files, or of one form the file; by default beside the source.",
         ),
     ] = None,
     overwrite: Annotated[
@@ -43,13 +49,18 @@ def export(
         str | None,
         typer.Option(metavar="8GB", help="Memory for computing the table."),
     ] = None,
+    trust_model: Annotated[
+        bool, typer.Option("--trust-model", help="Run code that the network's folder names.")
+    ] = False,
     *,
     output: OutputOptions,
 ) -> None:
-    """Write labels, or the table of instances, in a form that other programs read."""
+    """Write labels, a table of instances, or a network, in a form that other programs read."""
     with conversation(output) as session:
         given: dict[str, Any] = {"overwrite": overwrite, "events": session.events}
         if max_memory is not None:
             given["max_memory"] = parse_bytes(max_memory, "--max-memory")
+        if trust_model:
+            given["trust_model"] = True
         forms = [word.strip() for word in to.split(",")]
         session.answer(stitchsafe.export(source, forms, out, **given))

@@ -1,6 +1,7 @@
 """Runs a schedule of a recipe: read, forward, crop, write, commit."""
 
 from stitchsafe.engine._allocator import return_freed_memory
+from stitchsafe.engine._arriving import Export, arriving, export_targets, refuse_place
 from stitchsafe.engine._border import border_map
 from stitchsafe.engine._dask import Dask
 from stitchsafe.engine._durable import (
@@ -41,6 +42,7 @@ __all__ = [
     "Dask",
     "Events",
     "Executor",
+    "Export",
     "FieldMaker",
     "FieldSink",
     "FieldWork",
@@ -63,13 +65,16 @@ __all__ = [
     "Task",
     "Work",
     "Workshop",
+    "arriving",
     "border_map",
     "checksum",
+    "export_targets",
     "file_checksum",
     "load_arrays",
     "load_json",
     "peak_memory",
     "place_checksum",
+    "refuse_place",
     "return_freed_memory",
     "rounded",
     "run_blocks",

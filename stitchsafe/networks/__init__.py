@@ -17,6 +17,7 @@ from stitchsafe.networks._device import Devices, find_devices, is_device
 from stitchsafe.networks._factory import build_from, is_factory
 from stitchsafe.networks._folder import build_module, load_folder, network_of, save_folder
 from stitchsafe.networks._onnx import OnnxNetwork, load_onnx
+from stitchsafe.networks._onnx_card import embed_card
 from stitchsafe.networks._pointwise import Pointwise, pointwise
 from stitchsafe.networks._protocol import Network, Output, Runtime
 from stitchsafe.networks._resolve import bundled_models, load_network, models_root
@@ -51,6 +52,7 @@ __all__ = [
     "build_module",
     "bundled_models",
     "cuda_devices",
+    "embed_card",
     "find_devices",
     "is_device",
     "is_factory",

@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 from types import ModuleType
-from typing import Any
 
 from pydantic import ValidationError
 from torch import nn
@@ -40,6 +39,7 @@ from stitchsafe.networks._package import Package
 from stitchsafe.networks._postprocessed import Postprocessed
 from stitchsafe.networks._processing import steps_after, steps_before
 from stitchsafe.networks._protocol import Network
+from stitchsafe.networks._shared import refuse_other_channels
 from stitchsafe.networks._torch import TorchNetwork
 from stitchsafe.networks._weights import load_weights
 from stitchsafe.volumes import VoxelSize
@@ -65,7 +65,9 @@ def load_package(package: Package, *, trust: bool) -> Network:
     weights = description.weights
     if "onnx" in weights:
         try:
-            return _agreeing(_of_onnx(package, description, config), config, package.origin)
+            network = _of_onnx(package, description, config)
+            refuse_other_channels(network, config, package.origin)
+            return network
         except (ModelError, MissingExtraError) as error:
             if not trust or "pytorch_state_dict" not in weights:
                 raise
@@ -86,7 +88,9 @@ def load_package(package: Package, *, trust: bool) -> Network:
         [tensor.layout for tensor in description.inputs],
         [tensor.layout for tensor in description.outputs],
     )
-    return _agreeing(TorchNetwork(module, config=config), config, package.origin)
+    made = TorchNetwork(module, config=config)
+    refuse_other_channels(made, config, package.origin)
+    return made
 
 
 def _of_onnx(package: Package, description: Description, config: ModelConfig) -> Network:
@@ -136,6 +140,7 @@ def model_config(description: Description, origin: Path) -> ModelConfig:
                 f"the description asks to be run by {description.run_mode.get('name')!r}, which is "
                 "left aside"
             )
+        own = description.config.stitchsafe
         size = _voxel_size(inputs[0], space)
         return ModelConfig(
             format="stitchsafe-model/1",
@@ -150,6 +155,9 @@ def model_config(description: Description, origin: Path) -> ModelConfig:
             ),
             outputs=tuple(fields),
             license=description.license or "",
+            labels=own.labels,
+            tiling=own.tiling,
+            training=own.training,
             declared=_declared(description, sorted(space, reverse=True)),
             skipped=tuple(skipped),
             notes=tuple(notes),
@@ -246,17 +254,3 @@ def _source_module(path: Path) -> ModuleType:
         reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
         raise ModelError(f"the architecture {path.name} failed: {reason}; repair it") from error
     return module
-
-
-def _agreeing(network: Network, config: ModelConfig, origin: Path) -> Network:
-    """Refuse outputs of other channels than described, as far as they are known."""
-    found: list[Any] = list(network.geometry.outputs)
-    if not found:
-        return network
-    described = [output.channels for output in config.outputs]
-    if [output.channels for output in found] != described:
-        raise ModelError(
-            f"{origin} describes outputs of {described} channels, and its network gives "
-            f"{[output.channels for output in found]}; repair the description"
-        )
-    return network

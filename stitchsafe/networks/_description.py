@@ -9,12 +9,12 @@ looks at any other file.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AliasChoices, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from stitchsafe.errors import ModelError
-from stitchsafe.networks._config import first_problem
+from stitchsafe.networks._config import LabelsConfig, TilingConfig, first_problem
 from stitchsafe.networks._yaml import read_yaml
 
 __all__ = [
@@ -110,6 +110,25 @@ class Weights(_Part):
     architecture: Architecture | None = None
 
 
+def _mapping(value: Any) -> Any:
+    """Nothing where a program left something else than keys and values."""
+    return value if isinstance(value, dict) else {}
+
+
+class Own(_Part):
+    """What a package of ours says beyond the format; keys that are added later do no harm."""
+
+    labels: LabelsConfig | None = None
+    tiling: TilingConfig | None = None
+    training: dict[str, Any] = {}
+
+
+class Extras(_Part):
+    """The part of a description that each program may use for itself."""
+
+    stitchsafe: Annotated[Own, BeforeValidator(_mapping)] = Own()
+
+
 class Description(_Part):
     """What a package says of its model."""
 
@@ -122,6 +141,7 @@ class Description(_Part):
     outputs: tuple[Tensor, ...] = Field(min_length=1)
     weights: dict[str, Weights] = Field(min_length=1)
     run_mode: dict[str, Any] | None = None
+    config: Annotated[Extras, BeforeValidator(_mapping)] = Extras()
 
 
 def read_description(path: Path, origin: Path) -> Description:

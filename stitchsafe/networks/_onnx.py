@@ -26,6 +26,7 @@ from stitchsafe.geometry import (
 from stitchsafe.networks._config import ModelConfig
 from stitchsafe.networks._cuda import Accelerator
 from stitchsafe.networks._onnx_arrays import arranged
+from stitchsafe.networks._onnx_card import embedded_card
 from stitchsafe.networks._onnx_file import OnnxFile, read_onnx
 from stitchsafe.networks._onnx_half import widened
 from stitchsafe.networks._onnx_layout import OnnxTensor, inputs_of, outputs_of
@@ -42,6 +43,7 @@ from stitchsafe.networks._shared import (
     channels_first,
     declared_outputs,
     plain_name,
+    refuse_other_channels,
     refusing_sizes,
 )
 from stitchsafe.precision import PRECISIONS
@@ -65,7 +67,8 @@ def load_onnx(
     path
         Of the file. Weights in further files must lie in its folder.
     config
-        What a card or package says of the network.
+        What a card or package says of the network; by default what the file says itself, as those
+        that `stitchsafe export` writes do.
     axes
         Layout of all inputs, such as ``"bcyx"`` or ``"byxc"``, or of single inputs and outputs by
         name; by default they are read from the graph.
@@ -78,10 +81,15 @@ def load_onnx(
         If onnx or onnxruntime is not installed.
     """
     file = read_onnx(Path(path))
+    own = embedded_card(file.model, path) if config is None else None
+    config = config or own
     name = config.name if config else Path(path).stem
     # Whether this build knows all operators and opsets is learnt before any work starts.
     OnnxSession(file.source, name=name, device="cpu", threads=1, optimize=False)
-    return OnnxNetwork(file, name=name, config=config, axes=axes)
+    network = OnnxNetwork(file, name=name, config=config, axes=axes)
+    if own is not None:
+        refuse_other_channels(network, own, path)
+    return network
 
 
 class OnnxNetwork:

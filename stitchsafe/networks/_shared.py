@@ -7,12 +7,18 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from stitchsafe.errors import PlanError
+from stitchsafe.errors import ModelError, PlanError
 from stitchsafe.geometry import LatticeMismatch, SizeRefusal
 from stitchsafe.networks._config import ModelConfig
-from stitchsafe.networks._protocol import Output
+from stitchsafe.networks._protocol import Network, Output
 
-__all__ = ["channels_first", "declared_outputs", "plain_name", "refusing_sizes"]
+__all__ = [
+    "channels_first",
+    "declared_outputs",
+    "plain_name",
+    "refuse_other_channels",
+    "refusing_sizes",
+]
 
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,63}")
 
@@ -38,6 +44,23 @@ def refusing_sizes(name: str, shape: Sequence[int]) -> Iterator[None]:
 def declared_outputs(config: ModelConfig) -> tuple[Output, ...]:
     """The outputs that a configuration lists."""
     return tuple(Output(each.name, each.channels) for each in config.outputs)
+
+
+def refuse_other_channels(network: Network, config: ModelConfig, origin: object) -> None:
+    """Refuse outputs of other channels than described, as far as they are known.
+
+    Raises
+    ------
+    ModelError
+        If there are.
+    """
+    found = [output.channels for output in network.geometry.outputs]
+    described = [output.channels for output in config.outputs]
+    if found and found != described:
+        raise ModelError(
+            f"{origin} describes outputs of {described} channels, and its network gives {found}; "
+            "repair the description"
+        )
 
 
 def plain_name(name: str, place: int, count: int) -> str:

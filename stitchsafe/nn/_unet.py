@@ -79,7 +79,11 @@ def _crop_to(tensor: Tensor, shape: Sequence[int]) -> Tensor:
     """The centre of `tensor` with the spatial `shape`."""
     for axis, size in enumerate(shape, start=2):
         excess = tensor.shape[axis] - size
-        if excess:
+        if torch.compiler.is_exporting() and excess:
+            # Sizes are symbols then, and what is cut off is a number all the same.
+            before, whole = int(excess) // 2, (slice(None),) * axis
+            tensor = tensor[(*whole, slice(before, before - int(excess)))]
+        elif excess:
             tensor = tensor.narrow(axis, excess // 2, size)
     return tensor
 

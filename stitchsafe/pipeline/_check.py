@@ -112,7 +112,8 @@ def _of_the_halo(network: Network) -> Iterator[str]:
     for letter, axis, halo in zip(
         "zyx"[-network.ndim :], network.geometry.axes, declared.halo, strict=False
     ):
-        if halo < max(axis.context):
+        # What a valid network takes off itself is no part of the halo.
+        if axis.padded and halo < max(axis.context):
             yield (
                 f"along {letter} the description declares a halo of {halo}, and the network needs "
                 f"{axis.context[0]} before and {axis.context[1]} after: tiles read what it needs"

@@ -8,20 +8,24 @@ from __future__ import annotations
 
 import io
 import math
-import os
 import time
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, Literal, TypedDict, get_args
 
 from stitchsafe.coordinates import grid_cells
-from stitchsafe.engine import Events, Silent
+from stitchsafe.engine import (
+    Events,
+    Export,
+    Silent,
+    arriving,
+    export_targets,
+    refuse_place,
+)
 from stitchsafe.errors import InputError, IntegrityError, PlanError, StoreError
 from stitchsafe.instances import InstanceTable, LabelMeasures
-from stitchsafe.interruption import heed, untorn
+from stitchsafe.interruption import heed
 from stitchsafe.pipeline._machine import allotted_memory
 from stitchsafe.pipeline._result import LabelResult
 from stitchsafe.pipeline._tables import (
@@ -32,10 +36,8 @@ from stitchsafe.pipeline._tables import (
 )
 from stitchsafe.tiling import format_bytes
 from stitchsafe.volumes import (
-    PARTIAL,
     Place,
     Volume,
-    is_url,
     keeps_every_page,
     open_volume,
     refuse_tiff_type,
@@ -62,33 +64,6 @@ _BLOCK = 1 << 22
 """Voxels that are measured at once, unless a chunk has more."""
 _BESIDE = 500_000_000
 """What an export takes at most beside the table: the interpreter, and a block of labels."""
-
-
-@dataclass(frozen=True)
-class Export:
-    """What export wrote.
-
-    Parameters
-    ----------
-    files
-        Path by form.
-    seconds
-        Time that it took.
-    """
-
-    files: dict[str, Path]
-    seconds: float
-
-    def to_json(self) -> dict[str, Any]:
-        return {
-            "files": {form: str(path) for form, path in self.files.items()},
-            "bytes": {form: path.stat().st_size for form, path in self.files.items()},
-            "seconds": self.seconds,
-        }
-
-    def describe(self) -> str:
-        sizes = ((path, format_bytes(path.stat().st_size)) for path in self.files.values())
-        return "\n".join(f"{path} ({size})" for path, size in sizes)
 
 
 def export_result(
@@ -141,46 +116,31 @@ def export_result(
                 f"a result has no form {form!r}; it can be exported to "
                 f"{', '.join(get_args(ResultForm))}"
             )
-    files: dict[str, Path] = dict(zip(forms, _targets(found, forms, out), strict=True))
-    for path in files.values():
+    files = _targets(found, forms, out)
+
+    def admit(path: Path) -> None:
         _refuse_target(path, found, overwrite=overwrite)
+
+    for path in files.values():
+        admit(path)
     writers = _writers(found, files, max_memory, events)
-    with ExitStack() as stack:
-        arriving = {form: stack.enter_context(_partial(path)) for form, path in files.items()}
-        for form, write in writers.items():
-            write(arriving[form])
-        for form, file in arriving.items():
-            file.flush()
-            os.fsync(file.fileno())
-            _refuse_target(files[form], found, overwrite=overwrite)  # may have come meanwhile
-        with untorn():
-            for form, file in arriving.items():
-                Path(file.name).replace(files[form])
+    with arriving(list(files.values()), admit) as opened:
+        for form, file in zip(files, opened, strict=True):
+            writers[form](file)
     return Export(files, time.monotonic() - began)
 
 
-def _targets(found: LabelResult, forms: Sequence[str], out: str | Path | None) -> list[Path]:
+def _targets(found: LabelResult, forms: Sequence[str], out: str | Path | None) -> dict[str, Path]:
     """Where each file goes."""
     here = found.store.path.local
     name = found.store.path.name.removesuffix(".zarr").removesuffix(".ome")
-    if out is not None and is_url(str(out)):
-        raise StoreError(f"{out} is a URL, and exports are files of this machine; give a path")
-    if out is None:
-        if here is None:
-            raise StoreError(
-                f"{found.store.path} lies on no disk, so nothing can be written beside it; say "
-                "where the files go with --out"
-            )
-        return [here.absolute().parent / f"{name}{_ENDINGS[form]}" for form in forms]
-    place = Path(out).expanduser()
-    if place.is_dir():
-        return [place / f"{name}{_ENDINGS[form]}" for form in forms]
-    if len(forms) > 1:
+    if out is None and here is None:
         raise StoreError(
-            f"{place} is no folder, and {', '.join(forms)} are {len(forms)} files; create it, or "
-            "export one form at a time"
+            f"{found.store.path} lies on no disk, so nothing can be written beside it; say where "
+            "the files go with --out"
         )
-    return [place]
+    beside = Path() if here is None else here.absolute().parent
+    return export_targets(name, beside, {form: _ENDINGS[form] for form in forms}, out)
 
 
 def _refuse_target(path: Path, found: LabelResult, *, overwrite: bool) -> None:
@@ -196,28 +156,7 @@ def _refuse_target(path: Path, found: LabelResult, *, overwrite: bool) -> None:
             raise StoreError(
                 f"{path} is the volume that the result was made of; choose another place with --out"
             )
-    if path.is_dir():
-        raise StoreError(f"{path} is a folder; choose another place with --out")
-    if path.exists() and not overwrite:
-        raise StoreError(
-            f"{path} exists; replace it with --overwrite, or choose another place with --out"
-        )
-    parent = path.absolute().parent
-    if not parent.is_dir():
-        raise StoreError(f"the folder {parent} does not exist; create it, or change --out")
-    if not os.access(parent, os.W_OK | os.X_OK):
-        raise StoreError(f"the folder {parent} cannot be written; choose another with --out")
-
-
-@contextmanager
-def _partial(path: Path) -> Iterator[BinaryIO]:
-    """A file beside `path`, of which nothing remains unless it is renamed."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}{PARTIAL}")
-    try:
-        with partial.open("w+b") as file:
-            yield file
-    finally:
-        partial.unlink(missing_ok=True)
+    refuse_place(path, overwrite=overwrite)
 
 
 def _writers(

@@ -5,6 +5,12 @@ from stitchsafe.training._checkpoint import Checkpoint
 from stitchsafe.training._config import TrainingConfig, load_training
 from stitchsafe.training._deformation import Elastic
 from stitchsafe.training._disks import draw_disks
+from stitchsafe.training._elsewhere import (
+    NetworkExport,
+    NetworkForm,
+    export_network,
+    is_network,
+)
 from stitchsafe.training._examples import Example, Examples, open_examples
 from stitchsafe.training._export import export_model, model_config
 from stitchsafe.training._fit import Hooks, fit
@@ -36,6 +42,8 @@ __all__ = [
     "Judge",
     "Labelled",
     "Objective",
+    "NetworkExport",
+    "NetworkForm",
     "Sections",
     "Symmetry",
     "Targets",
@@ -48,11 +56,13 @@ __all__ = [
     "draw_disks",
     "draw_symmetry",
     "export_model",
+    "export_network",
     "fit",
     "fit_window",
     "foreground_loss",
     "image_files",
     "inner_voxels",
+    "is_network",
     "load_training",
     "make_targets",
     "model_config",

@@ -172,7 +172,8 @@ def test_a_file_that_comes_meanwhile_is_not_replaced(results: Path, tmp_path: Pa
     [
         (["out.zarr", "--to", "onnx"], "is a result of predict, which has no form 'onnx'"),
         (["out.zarr", "--to", "csv,"], "no form ''"),
-        (["model", "--to", "tiff"], "is a trained network, and networks cannot be exported"),
+        (["model", "--to", "tiff"], "has no form 'tiff'; it can be exported to onnx, bioimageio"),
+        (["out.zarr", "--to", "csv", "--trust-model"], "--trust-model is for a trained network"),
         (["image.npy", "--to", "tiff"], "image.npy is nothing that can be exported"),
         (["gone.zarr", "--to", "tiff"], "there is no gone.zarr"),
         (["out.zarr", "--to", "csv,tiff", "-o", "gone"], "csv, tiff are 2 files"),
