@@ -29,7 +29,11 @@ from stitchsafe.training._loop_config import (
     TemperatureConfig,
     ValidationConfig,
 )
-from stitchsafe.training._loss_config import EmbeddingLossConfig, ForegroundLossConfig
+from stitchsafe.training._loss_config import (
+    AffinityLossConfig,
+    EmbeddingLossConfig,
+    ForegroundLossConfig,
+)
 from stitchsafe.training._schema import Natural, Positive, Strict
 
 __all__ = ["CardConfig", "TrainingConfig", "load_training"]
@@ -40,6 +44,9 @@ class CardConfig(Strict):
 
     data: str = ""
     license: str = "BSD-3-Clause (weights)"
+
+
+_LEARNT = ("embedding", "foreground", "affinities")
 
 
 class TrainingConfig(Strict):
@@ -63,6 +70,7 @@ class TrainingConfig(Strict):
     allow_breaking_window: bool = False
     embedding: EmbeddingLossConfig | None = EmbeddingLossConfig()
     foreground: ForegroundLossConfig | None = None
+    affinities: AffinityLossConfig | None = None
     loss: str | None = None
     augmentation: AugmentationConfig = AugmentationConfig()
     optimiser: OptimiserConfig
@@ -86,24 +94,29 @@ class TrainingConfig(Strict):
             raise ValueError("training scales by normalize; leave out the input's tensors")
         if self.loss is not None and not is_factory(self.loss):
             raise ValueError(f"loss {self.loss!r} is not of the form package.module:function")
-        wanted = [name for name in ("embedding", "foreground") if getattr(self, name) is not None]
+        wanted = sorted(self._trained)
         if not wanted and self.loss is None:
-            raise ValueError("nothing to learn: give embedding, foreground or loss")
+            raise ValueError("nothing to learn: give embedding, foreground, affinities or loss")
         heads = sorted(self.heads)
         if self.network.name == "unet" and (
             heads != wanted if self.loss is None else not set(wanted) <= set(heads)
         ):
             raise ValueError(f"the network's heads {heads} are not those trained: {wanted}")
+        if self.affinities is not None:
+            self.affinities.refuse_unfit(ndim, self.heads["affinities"])
         return self
+
+    @property
+    def _trained(self) -> list[str]:
+        """The heads that have a loss."""
+        return [name for name in _LEARNT if getattr(self, name) is not None]
 
     @property
     def heads(self) -> dict[str, int | None]:
         """The network's outputs in their order, with their channels where the file tells them."""
         if self.network.name == "unet":
             return dict(self.network.arguments.get("heads", {"embedding": 3}))
-        return {
-            name: None for name in ("embedding", "foreground") if getattr(self, name) is not None
-        } or {"output": None}
+        return dict.fromkeys(self._trained or ["output"])
 
 
 def load_training(path: Path) -> TrainingConfig:

@@ -54,7 +54,7 @@ def model_config(
         OutputConfig(
             name=name,
             channels=count,
-            activation="sigmoid" if name == "foreground" else "none",
+            activation="sigmoid" if name in ("foreground", "affinities") else "none",
         )
         for name, count in zip(config.heads, channels, strict=True)
     )

@@ -47,5 +47,25 @@ class AffinityLossConfig(Strict):
     An auxiliary: it teaches the network where instances end, and labels do not read it.
     """
 
-    offsets: tuple[tuple[int, ...], ...]
+    offsets: Annotated[tuple[tuple[int, ...], ...], Field(min_length=1)]
     weight: Annotated[float, Field(ge=0)] = 1.0
+
+    def refuse_unfit(self, ndim: int, channels: int | None) -> None:
+        """Refuse offsets that are none, or not as many as the head has channels.
+
+        Raises
+        ------
+        ValueError
+            Naming the offset, or both counts.
+        """
+        for offset in self.offsets:
+            if len(offset) != ndim or not any(offset):
+                raise ValueError(
+                    f"the offset {offset} of affinities does not lead to another of the voxels "
+                    f"along {ndim} axes; give {ndim} whole numbers, not all 0"
+                )
+        if channels is not None and channels != len(self.offsets):
+            raise ValueError(
+                f"the head affinities has {channels} channels for {len(self.offsets)} offsets; "
+                "give one channel for each"
+            )

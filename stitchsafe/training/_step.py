@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from stitchsafe.errors import ModelError
 from stitchsafe.training._config import TrainingConfig
 from stitchsafe.training._examples import Example
-from stitchsafe.training._losses import discriminative_loss, foreground_loss
+from stitchsafe.training._losses import affinity_loss, discriminative_loss, foreground_loss
 from stitchsafe.training._window import TrainingWindow
 
 __all__ = ["Batch", "Objective", "OwnLoss", "stack"]
@@ -130,6 +130,11 @@ class Objective:
                 fields["foreground"], batch.foreground, batch.weight, dice=mask.dice
             )
             total = total + mask.weight * terms["foreground"]
+        if (pairs := self.config.affinities) is not None:
+            terms["affinities"] = affinity_loss(
+                fields["affinities"], batch.instances, pairs.offsets
+            )
+            total = total + pairs.weight * terms["affinities"]
         if self.own is not None:
             own = self._own_terms(self.own(fields, batch))
             terms |= own
@@ -160,7 +165,7 @@ class Objective:
 
     def _own_terms(self, value: Tensor | Mapping[str, Tensor]) -> dict[str, Tensor]:
         terms = {"own": value} if isinstance(value, Tensor) else dict(value)
-        reserved = {"loss", "pull", "push", "regular", "foreground"}
+        reserved = {"loss", "pull", "push", "regular", "foreground", "affinities"}
         if any(not isinstance(term, Tensor) or term.numel() != 1 for term in terms.values()) or (
             reserved & terms.keys()
         ):
