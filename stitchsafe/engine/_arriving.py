@@ -37,6 +37,7 @@ class Export:
             "files": {form: str(path) for form, path in self.files.items()},
             "bytes": {form: path.stat().st_size for form, path in self.files.items()},
             "seconds": self.seconds,
+            "parity": None,
         }
 
     def describe(self) -> str:

@@ -61,6 +61,7 @@ class Answer:
     safe: bool = True
     ok: bool = True
     equal: bool = True
+    rank: int = 0
 
     def to_json(self) -> dict[str, Any]:
         return self.values
