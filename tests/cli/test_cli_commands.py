@@ -246,11 +246,16 @@ def test_export_passes_forms_and_place(api: Calls, run: Run) -> None:
 
 
 def test_train_passes_its_options(api: Calls, run: Run) -> None:
-    assert run(["train", "disks", "-o", "run", "--data", "d.h5", "--overwrite"]).code == 0
+    words = ["train", "disks", "-o", "run", "--data", "d.h5", "--overwrite"]
+    words += ["--init", "w", "--device", "cuda:0,1", "--trust-model"]
+    assert run(words).code == 0
     verb, arguments, keywords = api.made[-1]
     del keywords["events"]
     assert (verb, arguments) == ("train", ("disks", "run"))
-    assert keywords == {"data": "d.h5", "steps": None, "overwrite": True}
+    assert keywords == {
+        "data": "d.h5", "steps": None, "overwrite": True, "init": "w", "device": "cuda:0,1",
+        "trust_model": True,
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize("verb", VERBS)
