@@ -250,7 +250,7 @@ def _bending(config: TrainingConfig) -> Bending:
 def _margin(config: TrainingConfig) -> int:
     """Voxels around a window that its targets depend on."""
     losses = (config.embedding, config.foreground)
-    return max(margin(loss.reach) for loss in losses if loss is not None)
+    return max((margin(loss.reach) for loss in losses if loss is not None), default=0)
 
 
 def _intensity(config: TrainingConfig) -> Intensity:

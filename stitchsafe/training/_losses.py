@@ -186,7 +186,12 @@ def _touching_rows(values: Tensor, surroundings: Tensor, reach: int) -> tuple[Te
 
 
 def foreground_loss(
-    logits: Tensor, target: Tensor, weight: Tensor | None = None, *, dice: float = 0.0
+    logits: Tensor,
+    target: Tensor,
+    weight: Tensor | None = None,
+    *,
+    dice: float = 0.0,
+    share: float = 1.0,
 ) -> Tensor:
     """Binary cross-entropy of a foreground head, with the soft Dice loss where asked.
 
@@ -199,27 +204,32 @@ def foreground_loss(
     weight
         ``(batch, *spatial)`` or none: how much each voxel counts; 0 leaves it out.
     dice
-        Share of the Dice loss ``1 - 2 Σ w p t / (Σ w p + Σ w t)``, of all samples together, which
+        Share of the Dice loss ``1 - 2 Σ w p t / (Σ w p + Σ w t)``, a mean over the samples, which
         does not care how rare the foreground is; 0 to 1. Where there is no foreground at all, and
         none is seen, it is 0.
+    share
+        Factor of the entropy, where this is one of several batches whose weights differ.
     """
     wanted = target.to(logits.dtype)
     counts = torch.ones_like(wanted) if weight is None else weight
     loss = functional.binary_cross_entropy_with_logits(
         logits[:, 0], wanted, weight=weight, reduction="sum"
     )
-    entropy = loss / counts.sum().clamp_min(1.0)
+    entropy = share * loss / counts.sum().clamp_min(1.0)
     if not dice:
         return entropy
     seen = logits[:, 0].sigmoid()
-    both, either = (counts * seen * wanted).sum(), (counts * (seen + wanted)).sum()
-    return (1 - dice) * entropy + dice * (1 - (2 * both + _EPSILON) / (either + _EPSILON))
+    both = (counts * seen * wanted).flatten(1).sum(1)
+    either = (counts * (seen + wanted)).flatten(1).sum(1)
+    unlike = 1 - (2 * both + _EPSILON) / (either + _EPSILON)
+    return (1 - dice) * entropy + dice * unlike.mean()
 
 
 def affinity_loss(logits: Tensor, labels: Tensor, offsets: Sequence[Sequence[int]]) -> Tensor:
     """Binary cross-entropy of affinities: whether a voxel is of one instance with another.
 
-    Both must be instances, the same one, for a 1. Background with background is 0.
+    Both must be instances, the same one, for a 1. Background with background is 0. Each sample
+    counts the same.
 
     Parameters
     ----------
@@ -238,7 +248,8 @@ def affinity_loss(logits: Tensor, labels: Tensor, offsets: Sequence[Sequence[int
     """
     if logits.shape[1] != len(offsets):
         raise ValueError(f"{logits.shape[1]} channels of affinities for {len(offsets)} offsets")
-    total, count = logits.sum() * 0.0, 0
+    total = logits.flatten(1).sum(1) * 0.0
+    count = torch.zeros_like(total)
     for channel, offset in enumerate(offsets):
         here = tuple(slice(max(0, -step), -step if step > 0 else None) for step in offset)
         there = tuple(slice(max(0, step), step if step < 0 else None) for step in offset)
@@ -246,8 +257,7 @@ def affinity_loss(logits: Tensor, labels: Tensor, offsets: Sequence[Sequence[int
         known = (one >= 0) & (other >= 0)
         same = ((one == other) & (one > 0)).to(logits.dtype)
         values = logits[(slice(None), channel, *here)]
-        total = total + functional.binary_cross_entropy_with_logits(
-            values[known], same[known], reduction="sum"
-        )
-        count += int(known.sum())
-    return total / max(count, 1)
+        loss = functional.binary_cross_entropy_with_logits(values, same, reduction="none")
+        total = total + torch.where(known, loss, 0.0).flatten(1).sum(1)
+        count += known.flatten(1).sum(1)
+    return (total / count.clamp_min(1)).mean()

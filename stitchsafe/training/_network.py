@@ -99,7 +99,7 @@ def head_channels(config: TrainingConfig, geometry: NetworkGeometry) -> list[int
     Raises
     ------
     ModelError
-        If the network does not give as many outputs as are trained.
+        If the network does not give as many outputs as are trained, or one of other channels.
     """
     found = geometry.outputs
     if len(found) != len(config.heads):
@@ -107,7 +107,17 @@ def head_channels(config: TrainingConfig, geometry: NetworkGeometry) -> list[int
             f"{config.network.name} returns {len(found)} tensors, and the training needs "
             f"{len(config.heads)}: {', '.join(config.heads)}; return them in this order"
         )
-    return [output.channels for output in found]
+    channels = [output.channels for output in found]
+    pairs = config.affinities
+    wanted = {"foreground": 1, "affinities": len(pairs.offsets) if pairs else None}
+    for name, count in zip(config.heads, channels, strict=True):
+        if getattr(config, name, None) and wanted.get(name) not in (None, count):
+            raise ModelError(
+                f"the output {name} of {config.network.name} has {count} channels, and its loss "
+                f"takes {wanted[name]}; return as many, and outputs in the order "
+                f"{', '.join(config.heads)}"
+            )
+    return channels
 
 
 def _refuse_untrusted(name: str, what: str, trust: bool) -> None:

@@ -126,8 +126,8 @@ class Objective:
             terms |= {"pull": parts.pull, "push": parts.push, "regular": parts.regular}
             total = total + wish.weight * parts.total
         if (mask := self.config.foreground) is not None:
-            terms["foreground"] = share * foreground_loss(
-                fields["foreground"], batch.foreground, batch.weight, dice=mask.dice
+            terms["foreground"] = foreground_loss(
+                fields["foreground"], batch.foreground, batch.weight, dice=mask.dice, share=share
             )
             total = total + mask.weight * terms["foreground"]
         if (pairs := self.config.affinities) is not None:
@@ -151,6 +151,11 @@ class Objective:
         outputs = forward(inputs.contiguous(memory_format=layout))
         tensors = [outputs] if isinstance(outputs, Tensor) else list(_listed(outputs))
         heads = self.config.heads
+        if isinstance(outputs, Mapping) and list(outputs) != list(heads):
+            raise ModelError(
+                f"the network returns {', '.join(map(str, outputs))}, and the training needs "
+                f"{', '.join(heads)}; return them in this order, by these names"
+            )
         if len(tensors) != len(heads):
             raise ModelError(
                 f"the network returns {len(tensors)} tensors, and the training needs "

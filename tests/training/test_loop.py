@@ -150,11 +150,13 @@ def test_a_finished_run_is_not_run_again(undisturbed: Path) -> None:
 
 def test_passes_that_are_added_up_equal_one(tmp_path: Path) -> None:
     """The foreground's mean is over all of a step, however its weights lie."""
-    arguments = content()["network"]["arguments"] | {"heads": {"embedding": 3, "foreground": 1}}
+    heads = {"embedding": 3, "foreground": 1, "affinities": 1}
+    arguments = content()["network"]["arguments"] | {"heads": heads}
     for name, batch, accumulate in (("one", 4, 1), ("two", 2, 2), ("four", 1, 4)):
         config = tiny(
             network={"name": "unet", "arguments": arguments},
-            foreground={"reach": 1, "boundary_weight": 9},
+            foreground={"reach": 1, "boundary_weight": 9, "dice": 0.5},
+            affinities={"offsets": [[1, 0]]},
             optimiser={"steps": 3, "batch": batch, "accumulate": accumulate, "clip": 1.0},
         )
         train(config, tmp_path / name, device="cpu")
@@ -162,6 +164,14 @@ def test_passes_that_are_added_up_equal_one(tmp_path: Path) -> None:
         assert history(tmp_path / name)[-1] == pytest.approx(
             history(tmp_path / "one")[-1], rel=1e-4
         )
+
+
+@pytest.mark.parametrize("damage", [b"xx", b""])
+def test_a_damaged_checkpoint_is_said_to_be_one(tmp_path: Path, damage: bytes) -> None:
+    train(tiny(optimiser={"steps": 1}), tmp_path / "run", device="cpu")
+    (tmp_path / "run" / "checkpoint.pt").write_bytes(damage)
+    with pytest.raises(StoreError, match=r"checkpoint.*does not fit this training.*--overwrite"):
+        train(tiny(optimiser={"steps": 2}), tmp_path / "run", device="cpu")
 
 
 def test_several_processes_give_what_one_gives(zygote: Zygote, tmp_path: Path) -> None:

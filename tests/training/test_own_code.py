@@ -39,6 +39,18 @@ def wrong(fields, batch):
     return fields["embedding"]
 
 
+class Named(Net):
+    def forward(self, x):
+        made = super().forward(x)
+        return {"foreground": made[:, :1], "embedding": made[:, 1:]}
+
+
+class Wide(Net):
+    def forward(self, x):
+        made = super().forward(x)
+        return made[:, :1], made[:, 1:]
+
+
 number = 3
 """
 
@@ -82,6 +94,23 @@ def test_a_network_of_ones_own_is_trained_and_predicts(own: str, tmp_path: Path)
 def test_a_network_that_does_not_exist_is_named(own: str, tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="did you mean 'Net'"):
         train(config(network={"name": f"{own}:Nett"}), tmp_path / "run", trust_model=True)
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("Named", "returns foreground, embedding, and the training needs embedding, foreground"),
+        ("Wide", "foreground of own_.* has 4 channels, and its loss takes 1"),
+    ],
+)
+def test_outputs_in_another_order_are_refused(
+    own: str, tmp_path: Path, name: str, words: str
+) -> None:
+    named = {"name": f"{own}:{name}", "arguments": {"channels": 2 if name == "Named" else 5}}
+    with pytest.raises(ModelError, match=words):
+        train(
+            config(network=named, foreground={}), tmp_path / "run", device="cpu", trust_model=True
+        )
 
 
 def test_a_loss_of_ones_own_is_added(own: str, tmp_path: Path) -> None:

@@ -78,6 +78,16 @@ def test_targets_of_windows_are_those_of_the_whole_volume(tmp_path, ignored, reg
     assert looked > 500
 
 
+def test_windows_for_losses_without_targets_of_their_own(tmp_path):
+    """Affinities or a loss of one's own alone: no voxel counts for the others."""
+    raw, labels = cells()
+    said = write(tmp_path, "h5", raw, labels)
+    config = training(said).model_copy(update={"embedding": None, "foreground": None})
+    example = examples(tmp_path, config).draw(seeded(0))
+    assert example.instances.any()
+    assert (example.clusters == -1).all()
+
+
 def test_where_only_instances_are_labelled_the_rest_may_be_ignored(tmp_path):
     raw, labels = cells()
     drawn = examples(tmp_path, training(write(tmp_path, "h5", raw, labels) | {"ignore": 0}))
