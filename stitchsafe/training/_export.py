@@ -15,7 +15,6 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -38,6 +37,7 @@ def model_config(
     period: tuple[int, ...],
     *,
     channels: Sequence[int],
+    command: str,
     notes: tuple[str, ...] = (),
 ) -> ModelConfig:
     """The ``config.yaml`` of what a training made.
@@ -46,6 +46,8 @@ def model_config(
     ----------
     channels
         Of each head, in order.
+    command
+        What was said to train it.
     notes
         What whoever uses the model should know.
     """
@@ -73,7 +75,7 @@ def model_config(
         training={
             "data": config.card.data,
             "window": list(config.window),
-            "command": f"stitchsafe train {shlex.quote(config.name)}",
+            "command": command,
             "steps": state.step,
             "seconds": round(state.seconds),
             "losses": {name: round(value, 4) for name, value in state.losses.items()},

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import shlex
 import shutil
 from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass, field
@@ -189,9 +190,12 @@ def train(
     lease = _claim(run, settings, overwrite=overwrite) if leads else nullcontext()
     fabric.launch()
     period = geometry.period
+    command = _command(config, data=data, steps=steps, init=init)
 
     def describe(state: Checkpoint) -> ModelConfig:
-        return model_config(settings, state, period, channels=channels, notes=stamps)
+        return model_config(
+            settings, state, period, channels=channels, command=command, notes=stamps
+        )
 
     def keep(shown: nn.Module, state: Checkpoint) -> None:
         export_model(run, shown, settings, describe(state))
@@ -264,6 +268,19 @@ def _shapes(window: TrainingWindow, geometry: NetworkGeometry) -> dict[str, Any]
 
 def _listed(values: dict[str, float]) -> str:
     return ", ".join(f"{name} {value:.4g}" for name, value in values.items())
+
+
+def _command(config: str | Path | TrainingConfig, **options: object) -> str:
+    """What was said, with names of files in place of paths, which are nobody else's business."""
+    named = config.name if isinstance(config, TrainingConfig) else Path(config).name
+    words = ["stitchsafe", "train", named]
+    for option, value in options.items():
+        if value is not None:
+            words += [
+                f"--{option}",
+                str(value) if isinstance(value, int) else Path(str(value)).name,
+            ]
+    return shlex.join(words)
 
 
 def _resolve(config: str | Path | TrainingConfig) -> tuple[TrainingConfig, Path]:

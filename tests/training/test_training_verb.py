@@ -177,6 +177,15 @@ def test_paths_are_relative_to_the_configurations_folder(tmp_path, cells):
     assert train(path, tmp_path / "run", steps=1).steps == 1
 
 
+def test_the_card_says_what_was_said(tmp_path, cells):
+    path = tmp_path / "my cells.yaml"
+    path.write_text(yaml.safe_dump(volume_training().model_dump(mode="json", by_alias=True)))
+    train(path, tmp_path / "run", steps=1, data=tmp_path / "cells.h5")
+    said = "stitchsafe train 'my cells.yaml' --data cells.h5 --steps 1"
+    assert load_folder(tmp_path / "run").config.training["command"] == said
+    assert f"`{said}`" in (tmp_path / "run" / "card.md").read_text()
+
+
 def test_every_fifth_image_is_kept_back(tmp_path):
     for name in "abcdefghijkl":
         np.savez(tmp_path / f"{name}.npz", image=np.zeros((4, 4)), labels=np.zeros((4, 4), int))
