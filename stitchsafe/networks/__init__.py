@@ -20,6 +20,7 @@ from stitchsafe.networks._onnx import OnnxNetwork, load_onnx
 from stitchsafe.networks._onnx_card import embed_card
 from stitchsafe.networks._pointwise import Pointwise, pointwise
 from stitchsafe.networks._protocol import Network, Output, Runtime
+from stitchsafe.networks._quiet import quietly
 from stitchsafe.networks._resolve import bundled_models, load_network, models_root
 from stitchsafe.networks._steps import Before, ClipPercentiles, Finishing, Percentiles, Zscore
 from stitchsafe.networks._torch import TorchNetwork
@@ -64,5 +65,6 @@ __all__ = [
     "models_root",
     "network_of",
     "pointwise",
+    "quietly",
     "save_folder",
 ]

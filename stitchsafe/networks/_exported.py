@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import logging
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +9,7 @@ import torch
 
 from stitchsafe.errors import ModelError
 from stitchsafe.networks._damage import one_line
+from stitchsafe.networks._quiet import quietly
 from stitchsafe.networks._torch import TorchNetwork
 
 __all__ = ["load_exported"]
@@ -27,7 +24,7 @@ def load_exported(path: Path) -> TorchNetwork:
         If it is damaged, or takes or gives something other than images.
     """
     try:
-        with _silence():
+        with quietly():
             program = torch.export.load(path)
             module = program.module()
     except (Exception, SystemExit) as error:
@@ -53,19 +50,6 @@ def load_exported(path: Path) -> TorchNetwork:
     fixed = [size if isinstance(size, int) else None for size in first.shape[2:]]
     channels = [int(value.shape[1]) for value in inputs if value is not None]
     return TorchNetwork(module, name=path.stem, ndim=len(space), channels=channels, fixed=fixed)
-
-
-@contextmanager
-def _silence() -> Iterator[None]:
-    """Nothing that a library warns of or logs, such as the traceback of each of its attempts."""
-    level = logging.root.manager.disable
-    logging.disable(logging.CRITICAL)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(level)
 
 
 def _is_image(value: Any) -> bool:

@@ -11,12 +11,9 @@ from __future__ import annotations
 import copy
 import importlib
 import importlib.metadata
-import logging
 import re
 import tempfile
-import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,7 +25,7 @@ from torch.utils._pytree import tree_leaves
 
 from stitchsafe.errors import MissingExtraError, ModelError
 from stitchsafe.geometry import AxisGeometry
-from stitchsafe.networks import ModelConfig, TorchNetwork, embed_card, load_onnx
+from stitchsafe.networks import ModelConfig, TorchNetwork, embed_card, load_onnx, quietly
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -39,7 +36,6 @@ __all__ = [
     "Parity",
     "input_name",
     "onnx_of",
-    "quietly",
     "require_exporters",
     "sizes_of",
 ]
@@ -100,19 +96,6 @@ def require_exporters(*, packages: bool) -> None:
 
 def _version(name: str) -> tuple[int, ...]:
     return tuple(map(int, re.findall(r"\d+", importlib.metadata.version(name))[:3]))
-
-
-@contextmanager
-def quietly() -> Iterator[None]:
-    """Nothing of what libraries warn of or log while they import each other."""
-    level = logging.root.manager.disable
-    logging.disable(logging.CRITICAL)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(level)
 
 
 def sizes_of(axes: Sequence[AxisGeometry], *more: int) -> tuple[int, ...]:
@@ -232,9 +215,7 @@ def _compared(network: TorchNetwork, content: bytes) -> Parity:
         image = rng.standard_normal((count, network.channels, *size), np.float32)
         try:
             found = session.run(None, {session.get_inputs()[0].name: image})
-        except (
-            Exception
-        ) as error:  # of its own kinds, such as for a size that is not open after all
+        except Exception as error:  # of its own kinds, as for a size that is not open after all
             reason = " ".join(str(error).split())[:200]
             raise _differs(network, f"an error ({reason})", size) from error
         for output, ours, its in zip(outputs, network.run(image), found, strict=True):

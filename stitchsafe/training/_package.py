@@ -36,8 +36,8 @@ from stitchsafe.coordinates import ceil_to
 from stitchsafe.engine import Events
 from stitchsafe.errors import ModelError
 from stitchsafe.geometry import AxisGeometry
-from stitchsafe.networks import ModelConfig, TorchNetwork
-from stitchsafe.training._onnx import OPSET, input_name, quietly
+from stitchsafe.networks import ModelConfig, TorchNetwork, quietly
+from stitchsafe.training._onnx import OPSET, input_name
 from stitchsafe.volumes import VoxelSize
 
 if TYPE_CHECKING:

@@ -27,7 +27,8 @@ import tensorstore
 
 from stitchsafe.coordinates import Roi, grid_cells
 from stitchsafe.errors import IntegrityError, InterruptedRunError, StoreError
-from stitchsafe.volumes._place import Place, PlaceError, is_unreachable
+from stitchsafe.volumes._place import Place, PlaceError
+from stitchsafe.volumes._servers import is_unreachable
 from stitchsafe.volumes._tensorstore import context, first_line, is_disk_full, open_existing
 
 __all__ = ["ArrayStore"]

@@ -20,8 +20,9 @@ from typing import Any
 import numpy as np
 
 from stitchsafe.errors import InterruptedRunError, VolumeError
-from stitchsafe.volumes._place import Place, PlaceError, explained, is_unreachable
+from stitchsafe.volumes._place import Place, PlaceError
 from stitchsafe.volumes._presence import Shards, absent, stamp_of
+from stitchsafe.volumes._servers import explained, is_unreachable
 from stitchsafe.volumes._tensorstore import first_line, open_existing
 from stitchsafe.volumes._volume import Array
 

@@ -21,7 +21,14 @@ import stitchsafe
 from stitchsafe.cli import main
 from stitchsafe.errors import MissingExtraError, ModelError, StoreError
 from stitchsafe.geometry import AxisGeometry
-from stitchsafe.networks import ModelConfig, TorchNetwork, load_network, load_onnx, save_folder
+from stitchsafe.networks import (
+    ModelConfig,
+    TorchNetwork,
+    load_network,
+    load_onnx,
+    quietly,
+    save_folder,
+)
 from stitchsafe.training import NetworkExport, export_network, is_network
 from stitchsafe.training import _onnx as writing
 from stitchsafe.training import _package as packing
@@ -220,7 +227,7 @@ def test_a_halo_makes_tiles_of_whole_periods() -> None:
 @judged
 def test_another_implementation_reproduces_the_test_outputs(exported: NetworkExport) -> None:
     pytest.importorskip("bioimageio.core", reason="the other implementation is not installed")
-    with writing.quietly():
+    with quietly():
         from bioimageio.core import create_prediction_pipeline, test_model
         from bioimageio.core.digest_spec import get_test_input_sample, get_test_output_sample
         from bioimageio.spec import load_model_description
