@@ -15,7 +15,13 @@ from stitchsafe.networks._config import (
 from stitchsafe.networks._cuda import Accelerator, cuda_devices
 from stitchsafe.networks._device import Devices, find_devices, is_device
 from stitchsafe.networks._factory import build_from, is_factory
-from stitchsafe.networks._folder import build_module, load_folder, network_of, save_folder
+from stitchsafe.networks._folder import (
+    build_module,
+    load_folder,
+    network_of,
+    save_folder,
+    write_whole,
+)
 from stitchsafe.networks._onnx import OnnxNetwork, load_onnx
 from stitchsafe.networks._onnx_card import embed_card
 from stitchsafe.networks._pointwise import Pointwise, pointwise
@@ -67,4 +73,5 @@ __all__ = [
     "pointwise",
     "quietly",
     "save_folder",
+    "write_whole",
 ]

@@ -8,6 +8,7 @@ the user has installed, which runs with trust only: whoever made the folder chos
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
@@ -24,7 +25,7 @@ from stitchsafe.networks._damage import damage_named
 from stitchsafe.networks._factory import build_from, is_factory
 from stitchsafe.networks._torch import TorchNetwork
 
-__all__ = ["build_module", "load_folder", "network_of", "save_folder"]
+__all__ = ["build_module", "load_folder", "network_of", "save_folder", "write_whole"]
 
 _ARCHITECTURES = {"unet": layers.UNet}
 
@@ -144,17 +145,23 @@ def save_folder(folder: Path, module: nn.Module, config: ModelConfig) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     state = {key: tensor.detach().cpu().contiguous() for key, tensor in module.state_dict().items()}
     # Not by save_file, which lets nobody else read what it writes.
-    _write(folder / "weights.safetensors", save(state))
+    write_whole(folder / "weights.safetensors", save(state))
     content = config.model_dump(mode="json", by_alias=True, exclude_defaults=False)
     text = yaml.safe_dump(content, sort_keys=False, default_flow_style=None, width=100)
-    _write(folder / "config.yaml", text.encode())
+    write_whole(folder / "config.yaml", text.encode())
     network = network_of(module, config)  # a training writes its folder many times
     geometry = json.dumps(network.geometry.to_json(), indent=2) + "\n"
-    _write(folder / "geometry.json", geometry.encode())
+    write_whole(folder / "geometry.json", geometry.encode())
 
 
-def _write(path: Path, content: bytes) -> None:
-    """Write a file that is there as a whole or not at all."""
+def write_whole(path: Path, content: bytes) -> None:
+    """Write a file that is there as a whole or not at all, and durable then.
+
+    What a crash leaves under the temporary name is overwritten by the next attempt.
+    """
     temporary = path.with_name(f"{path.name}.stitchsafe-tmp")
-    temporary.write_bytes(content)
+    with temporary.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
     temporary.replace(path)

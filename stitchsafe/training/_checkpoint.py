@@ -1,13 +1,13 @@
 """What a training resumes from: one file, which is either the old one or the new one.
 
 All that the next step depends on is in it: weights, their averages, the optimiser's state, the
-gradient scaler's, and how validation stands. What depends on the
-step alone (examples, learning rate, temperature, dropout) is not: it is computed anew.
+gradient scaler's, and how validation stands. What depends on the step alone (examples, learning
+rate, temperature, dropout) is not: it is computed anew.
 """
 
 from __future__ import annotations
 
-import os
+import io
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -16,6 +16,7 @@ from typing import Any, Protocol
 import torch
 
 from stitchsafe.errors import StoreError
+from stitchsafe.networks import write_whole
 
 __all__ = ["BEST", "LAST", "Checkpoint", "Stateful", "resume", "save"]
 
@@ -66,12 +67,9 @@ def save(path: Path, parts: Mapping[str, Stateful], state: Checkpoint) -> None:
     """Write a checkpoint durably; a crash meanwhile leaves the one before."""
     content = asdict(state) | {name: part.state_dict() for name, part in parts.items()}
     del content["resumed_from"]
-    temporary = path.with_name(f"{path.name}.stitchsafe-tmp")
-    with temporary.open("wb") as file:
-        torch.save(content, file)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+    file = io.BytesIO()
+    torch.save(content, file)
+    write_whole(path, file.getvalue())
 
 
 def resume(path: Path, parts: Mapping[str, Stateful]) -> Checkpoint:

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import csv
 import importlib
+import io
 import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from stitchsafe.errors import MissingExtraError
+from stitchsafe.networks import write_whole
 
 __all__ = ["CSV", "HISTORY", "TENSORBOARD", "Logs", "require_tensorboard"]
 
@@ -82,20 +84,18 @@ class Logs:
 
     def _rewrite(self) -> None:
         text = "".join(json.dumps(entry) + "\n" for entry in self._entries)
-        _replace(self._run / HISTORY, text)
+        write_whole(self._run / HISTORY, text.encode())
         if self._wants_table:
             self._table()
 
     def _table(self) -> None:
         """All entries anew: a column may be there for some only, such as scores."""
         columns = list(dict.fromkeys(name for entry in self._entries for name in entry))
-        path = self._run / CSV
-        temporary = path.with_name(f"{path.name}.stitchsafe-tmp")
-        with temporary.open("w", encoding="utf-8", newline="") as file:
-            table = csv.DictWriter(file, columns)
-            table.writeheader()
-            table.writerows(self._entries)
-        temporary.replace(path)
+        text = io.StringIO(newline="")
+        table = csv.DictWriter(text, columns)
+        table.writeheader()
+        table.writerows(self._entries)
+        write_whole(self._run / CSV, text.getvalue().encode())
 
 
 def _read(path: Path) -> list[dict[str, Any]]:
@@ -111,9 +111,3 @@ def _read(path: Path) -> list[dict[str, Any]]:
         if isinstance(entry, dict) and isinstance(entry.get("step"), int):
             found.append(entry)
     return found
-
-
-def _replace(path: Path, text: str) -> None:
-    temporary = path.with_name(f"{path.name}.stitchsafe-tmp")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(path)
