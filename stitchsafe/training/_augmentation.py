@@ -1,7 +1,8 @@
 """How an example may differ from what the volume shows: all drawn from one generator.
 
-In this order: elastic deformation and shifted sections, which are one displacement of image and
-labels; flips and turns by 90°; changes of intensity, and noise; missing sections.
+In this order: turns and changes of size, elastic deformation, and shifted sections, which together
+are one displacement of image and labels; flips and turns by 90°; changes of intensity, and noise;
+missing sections.
 
 Turns swap axes only where the window is as long and the voxels as large along both, so an
 anisotropic stack is turned about its long axis alone. A displaced box reads as much more of the
@@ -19,6 +20,7 @@ import numpy.typing as npt
 from stitchsafe.coordinates import Roi
 from stitchsafe.training._deformation import Displacement, Elastic, margins, warp
 from stitchsafe.training._sections import Sections
+from stitchsafe.training._turning import Turning
 
 __all__ = ["Bending", "Intensity", "Symmetry", "View", "draw_symmetry"]
 
@@ -116,17 +118,17 @@ class Bending:
 
     elastic: Elastic | None = None
     sections: Sections | None = None
+    turning: Turning | None = None
 
     def draw(self, box: Roi, generator: np.random.Generator) -> View | None:
         """A displacement of a box, or none where nothing may displace anything."""
         shifted = self.sections is not None and self.sections.shifted > 0
-        if self.elastic is None and not shifted:
+        smooth = [each for each in (self.turning, self.elastic) if each is not None]
+        if not smooth and not shifted:
             return None
-        displacement = (
-            self.elastic.draw(box.shape, generator)
-            if self.elastic is not None
-            else np.zeros((box.ndim, *box.shape))
-        )
+        displacement = np.zeros((box.ndim, *box.shape))
+        for each in smooth:
+            displacement += each.draw(box.shape, generator)
         if self.sections is not None and shifted:
             shifts = self.sections.draw_shifts(box.shape[0], box.ndim - 1, generator)
             displacement[1:] += shifts.T.reshape(box.ndim - 1, -1, *(1,) * (box.ndim - 1))

@@ -181,11 +181,14 @@ class SectionsConfig(Strict):
 class AugmentationConfig(Strict):
     """Flips and turns, deformations, and half-ranges of intensity changes of the normalised image.
 
-    What moves voxels moves image and labels alike; it reads so much more of the volume that no
-    border comes into the window.
+    ``rotation`` is the largest angle in degrees, ``scale`` the largest change of size. What moves
+    voxels moves image and labels alike; it reads so much more of the volume that no border comes
+    into the window.
     """
 
     symmetries: bool = True
+    rotation: Annotated[float, Field(ge=0, le=180)] = 0.0
+    scale: Annotated[float, Field(ge=0, le=1)] = 0.0
     elastic: ElasticConfig | None = None
     sections: SectionsConfig | None = None
     contrast: Annotated[float, Field(ge=0, lt=1)] = 0.0

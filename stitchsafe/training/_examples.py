@@ -29,6 +29,7 @@ from stitchsafe.training._sampling import Sampler
 from stitchsafe.training._sections import Sections
 from stitchsafe.training._sources import open_images, open_volumes
 from stitchsafe.training._targets import Targets, inner_voxels, make_targets, margin, split_parts
+from stitchsafe.training._turning import Turning
 from stitchsafe.training._window import TrainingWindow
 from stitchsafe.volumes import PlaceError
 
@@ -125,8 +126,8 @@ def _disk_examples(
     config: TrainingConfig, data: DisksConfig, window: TrainingWindow
 ) -> _DiskExamples:
     ndim = len(window.window)
-    for name in ("elastic", "sections"):
-        if getattr(config.augmentation, name) is not None:
+    for name in ("elastic", "sections", "rotation", "scale"):
+        if getattr(config.augmentation, name):
             remedy = "say data.elastic" if name == "elastic" else "leave it out"
             raise InputError(
                 f"augmentation.{name} is for volumes and images, and disks are drawn anew; {remedy}"
@@ -236,15 +237,19 @@ def _read(
 def _bending(config: TrainingConfig) -> Bending:
     change, axes = config.augmentation, config.input.axes
     elastic = change.elastic.of(len(axes), "augmentation.elastic") if change.elastic else None
+    turning = None
+    if change.rotation or change.scale:
+        voxel = config.input.voxel_size or (1.0,) * len(axes)
+        turning = Turning(tuple(voxel), change.rotation, change.scale)
     if change.sections is None:
-        return Bending(elastic)
+        return Bending(elastic, turning=turning)
     if axes != "zyx":
         raise InputError(
             f"augmentation.sections is for stacks with sections along z, but the axes are "
             f"{axes!r}; leave it out"
         )
     said = change.sections
-    return Bending(elastic, Sections(said.missing, said.shifted, said.shift))
+    return Bending(elastic, Sections(said.missing, said.shifted, said.shift), turning)
 
 
 def _margin(config: TrainingConfig) -> int:

@@ -13,11 +13,24 @@ from stitchsafe.coordinates import Roi
 from stitchsafe.errors import InputError
 from stitchsafe.training import Elastic, Sections, TrainingWindow, open_examples
 from stitchsafe.training._augmentation import Bending
+from stitchsafe.training._turning import Turning
 
 BOTH = Bending(Elastic((6, 9, 9), (0.4, 1.5, 1.5)), Sections(shifted=0.4, shift=3))
 
 
-@pytest.mark.parametrize("bending", [BOTH, Bending(Elastic(7, 1.0)), Bending(None, BOTH.sections)])
+ALL = Bending(BOTH.elastic, BOTH.sections, Turning((1.0, 1.0, 1.0), 15, 0.2))
+
+
+@pytest.mark.parametrize(
+    "bending",
+    [
+        BOTH,
+        Bending(Elastic(7, 1.0)),
+        Bending(None, BOTH.sections),
+        ALL,
+        Bending(None, None, ALL.turning),
+    ],
+)
 def test_a_view_shows_what_the_whole_volume_warped_would(bending):
     image = np.random.default_rng(0).normal(size=(2, 40, 50, 60)).astype(np.float32)
     labels = np.random.default_rng(1).integers(0, 2**31 - 1, (40, 50, 60))
@@ -35,6 +48,34 @@ def test_a_view_shows_what_the_whole_volume_warped_would(bending):
     inside = part.relative_to(box).slices
     seen = view.see(lambda roi: image[(slice(None), *roi.slices)], part, order=1)
     assert np.abs(seen - shown[(slice(None), *inside)]).max() < 1e-5
+
+
+def test_a_turn_keeps_distances_and_only_turns_planes_of_square_voxels():
+    turning = Turning((3.0, 1.0, 1.0), 180)
+    drawn = [turning.matrix(seeded(step)) for step in range(50)]
+    for matrix in drawn:
+        assert np.allclose(matrix @ matrix.T, np.eye(3))
+        assert np.isclose(np.linalg.det(matrix), 1)
+        assert np.array_equal(matrix[0], (1, 0, 0))
+    assert np.std([matrix[1, 2] for matrix in drawn]) > 0.5
+    cubes = [Turning((1.0, 1.0, 1.0), 180).matrix(seeded(step)) for step in range(50)]
+    assert np.std([matrix[0, 1] for matrix in cubes]) > 0.3
+    angles = [np.rad2deg(np.arcsin(Turning((1, 1), 20).matrix(seeded(i))[0, 1])) for i in range(50)]
+    assert 15 < np.abs(angles).max() <= 20
+
+
+def test_scale_shows_things_larger_and_smaller_about_the_middle():
+    ball = (np.square(np.indices((41, 41)) - 20).sum(0) <= 64).astype(np.uint8)
+    box = Roi((4, 4), (33, 33))
+    sizes = []
+    for step in range(30):
+        turning = Turning((1.0, 1.0), 180, 0.5)
+        view = Bending(None, None, turning).draw(box, seeded(step))
+        shown = view.see(lambda roi: np.pad(ball, 30)[roi.shift((30, 30)).slices], box, order=0)
+        assert np.allclose(np.argwhere(shown).mean(0), 16, atol=0.5)
+        sizes.append(shown.sum() / ball.sum())
+    assert 0.4 < min(sizes) < 0.6
+    assert 1.8 < max(sizes) < 2.3
 
 
 def test_what_is_read_for_a_view_is_no_more_than_it_shows():
@@ -74,6 +115,7 @@ def inner(example):
         {"sections": {"shifted": 0.5, "shift": 4}},
         {"elastic": {"spacing": 8, "sigma": 1}},
         {"elastic": {"spacing": 8, "sigma": [0, 1, 1]}, "sections": {"shifted": 0.5, "shift": 2}},
+        {"rotation": 40, "scale": 0.3},
     ],
 )
 def test_labels_follow_the_image(tmp_path, change):
@@ -158,6 +200,7 @@ def test_missing_sections_show_nothing_and_keep_their_labels(tmp_path):
         {"elastic": {"spacing": 8, "sigma": 1}},
         {"sections": {"missing": 0.2, "shifted": 0.2, "shift": 2}},
         {"elastic": {"spacing": 8, "sigma": 1}, "contrast": 0.2, "gamma": 0.1, "noise": 0.1},
+        {"rotation": 180, "scale": 0.5, "elastic": {"spacing": 8, "sigma": 1}},
     ],
 )
 def test_all_of_it_depends_on_the_seed_alone(tmp_path, change):
@@ -211,6 +254,9 @@ def test_what_does_not_fit_the_data_is_refused(tmp_path):
                      augmentation={"elastic": {"spacing": 8, "sigma": 1}})  # fmt: skip
     with pytest.raises(InputError, match=r"data\.elastic"):
         open_examples(disks, window, folder=tmp_path)
+    turned = training({"kind": "disks"}, axes="yx", augmentation={"rotation": 10})
+    with pytest.raises(InputError, match=r"augmentation\.rotation"):
+        open_examples(turned, window, folder=tmp_path)
     for wrong in ({"shifted": 0.1}, {"shift": 3}):
         with pytest.raises(ValueError, match="give both"):
             training({"path": "a"}, augmentation={"sections": wrong})
