@@ -128,17 +128,26 @@ class _Slice:
         return Roi((self.z, *roi.offset), (1, *roi.shape))
 
 
+_OPENING = ("axes", "level", "channel", "time", "voxel_size")
+
+
 def open_input(source: VolumeLike, settings: Settings) -> Volume:
-    """Open a volume as the settings say."""
-    if isinstance(source, str | Path) or not isinstance(source, Volume):
-        return open_volume(
-            source,
-            axes=settings.axes,
-            level=settings.level,
-            channel=settings.channel,
-            time=settings.time,
-            voxel_size=settings.voxel_size,
-        )
+    """Open a volume as the settings say.
+
+    Raises
+    ------
+    InputError
+        If it has been opened already, and the settings say how.
+    """
+    said = {name: getattr(settings, name) for name in _OPENING}
+    if not isinstance(source, Volume):
+        return open_volume(source, **said)
+    for name, value in said.items():
+        if value != getattr(Settings, name):
+            raise InputError(
+                f"{name}={value!r} says how to open a volume, and this one has been opened; say "
+                "it to open_volume"
+            )
     return source
 
 

@@ -15,7 +15,7 @@ from stores import smooth_volume, tiny_model, tree
 
 import stitchsafe
 from stitchsafe.cli import main
-from stitchsafe.errors import PlanError
+from stitchsafe.errors import InputError, PlanError
 
 Refused = Callable[..., str]
 RUN = ("--threads", "1", "--max-memory", "10GB")
@@ -278,3 +278,12 @@ def test_a_dry_run_refuses_what_the_run_would(refused: Refused, here: Path, mode
     assert out.startswith("network  tiny")
     ran(run, *words)
     assert "bandwidth" in refused("volume.zarr", "--bandwidth", "0.1", "--dry-run")
+
+
+@pytest.mark.parametrize(
+    "option", [{"voxel_size": (10, 10, 10)}, {"level": 1}, {"axes": "zyx"}, {"channel": 0}]
+)
+def test_what_an_opened_volume_cannot_be_told_any_more_is_refused(models, option):
+    volume = stitchsafe.open_volume(smooth_volume(20, 24, 24), axes="zyx")
+    with pytest.raises(InputError, match=f"{next(iter(option))}=.*say it to open_volume"):
+        stitchsafe.predict(volume, models / "tiny", **option)
