@@ -113,14 +113,16 @@ def here(tmp_path_factory: pytest.TempPathFactory) -> Path:
             marks=pytest.mark.slow,
         ),
         ("solid.zarr", "-m", "solid", "--save", "fields", "--workers", "2"),
-        ("solid.zarr", "-m", "solid", "--labels-from", "foreground"),
+        pytest.param(
+            ("solid.zarr", "-m", "solid", "--labels-from", "foreground"), marks=pytest.mark.slow
+        ),
         ("large.zarr", "-m", "cells"),
         ("large.zarr", "-m", "grown"),
         ("large.zarr", "-m", "cells", "--clusters", "volume"),
         pytest.param(
             ("large.zarr", "-m", "cells", "--labels-from", "foreground"), marks=pytest.mark.slow
         ),
-        ("flat.zarr", "-m", "flat", "--save", "fields"),
+        pytest.param(("flat.zarr", "-m", "flat", "--save", "fields"), marks=pytest.mark.slow),
         pytest.param(
             ("flat.zarr", "-m", "flat", "--labels-from", "foreground"), marks=pytest.mark.slow
         ),

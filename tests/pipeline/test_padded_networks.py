@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import hypothesis.strategies as st
 import numpy as np
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis.strategies import DrawFn
 from strategies import analysing
 from torch import nn
@@ -99,7 +99,7 @@ def padded_cases(draw: DrawFn) -> PaddedCase:
     )
 
 
-@analysing()
+@settings(analysing(), max_examples=settings.default.max_examples // 2)
 @given(case=padded_cases(), data=st.data(), border=st.sampled_from(["reflect", "edge"]))
 def test_predict_gives_the_modules_own_pass(case: PaddedCase, data, border) -> None:
     module = case.module()

@@ -59,12 +59,20 @@ def trained_ids(spacing: int, upsampling: str, steps: int) -> int:
     return len(ids)
 
 
-@pytest.mark.parametrize(("spacing", "upsampling"), [(5, "learnt"), (5, "nearest"), (6, "learnt")])
+@pytest.mark.parametrize(
+    ("spacing", "upsampling"),
+    [
+        (5, "learnt"),
+        pytest.param(5, "nearest", marks=pytest.mark.slow),
+        pytest.param(6, "learnt", marks=pytest.mark.slow),
+    ],
+)
 def test_as_many_ids_as_the_law_allows(spacing, upsampling):
     law = (4 // math.gcd(spacing, 4)) ** 2
     assert trained_ids(spacing, upsampling, 300) == law
 
 
+@pytest.mark.slow
 def test_a_window_of_one_period_breaks_objects_at_the_tile_grid():
     """FACTS 5: trained on a window of f^l, nothing ties pixels across the 4-grid together."""
     broken = {window: torn_share(window) for window in (4, 8)}
