@@ -11,6 +11,7 @@
       weights.safetensors   │ the model folder: RUN itself is one
       geometry.json         │
       card.md               ┘
+      picture.png           what the network finds in a part, at the end
 """
 
 from __future__ import annotations
@@ -21,12 +22,22 @@ from typing import Any
 
 from torch import nn
 
-from stitchsafe.networks import LabelsConfig, ModelConfig, OutputConfig, TilingConfig, save_folder
+from stitchsafe.networks import (
+    LabelsConfig,
+    ModelConfig,
+    OutputConfig,
+    TilingConfig,
+    save_folder,
+    write_whole,
+)
 from stitchsafe.training._checkpoint import Checkpoint
 from stitchsafe.training._config import TrainingConfig
 from stitchsafe.training._data_config import DisksConfig
 
-__all__ = ["export_model", "model_config"]
+__all__ = ["PICTURE", "export_model", "model_config", "show_in_card"]
+
+PICTURE = "picture.png"
+_SHOWN = "\n## What it finds\n"
 
 _CLUSTERING_WINDOW = {2: 256, 3: 64}
 
@@ -125,6 +136,14 @@ def export_model(
     """Write weights, configuration, geometry and a first card."""
     save_folder(folder, module, model)
     (folder / "card.md").write_text(_card(model, config), encoding="utf-8")
+
+
+def show_in_card(folder: Path, found: str) -> None:
+    """Put the picture that lies beside it into a card, and a line on it, in place of earlier."""
+    path = folder / "card.md"
+    card, _, _ = path.read_text(encoding="utf-8").partition(_SHOWN)
+    text = f"{card}{_SHOWN}\n{found[0].upper()}{found[1:]}.\n\n![picture]({PICTURE})\n"
+    write_whole(path, text.encode())
 
 
 def _card(model: ModelConfig, config: TrainingConfig) -> str:
