@@ -204,7 +204,7 @@ def train(
 
     def describe(state: Checkpoint) -> ModelConfig:
         return model_config(
-            settings, state, period, channels=channels, command=command, notes=stamps
+            settings, state, period, channels=channels, command=command, data=data, notes=stamps
         )
 
     def keep(shown: nn.Module, state: Checkpoint) -> None:
