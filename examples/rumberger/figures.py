@@ -365,16 +365,18 @@ FIGURES: dict[str, Callable[[bool, Workshop], Iterator[Panel]]] = {
 
 
 def draw(path: Path, panels: list[Panel]) -> None:
-    """A PNG with the panels side by side."""
+    """A PNG with the panels, up to three side by side."""
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
+    columns = min(3, len(panels))
+    rows = -(-len(panels) // columns)
     figure, axes = pyplot.subplots(
-        1, len(panels), figsize=(4.5 * len(panels), 5), squeeze=False, layout="constrained"
+        rows, columns, figsize=(4.5 * columns, 5 * rows), squeeze=False, layout="constrained"
     )
-    for ax, panel in zip(axes[0], panels, strict=True):
+    for ax, panel in zip(axes.flat, panels, strict=True):
         ax.imshow(panel.picture, interpolation="nearest", cmap="nipy_spectral")
         ax.set_title(
             f"{panel.name}: {panel.setting}\nclaim: {panel.claim}\nfound: {panel.found}", fontsize=8
@@ -395,19 +397,20 @@ def main() -> int:
     torch.set_num_threads(asked.threads)
     asked.out.mkdir(parents=True, exist_ok=True)
     print("| figure | setting | claim | found |\n| --- | --- | --- | --- |", flush=True)
-    for name in FIGURES if asked.figure == "all" else [asked.figure]:
-        began = time.monotonic()
-        panels = []
-        with tempfile.TemporaryDirectory() as folder:
-            for panel in FIGURES[name](asked.full, Workshop(Path(folder), asked.steps)):
+    with tempfile.TemporaryDirectory() as folder:
+        shop = Workshop(Path(folder), asked.steps)  # figures 6 and 7 have the same networks
+        for name in FIGURES if asked.figure == "all" else [asked.figure]:
+            began = time.monotonic()
+            panels = []
+            for panel in FIGURES[name](asked.full, shop):
                 panels.append(panel)
                 print(
                     f"| {panel.name} | {panel.setting} | {panel.claim} | {panel.found} |",
                     flush=True,
                 )
-        path = asked.out / f"figure{name}{'-full' if asked.full else ''}.png"
-        draw(path, panels)
-        print(f"{path}, {time.monotonic() - began:.0f} s", file=sys.stderr)
+            path = asked.out / f"figure{name}{'-full' if asked.full else ''}.png"
+            draw(path, panels)
+            print(f"{path}, {time.monotonic() - began:.0f} s", file=sys.stderr)
     return 0
 
 

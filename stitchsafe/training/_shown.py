@@ -175,26 +175,18 @@ def compare(found: Ids, truth: Ids) -> tuple[int, int, int]:
         Of the same shape, as `Labelled.know` gives it.
     """
     found = np.where(truth == UNKNOWN, 0, found)
-    cut = set(itertools.chain.from_iterable(np.unique(face).tolist() for face in _faces(truth)))
-    instances, sizes = np.unique(truth[truth > 0], return_counts=True)
-    areas = dict(
-        zip(*(each.tolist() for each in np.unique(found, return_counts=True)), strict=True)
-    )
-    pairs, shared = np.unique(
-        np.stack([truth[truth > 0], found[truth > 0]]), axis=1, return_counts=True
-    )
-    whole = matched = 0
-    ids = set()
-    for instance, size in zip(instances.tolist(), sizes.tolist(), strict=True):
-        if instance in cut:
-            continue
-        whole += 1
-        own = np.flatnonzero(pairs[0] == instance)
-        most = own[np.argmax(shared[own])]
-        if label := int(pairs[1, most]):
-            ids.add(label)
-            matched += 2 * shared[most] > size + areas[label] - shared[most]
-    return whole, len(ids), int(matched)
+    inside = truth > 0
+    instances, sizes = np.unique(truth[inside], return_counts=True)
+    pairs, shared = np.unique(np.stack([truth[inside], found[inside]]), axis=1, return_counts=True)
+    order = np.lexsort((shared, pairs[0]))
+    most = order[np.searchsorted(pairs[0][order], instances, side="right") - 1]
+    label, common = pairs[1][most], shared[most]
+    labels, counts = np.unique(found, return_counts=True)
+    areas = counts[np.searchsorted(labels, label)]
+    whole = ~np.isin(instances, np.concatenate([face.ravel() for face in _faces(truth)]))
+    has_id = whole & (label > 0)
+    matched = has_id & (2 * common > sizes + areas - common)
+    return int(whole.sum()), len(np.unique(label[has_id])), int(matched.sum())
 
 
 def _faces(array: Ids) -> Iterator[Ids]:
