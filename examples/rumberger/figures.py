@@ -50,10 +50,11 @@ BANDWIDTH = 2.5
 
 @dataclass(frozen=True)
 class Workshop:
-    """Where trainings are kept, and how many steps they take, unless their own number."""
+    """Where trainings are kept, how many steps they take, unless their own number, and threads."""
 
     folder: Path
     steps: int | None = None
+    threads: int = 1
 
 
 @dataclass(frozen=True)
@@ -108,6 +109,7 @@ class Setting:
                     "steps": steps, "learning_rate": self.rate, "decay": "none", "clip": 10
                 },
                 "checkpoint_every": steps,
+                "threads": shop.threads,
             }
         )  # fmt: skip
         run = shop.folder / f"run-{abs(hash(str(self)))}"
@@ -398,7 +400,9 @@ def main() -> int:
     asked.out.mkdir(parents=True, exist_ok=True)
     print("| figure | setting | claim | found |\n| --- | --- | --- | --- |", flush=True)
     with tempfile.TemporaryDirectory() as folder:
-        shop = Workshop(Path(folder), asked.steps)  # figures 6 and 7 have the same networks
+        shop = Workshop(
+            Path(folder), asked.steps, asked.threads
+        )  # figures 6 and 7 have the same networks
         for name in FIGURES if asked.figure == "all" else [asked.figure]:
             began = time.monotonic()
             panels = []

@@ -8,6 +8,7 @@ from typing import Any
 import h5py
 import numpy as np
 import pytest
+import torch
 import yaml
 from heard import Heard
 
@@ -79,6 +80,19 @@ def test_a_training_shows_fresh_disks_and_the_same_ones_again(tmp_path: Path) ->
     assert [(run / name).read_bytes() for name in ("picture.png", "card.md")] == [picture, card]
     assert stitchsafe.train(disks(seed=1), run, overwrite=True, steps=1).resumed_from == 0
     assert (run / "picture.png").read_bytes() != picture
+
+
+def test_the_next_training_here_has_its_threads_and_so_its_bits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn(monkeypatch)
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        stitchsafe.train(disks(), tmp_path / "run")
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(before)
 
 
 def drawn(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
