@@ -1,4 +1,4 @@
-"""The verb train, which judges by the verb predict while it trains."""
+"""The verb train, which judges by the verb predict while it trains, and shows by it in the end."""
 
 from __future__ import annotations
 
@@ -7,17 +7,19 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from torch import nn
 
+from stitchsafe.coordinates import Roi
 from stitchsafe.engine import Events
 from stitchsafe.metrics import Scores
-from stitchsafe.networks import ModelConfig, network_of
-from stitchsafe.pipeline import evaluate, predict
-from stitchsafe.training import Labelled, TrainingConfig, TrainingResult
+from stitchsafe.networks import ModelConfig, TorchNetwork, network_of
+from stitchsafe.pipeline import draw_part, evaluate, predict
+from stitchsafe.training import Labelled, Part, Shown, TrainingConfig, TrainingResult, compare
 from stitchsafe.training import train as train_judged
 from stitchsafe.volumes import open_volume
 
-__all__ = ["judge", "train"]
+__all__ = ["judge", "show", "train"]
 
 
 def train(
@@ -30,7 +32,8 @@ def train(
     """Train a network, or go on with a training that was stopped.
 
     Validation, where the configuration asks for it, predicts what is kept back by stitching, and
-    scores the instances.
+    scores the instances. In the end, a part is predicted, drawn and counted; the same call shows it
+    again.
 
     Parameters
     ----------
@@ -54,7 +57,7 @@ def train(
     InterruptedRunError
         If training diverged; the last checkpoint stays.
     """
-    return train_judged(config, out, judge=judge, events=events, **options)
+    return train_judged(config, out, judge=judge, show=show, events=events, **options)
 
 
 def judge(
@@ -82,3 +85,43 @@ def judge(
         )
         known_voxels = truth != data.ignore
         return evaluate(found * known_voxels, truth * known_voxels, thresholds=thresholds)
+
+
+def show(network: TorchNetwork, part: Part, picture: Path, device: str) -> Shown:
+    """Predict a part by stitching, and draw what is seen, its field, its labels and the truth."""
+    assert network.config is not None
+    box, data = part.box(), part.data
+    truth = data.know(box)
+    box = box.shift(data.region.offset)
+    seen = _seen(box, network, data.image.shape)
+    # Scaled here, by the statistics of the whole region that it is a part of.
+    image = data.intensity.apply(data.image.read(seen)).astype(np.float32)
+    given = network.config.input.model_copy(update={"normalize": "none", "voxel_size": None})
+    model = network.config.model_copy(update={"input": given})
+    made = predict(
+        open_volume(image, axes="c" + given.axes),
+        network_of(network.module, model),
+        roi=box.relative_to(seen),
+        save=("labels", "fields"),
+        device=device,
+    )
+    assert made.labels is not None
+    shown = Shown(picture, part.where, *compare(made.labels, truth), part.instances)
+    raw = image[0][box.relative_to(seen).slices]
+    name = next((name for name in made.fields if name == "embedding"), next(iter(made.fields)))
+    draw_part(
+        picture,
+        raw,
+        (name, made.fields[name]),
+        made.labels,
+        truth.clip(0),
+        f"{model.name}: {shown}",
+    )
+    return shown
+
+
+def _seen(box: Roi, network: TorchNetwork, shape: tuple[int, ...]) -> Roi:
+    """What a network sees of a volume to predict a box, from a multiple of its period on."""
+    before, after = zip(*network.geometry.context, strict=True)
+    grown = box.grow(before, after).align_outward(network.geometry.period)
+    return grown.intersect(Roi.whole(shape))

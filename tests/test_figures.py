@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 SCRIPT = Path(__file__).resolve().parent.parent / "examples" / "rumberger" / "figures.py"
-PANELS = {"2": 3, "3": 3, "4": 2, "5": 4, "6": 2, "7": 2}
+PANELS = {"2": 3, "3": 3, "4": 2, "5": 6, "6": 2, "7": 2}
 
 
 @pytest.fixture
@@ -39,12 +39,12 @@ def test_a_figure_is_made_in_a_few_steps(
     assert all(found(figures, name, tmp_path, steps=1).values())
 
 
-def test_same_padding_tells_pixels_apart_as_far_as_the_border_reaches(
+def test_padding_tells_pixels_apart_as_far_as_the_border_reaches(
     figures: dict[str, Any], tmp_path: Path
 ) -> None:
-    """The border reaches 22 pixels into this network, so there are (22 + 1 + 22)^2 outputs."""
+    """20 pixels where the image is padded, and 22 where every convolution is."""
     differ = [int(each.split()[0]) for each in found(figures, "5", tmp_path).values()]
-    assert differ == [40**2, 44**2, 45**2, 45**2]
+    assert differ == [40**2, 41**2, 41**2, 40**2, 44**2, 45**2]
 
 
 @pytest.mark.slow
@@ -66,3 +66,16 @@ def test_pixels_get_an_id_of_their_own_within_the_period(
     figures: dict[str, Any], tmp_path: Path
 ) -> None:
     assert list(found(figures, "4", tmp_path).values()) == ["16 ids", "1 id"]
+
+
+@pytest.mark.slow
+def test_noise_and_deformation_tell_apart_but_heal_no_wrong_crop(
+    figures: dict[str, Any], tmp_path: Path
+) -> None:
+    right = found(figures, "6", tmp_path).values()
+    ids = [int(each.split()[0]) for each in right]
+    lines = [int(each.split("; ")[1].split("%")[0]) for each in right]
+    assert min(ids) > 1
+    assert max(lines) <= 2
+    wrong = found(figures, "7", tmp_path).values()
+    assert all(int(each.split("%")[0]) > 20 for each in wrong)

@@ -13,7 +13,8 @@ figure   shows
 3        what a training window no larger than the period breaks, and a crop that is no n·f^l
 4        on an image that is 1 everywhere, learnt upsampling tells (f^l)^2 pixels apart, fixed 1
 5        same padding tells pixels apart by their distance to the border, as far as it reaches
-6, 7     noise, or a slight deformation, tells objects apart; a wrong crop still breaks them
+6        noise, or a slight deformation, tells same-looking objects apart
+7        a crop that is no n·f^l breaks those all the same
 =======  ==================================================================================
 
 References
@@ -49,10 +50,11 @@ BANDWIDTH = 2.5
 
 @dataclass(frozen=True)
 class Workshop:
-    """Where trainings are kept, and how many steps they take, unless their own number."""
+    """Where trainings are kept, how many steps they take, unless their own number, and threads."""
 
     folder: Path
     steps: int | None = None
+    threads: int = 1
 
 
 @dataclass(frozen=True)
@@ -107,6 +109,7 @@ class Setting:
                     "steps": steps, "learning_rate": self.rate, "decay": "none", "clip": 10
                 },
                 "checkpoint_every": steps,
+                "threads": shop.threads,
             }
         )  # fmt: skip
         run = shop.folder / f"run-{abs(hash(str(self)))}"
@@ -168,11 +171,11 @@ def stitched_field(network: nn.Module, image: np.ndarray, stride: int) -> np.nda
 def ids_of_objects(field: np.ndarray, labels: np.ndarray) -> tuple[int, np.ndarray]:
     """How many ids whole objects have, and a picture of them.
 
-    Whole are the objects that have as many pixels as the largest, or at least nine tenths of it.
+    Whole are the objects that do not touch the border. (Their sizes would not tell: deformed, one
+    that is whole may have a fifth fewer pixels than another.)
     """
-    sizes = np.bincount(labels.reshape(-1))
-    sizes[0] = 0
-    chosen = np.flatnonzero(sizes >= 0.9 * sizes.max())
+    cut = np.concatenate([labels[0], labels[-1], labels[:, 0], labels[:, -1]])
+    chosen = np.setdiff1d(labels, [0, *cut])
     means = np.stack([field[:, labels == one].mean(axis=1) for one in chosen])
     shift = stitchsafe.MeanShift(bandwidth=BANDWIDTH).fit(means)
     picture = np.zeros(labels.shape, int)
@@ -276,52 +279,81 @@ def figure_4(full: bool, shop: Workshop) -> Iterator[Panel]:
 
 
 def figure_5(full: bool, shop: Workshop) -> Iterator[Panel]:
-    """Distinct outputs of a network that pads, before any training, on a constant image."""
+    """Distinct outputs of a network that sees zeros around a constant image, before any training.
+
+    Zeros around the image itself, as wide as the context of a network without padding, reach 20
+    pixels into its output: (20 + 1 + 20)^2 pixels differ. Zeros before every convolution reach 22:
+    cells of 4 x 4 pixels, which pooling makes one, then begin at the image's corner and not two
+    pixels from it, and a cell that zeros have touched anywhere is another one as a whole.
+    """
     del full, shop
-    for size, claim in ((40, "all 1600"), (44, "1681"), (48, "1681"), (64, "1681")):
+    for padding, reach in (("valid", 20), ("same", 22)):
         torch.manual_seed(0)
-        network = UNet(ndim=2, levels=2, base_channels=16, upsampling="nearest", padding="same")
-        with torch.inference_mode():
-            ones = torch.ones(1, 1, size, size, dtype=torch.float64)
-            field = network.double().eval()(ones)[0].numpy()
-        found = len(np.unique(field.round(10).reshape(3, -1), axis=1).T)
-        what = f"same padding, image of {size}²"
-        yield Panel("5", what, f"{claim} differ", f"{found} differ", colours(field))
+        network = UNet(ndim=2, levels=2, base_channels=16, upsampling="nearest", padding=padding)
+        around = reach if padding == "valid" else 0
+        for size in (40, 44, 64):
+            image = torch.ones(1, 1, size, size, dtype=torch.float64)
+            with torch.inference_mode():
+                field = network.double().eval()(nn.functional.pad(image, (around,) * 4))[0].numpy()
+            found = len(np.unique(field.round(10).reshape(3, -1), axis=1).T)
+            where = "around the image" if around else "before every convolution"
+            what = f"zeros {where}, of {size}²"
+            expected = min(size, 2 * reach + 1) ** 2
+            yield Panel("5", what, f"{expected} differ", f"{found} differ", colours(field))
 
 
 def figure_6(full: bool, shop: Workshop) -> Iterator[Panel]:
-    """Noise tells same-looking objects apart."""
-    yield from _told_apart("6", {"noise": 0.1}, full, shop)
+    """Noise, or a slight deformation, tells same-looking objects apart."""
+    for name, some, image, labels, network in _hardly_alike(full, shop):
+        field, seen = _stitched(network, image, labels, some.window)
+        over, off, _ = broken(field, seen, some.window)
+        found, picture = ids_of_objects(field, seen)
+        count = len(np.unique(seen[picture > 0]))
+        what = f"{name}, spacing {some.data['spacing']}, period {some.period}, tiles of"
+        said = f"{_ids(found)} for {count} objects; {over:.0%} of pairs over the lines break"
+        yield Panel(
+            "6", f"{what} {some.window}", "ids differ, nothing breaks",
+            f"{said}, {off:.0%} elsewhere", colours(field),
+        )  # fmt: skip
 
 
 def figure_7(full: bool, shop: Workshop) -> Iterator[Panel]:
-    """So does a slight deformation."""
-    yield from _told_apart("7", {"elastic": {"spacing": 20.0, "sigma": 0.2}}, full, shop)
+    """A crop that is no n·f^l breaks them all the same."""
+    for name, some, image, labels, network in _hardly_alike(full, shop):
+        wrong = some.window + (4 if full else 1)
+        field, seen = _stitched(network, image, labels, wrong)
+        over, off, _ = broken(field, seen, wrong)
+        what = f"{name}, spacing {some.data['spacing']}, period {some.period}, tiles of {wrong}"
+        said = f"{over:.0%} of pairs over the lines, {off:.0%} elsewhere"
+        yield Panel("7", what, "breaks over the lines", said, colours(field))
 
 
-def _told_apart(name: str, more: dict[str, Any], full: bool, shop: Workshop) -> Iterator[Panel]:
-    some, wrong, size = (
-        Setting(2, {"spacing": 8, "radius": 2.5} | more, window=24, steps=3000),
-        25,
-        160,
-    )
-    if full:
-        data = {"spacing": 16, "radius": 5.0} | more
-        some, wrong, size = Setting(4, data, window=48, steps=20_000, base=16), 52, 500
-    network = some.train(shop)
-    image, labels = some.draw(size)
-    for stride, claim in (
-        (some.window, "ids differ, nothing breaks"),
-        (wrong, "breaks over the lines"),
+def _hardly_alike(
+    full: bool, shop: Workshop
+) -> Iterator[tuple[str, Setting, np.ndarray, np.ndarray, nn.Module]]:
+    """Objects whose spacing is a multiple of the period, and networks that are to tell them apart.
+
+    The points that elastic deformation moves lie 1.25 spacings apart, as the paper's do.
+    """
+    data = {"spacing": 16, "radius": 5.0} if full else {"spacing": 8, "radius": 2.5}
+    for name, more in (
+        ("noise", {"noise": 0.1}),
+        ("elastic", {"elastic": {"spacing": 1.25 * data["spacing"], "sigma": 0.2}}),
     ):
-        field = stitched_field(network, image, stride)
-        inside = (size - field.shape[1]) // 2
-        seen = labels[inside:-inside, inside:-inside]
-        over, off, _ = broken(field, seen, stride)
-        found, _ = ids_of_objects(field, seen)
-        what = f"spacing {some.data['spacing']}, period {some.period}, tiles of {stride}"
-        said = f"{found} ids, {over:.0%} of pairs over the lines break, {off:.0%} elsewhere"
-        yield Panel(name, what, claim, said, colours(field))
+        some = Setting(2, data | more, window=24, steps=3000)
+        if full:
+            some = Setting(4, data | more, window=48, steps=20_000, base=16)
+        network = some.train(shop)
+        yield name, some, *some.draw(500 if full else 160), network
+
+
+def _stitched(
+    network: nn.Module, image: np.ndarray, labels: np.ndarray, stride: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """The field of tiles, and the labels that lie under it."""
+    field = stitched_field(network, image, stride)
+    inside = (image.shape[0] - field.shape[1]) // 2
+    return field, labels[inside:-inside, inside:-inside]
 
 
 FIGURES: dict[str, Callable[[bool, Workshop], Iterator[Panel]]] = {
@@ -335,16 +367,18 @@ FIGURES: dict[str, Callable[[bool, Workshop], Iterator[Panel]]] = {
 
 
 def draw(path: Path, panels: list[Panel]) -> None:
-    """A PNG with the panels side by side."""
+    """A PNG with the panels, up to three side by side."""
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
+    columns = min(3, len(panels))
+    rows = -(-len(panels) // columns)
     figure, axes = pyplot.subplots(
-        1, len(panels), figsize=(4.5 * len(panels), 5), squeeze=False, layout="constrained"
+        rows, columns, figsize=(4.5 * columns, 5 * rows), squeeze=False, layout="constrained"
     )
-    for ax, panel in zip(axes[0], panels, strict=True):
+    for ax, panel in zip(axes.flat, panels, strict=True):
         ax.imshow(panel.picture, interpolation="nearest", cmap="nipy_spectral")
         ax.set_title(
             f"{panel.name}: {panel.setting}\nclaim: {panel.claim}\nfound: {panel.found}", fontsize=8
@@ -365,19 +399,22 @@ def main() -> int:
     torch.set_num_threads(asked.threads)
     asked.out.mkdir(parents=True, exist_ok=True)
     print("| figure | setting | claim | found |\n| --- | --- | --- | --- |", flush=True)
-    for name in FIGURES if asked.figure == "all" else [asked.figure]:
-        began = time.monotonic()
-        panels = []
-        with tempfile.TemporaryDirectory() as folder:
-            for panel in FIGURES[name](asked.full, Workshop(Path(folder), asked.steps)):
+    with tempfile.TemporaryDirectory() as folder:
+        shop = Workshop(
+            Path(folder), asked.steps, asked.threads
+        )  # figures 6 and 7 have the same networks
+        for name in FIGURES if asked.figure == "all" else [asked.figure]:
+            began = time.monotonic()
+            panels = []
+            for panel in FIGURES[name](asked.full, shop):
                 panels.append(panel)
                 print(
                     f"| {panel.name} | {panel.setting} | {panel.claim} | {panel.found} |",
                     flush=True,
                 )
-        path = asked.out / f"figure{name}{'-full' if asked.full else ''}.png"
-        draw(path, panels)
-        print(f"{path}, {time.monotonic() - began:.0f} s", file=sys.stderr)
+            path = asked.out / f"figure{name}{'-full' if asked.full else ''}.png"
+            draw(path, panels)
+            print(f"{path}, {time.monotonic() - began:.0f} s", file=sys.stderr)
     return 0
 
 

@@ -63,4 +63,5 @@ def export(
         if trust_model:
             given["trust_model"] = True
         forms = [word.strip() for word in to.split(",")]
-        session.answer(stitchsafe.export(source, forms, out, **given))
+        made = stitchsafe.export(source, forms, out, **given)
+        session.answer(made, ok=made.ok)

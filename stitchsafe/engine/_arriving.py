@@ -32,12 +32,18 @@ class Export:
     files: dict[str, Path]
     seconds: float
 
+    @property
+    def ok(self) -> bool:
+        """Whether all that was asked for was written."""
+        return True
+
     def to_json(self) -> dict[str, Any]:
         return {
             "files": {form: str(path) for form, path in self.files.items()},
             "bytes": {form: path.stat().st_size for form, path in self.files.items()},
             "seconds": self.seconds,
             "parity": None,
+            "refused": {},
         }
 
     def describe(self) -> str:

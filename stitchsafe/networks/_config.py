@@ -188,6 +188,7 @@ class ModelConfig(_Strict):
     training: dict[str, Any] = {}
     scores: dict[str, Any] = {}
     license: str = ""
+    authors: tuple[str, ...] = ()
     declared: DeclaredConfig | None = None
     skipped: tuple[SkippedConfig, ...] = ()
     notes: tuple[str, ...] = ()

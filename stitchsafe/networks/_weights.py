@@ -3,7 +3,9 @@
 A file is known by how it begins, not by its name. Safetensors are read as they are. What torch
 saved is read by its restricted unpickler, which knows tensors and plain containers and refuses all
 else before it is made. Checkpoints keep the weights among other things, and some wrappers put a
-prefix before every name; both are understood.
+prefix before every name; both are understood. Weights that are older than a buffer of a layer are
+taken where the layer says what it was before: as torch has it, by filling it into the state in
+``_load_from_state_dict``. Parameters are never made up.
 """
 
 from __future__ import annotations
@@ -11,7 +13,7 @@ from __future__ import annotations
 import pickle
 import warnings
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -41,16 +43,19 @@ def load_weights(module: nn.Module, path: Path) -> None:
     refuse_unready(module, type(module).__name__)
     given, wanted = read_weights(path), module.state_dict()
     state = _without_prefix(given, wanted)
-    _refuse_other_names(state, wanted, path, type(module).__name__)
+    buffers = {name for name, _ in module.named_buffers()}
+    missing = [key for key in wanted if key not in state and key not in buffers]
+    _refuse_other_names(missing, [key for key in state if key not in wanted], path, module)
     for name, tensor in wanted.items():
-        if tuple(state[name].shape) != tuple(tensor.shape):
+        if name in state and tuple(state[name].shape) != tuple(tensor.shape):
             raise ModelError(
                 f"{path} does not fit {type(module).__name__}: {name} has the shape "
                 f"{tuple(state[name].shape)}, and the network takes {tuple(tensor.shape)}; give "
                 "the arguments that the network was trained with"
             )
     with damage_named(f"{path} does not fit {type(module).__name__}", "give its own weights"):
-        module.load_state_dict(state)
+        left = module.load_state_dict(state, strict=False)
+    _refuse_other_names(left.missing_keys, [], path, module)
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
@@ -145,10 +150,8 @@ def _without_prefix(state: dict[str, Tensor], wanted: Mapping[str, Any]) -> dict
 
 
 def _refuse_other_names(
-    state: Mapping[str, Any], wanted: Mapping[str, Any], path: Path, name: str
+    missing: Sequence[str], unexpected: Sequence[str], path: Path, module: nn.Module
 ) -> None:
-    missing = [key for key in wanted if key not in state]
-    unexpected = [key for key in state if key not in wanted]
     if not missing and not unexpected:
         return
     parts = [
@@ -157,8 +160,8 @@ def _refuse_other_names(
         if keys
     ]
     raise ModelError(
-        f"{path} does not hold the weights of {name} ({'; '.join(parts)}); give the arguments that "
-        "the network was trained with, or its own weights"
+        f"{path} does not hold the weights of {type(module).__name__} ({'; '.join(parts)}); give "
+        "the arguments that the network was trained with, or its own weights"
     )
 
 

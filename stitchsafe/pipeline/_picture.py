@@ -1,4 +1,4 @@
-"""A picture of a result that a person can judge: slices in two planes, tiles drawn in."""
+"""Pictures of results that a person can judge."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from stitchsafe.tiling import Recipe
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-__all__ = ["draw_result"]
+__all__ = ["draw_part", "draw_result"]
 
 
 def draw_result(
@@ -71,6 +71,73 @@ def draw_result(
     )
     figure.savefig(path, dpi=90)
     pyplot.close(figure)
+
+
+def draw_part(
+    path: Path,
+    image: NDArray[Any],
+    field: tuple[str, NDArray[np.floating]],
+    labels: NDArray[Any],
+    truth: NDArray[Any],
+    title: str,
+) -> None:
+    """Write a PNG: image, a field in colours, labels and truth; of a stack, its middle slice.
+
+    Parameters
+    ----------
+    path
+        Where.
+    image, labels, truth
+        Of one shape, (y, x) or (z, y, x).
+    field
+        Its name, and its values, (channels, *shape).
+    title
+        Above all of it.
+    """
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    truth = _like(truth, labels)
+    name, values = field
+    painted = np.moveaxis(_painted(values), 0, -1)
+    if image.ndim == 3:
+        middle = image.shape[0] // 2
+        image, painted, labels, truth = (a[middle] for a in (image, painted, labels, truth))
+    colours = _colours(int(max(labels.max(), truth.max())))
+    height, width = image.shape
+    figure, axes = pyplot.subplots(
+        1, 4, figsize=(16, 4 * height / width + 0.7), layout="constrained"
+    )
+    titles = ("image", f"{name} in colours", "labels", "truth")
+    for panel, heading, overlay in zip(axes, titles, (None, None, labels, truth), strict=True):
+        if heading == titles[1]:
+            panel.imshow(painted, interpolation="nearest")
+        else:
+            panel.imshow(image, cmap="gray", interpolation="nearest")
+        if overlay is not None:
+            panel.imshow(_overlay(overlay, colours), interpolation="nearest")
+        panel.set_title(heading)
+        panel.set_axis_off()
+    figure.suptitle(title)
+    figure.savefig(path, dpi=72)
+    pyplot.close(figure)
+
+
+def _painted(field: NDArray[np.floating]) -> NDArray[np.floating]:
+    """Red, green and blue from 0 to 1: the channels, or what most of many vary along."""
+    flat = field.reshape(len(field), -1).astype(np.float64)
+    flat -= flat.mean(axis=1, keepdims=True)
+    if len(flat) > 3:
+        _, axes = np.linalg.eigh(flat @ flat.T)
+        axes = axes[:, :-4:-1]
+        flat = (axes * np.where(axes.sum(axis=0) < 0, -1, 1)).T @ flat
+    low, high = np.percentile(flat, (1, 99), axis=1, keepdims=True)
+    shares = ((flat - low) / np.maximum(high - low, 1e-9)).clip(0, 1)
+    missing = np.repeat(shares[-1:], 3 - len(shares), axis=0)
+    rgb: NDArray[np.floating] = np.concatenate([shares, missing])
+    return rgb.reshape(3, *field.shape[1:])
 
 
 def _like(truth: NDArray[Any], labels: NDArray[Any]) -> NDArray[np.int64]:

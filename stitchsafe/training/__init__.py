@@ -23,6 +23,7 @@ from stitchsafe.training._losses import (
     touching_pairs,
 )
 from stitchsafe.training._sections import Sections
+from stitchsafe.training._shown import Part, Show, Shown, compare
 from stitchsafe.training._sources import image_files
 from stitchsafe.training._step import Batch, Objective
 from stitchsafe.training._targets import Targets, inner_voxels, make_targets, split_parts
@@ -44,7 +45,10 @@ __all__ = [
     "Objective",
     "NetworkExport",
     "NetworkForm",
+    "Part",
     "Sections",
+    "Show",
+    "Shown",
     "Symmetry",
     "Targets",
     "TrainingConfig",
@@ -52,6 +56,7 @@ __all__ = [
     "TrainingWindow",
     "WindowRules",
     "affinity_loss",
+    "compare",
     "discriminative_loss",
     "draw_disks",
     "draw_symmetry",

@@ -40,10 +40,15 @@ __all__ = ["CardConfig", "TrainingConfig", "load_training"]
 
 
 class CardConfig(Strict):
-    """What the model's card says of the data and the licences."""
+    """What the model's card says of the data, the licences, and who made it.
+
+    What is not said is not made up: without a licence the card says that none is stated, and
+    without words on the data it has the names of the files.
+    """
 
     data: str = ""
-    license: str = "BSD-3-Clause (weights)"
+    license: str = ""
+    authors: tuple[Annotated[str, Field(pattern=r"^[^/\\]+$")], ...] = ()
 
 
 _LEARNT = ("embedding", "foreground", "affinities")

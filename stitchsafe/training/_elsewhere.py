@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -12,7 +13,7 @@ from stitchsafe.engine import Events, Export, Silent, arriving, export_targets, 
 from stitchsafe.errors import InputError, ModelError, StoreError
 from stitchsafe.networks import TorchNetwork, load_network, models_root
 from stitchsafe.training._onnx import Parity, onnx_of, require_exporters
-from stitchsafe.training._package import pack, refuse_unpackable
+from stitchsafe.training._package import INSTEAD, pack, refuse_unpackable
 from stitchsafe.volumes import is_url
 
 __all__ = ["NetworkExport", "NetworkForm", "export_network", "is_network"]
@@ -33,15 +34,25 @@ class NetworkExport(Export):
     ----------
     parity
         How far the exported network is from the one in the folder.
+    refused
+        Why there is none of a form that was asked for, by form.
     """
 
     parity: Parity
+    refused: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def ok(self) -> bool:
+        """Whether all that was asked for was written."""
+        return not self.refused
 
     def to_json(self) -> dict[str, Any]:
-        return {**super().to_json(), "parity": self.parity.to_json()}
+        told = {"parity": self.parity.to_json(), "refused": self.refused}
+        return {**super().to_json(), **told}
 
     def describe(self) -> str:
-        return f"{super().describe()}\n{self.parity}"
+        refused = [f"no {form}: {reason}" for form, reason in self.refused.items()]
+        return "\n".join([super().describe(), str(self.parity), *refused])
 
 
 def is_network(source: str | Path) -> bool:
@@ -84,6 +95,7 @@ def export_network(
     Returns
     -------
     NetworkExport
+        Of a network that becomes no package, where ONNX was asked for too, that; and the reason.
 
     Raises
     ------
@@ -109,23 +121,51 @@ def export_network(
         admit(path)
     require_exporters(packages="bioimageio" in forms)
     network = _loaded(source, trust=trust_model)
-    if "bioimageio" in forms:
-        refuse_unpackable(network)
+    _refuse_consensus(network)
+    refused: dict[str, str] = {}
+    with _noting(refused, forms):
+        if "bioimageio" in forms:
+            refuse_unpackable(network)
     for each in network.geometry.breaks:
         events.say(f"NOT exact: tiles of this network cannot be stitched: {each}")
-    for layer, what in network.geometry.consensus:
-        events.say(
-            f"NOT exact, unless this is decided for the whole volume: {what} (layer {layer})"
-        )
     events.say(f"exporting {network.name}, which takes a while")
     model, parity = onnx_of(network)
     contents = {"onnx": model.SerializeToString()}
-    if "bioimageio" in forms:
-        contents["bioimageio"] = pack(network, model, _card(source, network), events)
+    with _noting(refused, forms):
+        if "bioimageio" in forms and not refused:
+            contents["bioimageio"] = pack(network, model, _card(source, network), events)
+    files = {form: path for form, path in files.items() if form in contents}
     with arriving(list(files.values()), admit) as opened:
         for form, file in zip(files, opened, strict=True):
             file.write(contents[form])
-    return NetworkExport(files, time.monotonic() - began, parity)
+    return NetworkExport(files, time.monotonic() - began, parity, refused)
+
+
+@contextmanager
+def _noting(refused: dict[str, str], forms: Sequence[str]) -> Iterator[None]:
+    """Note why there is no package, if it is not all that was asked for."""
+    try:
+        yield
+    except ModelError as error:
+        if "onnx" not in forms:
+            raise
+        refused["bioimageio"] = str(error).removesuffix(INSTEAD)
+
+
+def _refuse_consensus(network: TorchNetwork) -> None:
+    """Refuse a network that decides something for the whole volume.
+
+    Raises
+    ------
+    ModelError
+        A graph has nobody to tell it what was decided: given a tile, it would decide for that.
+    """
+    for layer, what in network.geometry.consensus:
+        raise ModelError(
+            f"{network.name} cannot be exported: what its layer {layer} does is decided once for "
+            f"the whole volume ({what}), and a graph that is given a tile would decide for the "
+            "tile; give predict its folder, or train with another downsampling"
+        )
 
 
 def _targets(folder: Path, forms: Sequence[str], out: str | Path | None) -> dict[str, Path]:

@@ -10,6 +10,7 @@ each image, where there are many).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -63,6 +64,10 @@ class Example:
 
 class Examples(Protocol):
     """Draws examples."""
+
+    @property
+    def sources(self) -> Sequence[Labelled]:
+        """What windows are cut from; nothing where examples are drawn."""
 
     def draw(self, generator: np.random.Generator) -> Example: ...
 
@@ -147,6 +152,7 @@ class _DiskExamples:
     data: DisksConfig
     window: TrainingWindow
     elastic: Elastic | None
+    sources: tuple[Labelled, ...] = ()
 
     def draw(self, generator: np.random.Generator) -> Example:
         settings = self.data.model_dump(exclude={"kind", "elastic"})
@@ -177,6 +183,10 @@ class _WindowExamples:
         size = config.input.voxel_size or (1.0,) * len(window.window)
         self.alike = tuple(zip(window.window, window.input, window.offset, size, strict=True))
         self.symmetric = config.augmentation.symmetries and window.centred
+
+    @property
+    def sources(self) -> Sequence[Labelled]:
+        return self.sampler.everywhere.sources
 
     def draw(self, generator: np.random.Generator) -> Example:
         source, corner = self.sampler.draw(generator)

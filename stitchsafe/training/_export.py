@@ -11,6 +11,7 @@
       weights.safetensors   │ the model folder: RUN itself is one
       geometry.json         │
       card.md               ┘
+      picture.png           what the network finds in a part, at the end
 """
 
 from __future__ import annotations
@@ -21,12 +22,22 @@ from typing import Any
 
 from torch import nn
 
-from stitchsafe.networks import LabelsConfig, ModelConfig, OutputConfig, TilingConfig, save_folder
+from stitchsafe.networks import (
+    LabelsConfig,
+    ModelConfig,
+    OutputConfig,
+    TilingConfig,
+    save_folder,
+    write_whole,
+)
 from stitchsafe.training._checkpoint import Checkpoint
 from stitchsafe.training._config import TrainingConfig
-from stitchsafe.training._data_config import DisksConfig
+from stitchsafe.training._provenance import said_of_data
 
-__all__ = ["export_model", "model_config"]
+__all__ = ["PICTURE", "export_model", "model_config", "show_in_card"]
+
+PICTURE = "picture.png"
+_SHOWN = "\n## What it finds\n"
 
 _CLUSTERING_WINDOW = {2: 256, 3: 64}
 
@@ -38,6 +49,7 @@ def model_config(
     *,
     channels: Sequence[int],
     command: str,
+    data: str | Path | None = None,
     notes: tuple[str, ...] = (),
 ) -> ModelConfig:
     """The ``config.yaml`` of what a training made.
@@ -48,6 +60,8 @@ def model_config(
         Of each head, in order.
     command
         What was said to train it.
+    data
+        A path that was taken instead of the configuration's.
     notes
         What whoever uses the model should know.
     """
@@ -73,7 +87,7 @@ def model_config(
         labels=labels,
         tiling=config.tiling or TilingConfig(tile_shape=shape),
         training={
-            "data": config.card.data,
+            "data": config.card.data or said_of_data(config, data),
             "window": list(config.window),
             "command": command,
             "steps": state.step,
@@ -84,6 +98,7 @@ def model_config(
         scores={name: round(value, 4) for name, value in state.best.items()},
         notes=notes,
         license=config.card.license,
+        authors=config.card.authors,
     )
 
 
@@ -93,7 +108,7 @@ def _of_weights(config: TrainingConfig, state: Checkpoint) -> dict[str, Any]:
     if config.optimiser.ema is not None:
         found["weights"] = f"exponential averages, {config.optimiser.ema:g} kept per step"
     if config.init is not None:
-        found["init"] = config.init
+        found["init"] = Path(config.init).name
     if config.allow_breaking_window:
         found["allow_breaking_window"] = True
     if config.neighbours > 1:
@@ -127,6 +142,14 @@ def export_model(
     (folder / "card.md").write_text(_card(model, config), encoding="utf-8")
 
 
+def show_in_card(folder: Path, found: str) -> None:
+    """Put the picture that lies beside it into a card, and a line on it, in place of earlier."""
+    path = folder / "card.md"
+    card, _, _ = path.read_text(encoding="utf-8").partition(_SHOWN)
+    text = f"{card}{_SHOWN}\n{found[0].upper()}{found[1:]}.\n\n![picture]({PICTURE})\n"
+    write_whole(path, text.encode())
+
+
 def _card(model: ModelConfig, config: TrainingConfig) -> str:
     voxel = "any"
     if model.input.voxel_size is not None:
@@ -138,9 +161,8 @@ def _card(model: ModelConfig, config: TrainingConfig) -> str:
         "input": f"{model.input.channels} channel(s), axes {model.input.axes}, voxel size {voxel}, "
         f"normalised by {model.input.normalize}",
         "outputs": ", ".join(f"{o.name} ({o.channels})" for o in model.outputs),
-        "data": config.card.data
-        or ("synthetic disks" if isinstance(config.data, DisksConfig) else "not stated"),
-        "licence": model.license,
+        "data": str(model.training["data"]),
+        "licence": model.license or "not stated; say `card: {license: …}` in the training's file",
         "training": f"`{model.training['command']}`, {model.training['steps']} steps in "
         f"{model.training['seconds']} s, window {_times(config.window)}",
         "weights": str(model.training.get("weights", "those of the last step")),
@@ -150,6 +172,8 @@ def _card(model: ModelConfig, config: TrainingConfig) -> str:
         "scores": ", ".join(f"{name} {value:.4g}" for name, value in model.scores.items())
         or "not measured; see `stitchsafe evaluate`",
     }
+    if model.authors:
+        rows["authors"] = ", ".join(model.authors)
     if model.scores:
         best = "averages" if "weights" in model.training else "weights"
         rows["weights"] = f"the {best} of step {model.training['steps']}, which scored best"

@@ -21,11 +21,12 @@ from stitchsafe.training._checkpoint import BEST, LAST, Checkpoint
 from stitchsafe.training._config import TrainingConfig, load_training
 from stitchsafe.training._devices import open_fabric
 from stitchsafe.training._examples import open_examples
-from stitchsafe.training._export import export_model, model_config
+from stitchsafe.training._export import PICTURE, export_model, model_config
 from stitchsafe.training._fit import Hooks, fit
 from stitchsafe.training._logs import CSV, HISTORY, TENSORBOARD, require_tensorboard
 from stitchsafe.training._network import build_network, find_loss, head_channels
 from stitchsafe.training._schedule import refuse_unfit_temperature
+from stitchsafe.training._shown import Show, Shown, choose_part, show_end
 from stitchsafe.training._stamps import stamps_of
 from stitchsafe.training._step import Objective
 from stitchsafe.training._validation import Judge, mean_scores, open_kept_back
@@ -45,6 +46,7 @@ _RUN_FILES = (
     "weights.safetensors",
     "geometry.json",
     "card.md",
+    PICTURE,
 )
 
 
@@ -71,6 +73,8 @@ class TrainingResult:
         nothing was validated.
     stopped_early
         Whether validation got no better any more.
+    shown
+        What the network finds in a part that it shows; None where it shows nothing.
     rank
         Of this process among those of the training; 0 is the leader, which alone writes.
     """
@@ -85,6 +89,7 @@ class TrainingResult:
     scores: dict[str, float] = field(default_factory=dict)
     best_step: int | None = None
     stopped_early: bool = False
+    shown: Shown | None = None
     rank: int = 0
 
     def to_json(self) -> dict[str, Any]:
@@ -99,13 +104,15 @@ class TrainingResult:
             "scores": self.scores,
             "best_step": self.best_step,
             "stopped_early": self.stopped_early,
+            "shown": None if self.shown is None else self.shown.to_json(),
         }
 
     def describe(self) -> str:
         """The result for people."""
         losses = _listed(self.losses)
         scores = f"; best at step {self.best_step}: {_listed(self.scores)}" if self.scores else ""
-        return (
+        shown = f"{self.shown}: see {self.shown.picture}\n" if self.shown is not None else ""
+        return shown + (
             f"{self.out}: {self.steps} steps in {self.seconds:.0f} s ({losses}){scores}; "
             f"use it with: stitchsafe predict VOLUME -m {self.out}"
         )
@@ -122,6 +129,7 @@ def train(
     device: str = "auto",
     trust_model: bool = False,
     judge: Judge | None = None,
+    show: Show | None = None,
     events: Events | None = None,
 ) -> TrainingResult:
     """Train a network, or go on with a training that was stopped.
@@ -146,6 +154,8 @@ def train(
         Whether a network or a loss that the configuration names as ``package.module:name`` may run.
     judge
         Predicts and scores, where the configuration asks for validation.
+    show
+        Predicts and draws a part in the end.
     events
         Told about progress.
 
@@ -194,7 +204,7 @@ def train(
 
     def describe(state: Checkpoint) -> ModelConfig:
         return model_config(
-            settings, state, period, channels=channels, command=command, notes=stamps
+            settings, state, period, channels=channels, command=command, data=data, notes=stamps
         )
 
     def keep(shown: nn.Module, state: Checkpoint) -> None:
@@ -219,6 +229,12 @@ def train(
             fabric=fabric,
             hooks=Hooks(keep, scored if kept_back else None),
         )
+        shown = None
+        if show is not None and leads:
+            part = choose_part(settings, kept_back, examples.sources, describe(state))
+            shown = show_end(
+                show, run, part, trust=trust_model, device=str(fabric.device), events=events
+            )
     return TrainingResult(
         out=str(run),
         steps=state.step,
@@ -230,6 +246,7 @@ def train(
         scores=state.best,
         best_step=state.best_step if state.best else None,
         stopped_early=state.stopped,
+        shown=shown,
         rank=fabric.global_rank,
     )
 

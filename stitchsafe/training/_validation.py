@@ -26,7 +26,7 @@ from stitchsafe.training._loop_config import ValidationConfig
 from stitchsafe.training._sources import image_files, open_volumes, opened_images
 from stitchsafe.volumes import open_volume
 
-__all__ = ["Judge", "is_better", "mean_scores", "open_kept_back"]
+__all__ = ["Judge", "drawn_disks", "is_better", "mean_scores", "open_kept_back"]
 
 _SIDE = {2: 256, 3: 64}
 _OWN_SEED = 2**32 - 1
@@ -68,7 +68,7 @@ def open_kept_back(
         return []
     source, rule = wish.data or config.data, config.input
     if isinstance(source, DisksConfig):
-        return [_drawn(config, source, wish, number) for number in range(wish.count)]
+        return [drawn_disks(config, source, wish, number) for number in range(wish.count)]
     instead = data if source.path == getattr(config.data, "path", None) else None
     if isinstance(source, VolumeConfig):
         if wish.data is None:
@@ -92,9 +92,10 @@ def open_kept_back(
     return judging
 
 
-def _drawn(
+def drawn_disks(
     config: TrainingConfig, source: DisksConfig, wish: ValidationConfig, number: int
 ) -> Labelled:
+    """A synthetic image that no training draws; each `number` is another one."""
     axes, ndim = config.input.axes, len(config.input.axes)
     shape = wish.size or (_SIDE[ndim],) * ndim
     if len(shape) != ndim:

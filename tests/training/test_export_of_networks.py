@@ -30,6 +30,7 @@ from stitchsafe.networks import (
     save_folder,
 )
 from stitchsafe.training import NetworkExport, export_network, is_network
+from stitchsafe.training import _elsewhere as elsewhere
 from stitchsafe.training import _onnx as writing
 from stitchsafe.training import _package as packing
 
@@ -43,6 +44,7 @@ def can_judge() -> bool:
 
 
 judged = pytest.mark.skipif(not can_judge(), reason="bioimageio.spec is absent, or too old")
+SOME = writing.Parity(1e-7, ((44, 44),))
 FORMS = ("onnx", *(["bioimageio"] if can_judge() else []))
 ENDINGS = {"onnx": "tiny.onnx", "bioimageio": "tiny.bioimageio.zip"}
 
@@ -74,6 +76,7 @@ def model_folder(path: Path, **arguments: Any) -> Path:
         },
         "tiling": {"tile_shape": (32, 32)},
         "license": "CC0-1.0 (all of it)",
+        "authors": ["A. Person", "B. Person"],
     }
     save_folder(path, stitchsafe.UNet(**arguments), ModelConfig.model_validate(config))
     return path
@@ -203,10 +206,59 @@ def test_a_package_states_what_was_traced(exported: NetworkExport) -> None:
     assert (own["period"], own["context"]) == ([4, 4], [[20, 20]] * 2)
     assert own["labels"]["from"] == "foreground"
     assert told["license"] == "CC0-1.0"
+    assert [author["name"] for author in told["authors"]] == ["A. Person", "B. Person"]
     assert told["cite"][0]["doi"].endswith("2101.05846")
     assert "Knows nothing." in card
     assert "picture.png" not in card
     assert 0 <= foreground.min() < foreground.max() <= 1
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # files left open
+@judged
+@pytest.mark.parametrize(("gain", "shift"), [(0.01, 0.0), (1e3, 0.0), (0.01, 0.5)])
+def test_outputs_of_any_size_are_packaged_with_a_tolerance_of_their_size(
+    folder: Path, exported: NetworkExport, tmp_path: Path, gain: float, shift: float
+) -> None:
+    """Small probabilities and embeddings too, of which 1e-3 would be too much, and large ones."""
+    network = load_network(folder)
+    assert isinstance(network, TorchNetwork)
+    assert network.config is not None
+    heads = network.module.heads
+    with torch.no_grad():
+        heads["embedding"].weight.mul_(gain)
+        heads["embedding"].bias.mul_(gain).add_(shift)
+        heads["foreground"].bias.sub_(6)  # probabilities of less than 0.01
+    model = onnx.load(exported.files["onnx"])  # what is packed is not run here
+    made = packing.pack(network, model, "# tiny", Heard())
+    with zipfile.ZipFile(io.BytesIO(made)) as archive:
+        told = yaml.safe_load(archive.read("bioimageio.yaml"))
+        tests = {
+            name: np.load(io.BytesIO(archive.read(f"test_{name}.npy")))
+            for name in ("embedding", "foreground")
+        }
+    entries = told["config"]["bioimageio"]["reproducibility_tolerance"]
+    assert [entry["output_ids"] for entry in entries] == [["embedding"], ["foreground"]]
+    for entry, values in zip(entries, tests.values(), strict=True):
+        assert 0 < entry["absolute_tolerance"] <= 1e-4 * np.abs(values).max() * 1.001
+        assert entry["absolute_tolerance"] <= 0.01 * values.max()
+
+
+def test_a_test_input_is_looked_for_that_gives_positive_values(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The format asks that what may be off is no more than a hundredth of the largest value."""
+    network = load_network(folder)
+    assert isinstance(network, TorchNetwork)
+    assert network.config is not None
+    seen = []
+
+    def fake(*given: Any) -> dict[str, np.ndarray]:
+        seen.append(given[-1])
+        return {"embedding": np.full((1, 2, 4, 4), given[-1] - 2.5, np.float32)}
+
+    monkeypatch.setattr(packing, "_tests", fake)
+    tests = packing._positive_tests(network, network.config)
+    assert (seen, tests["embedding"].max()) == ([0, 1, 2, 3], 0.5)
 
 
 def test_a_halo_makes_tiles_of_whole_periods() -> None:
@@ -325,15 +377,42 @@ def test_what_is_missing_is_named_with_its_extra(
 def test_a_network_that_cannot_be_tiled_becomes_no_package_and_is_said_to_be_none(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(torch.onnx, "export", failing)
     ring = model_folder(tmp_path / "ring", padding="circular")
     network, heard = load_network(ring), Heard()
     assert isinstance(network, TorchNetwork)
     with pytest.raises(ModelError, match=r"would get seams: it is unsafe, .*export it to onnx"):
         packing.refuse_unpackable(network)
-    with pytest.raises(ModelError, match="cannot be exported"):
-        export_network(ring, ["onnx"], events=heard)
+    with pytest.raises(ModelError, match=r"would get seams: it is unsafe, .*export it to onnx"):
+        export_network(ring, ["bioimageio"], events=heard)
+    assert not any("NOT exact" in line for line in heard.lines)
+    monkeypatch.setattr(elsewhere, "onnx_of", lambda network: (onnx.ModelProto(), SOME))
+    made = export_network(ring, FORMS, events=heard)
     assert any("NOT exact" in line for line in heard.lines)
+    assert list(made.files) == ["onnx"]
+    assert made.files["onnx"].exists()
+    assert not (tmp_path / "ring.bioimageio.zip").exists()
+    if "bioimageio" in FORMS:
+        (reason,) = made.to_json()["refused"].values()
+        assert "would get seams" in reason
+        assert "onnx alone" not in reason
+        assert f"no bioimageio: {reason}" in made.describe().splitlines()
+        with pytest.raises(SystemExit) as ended:
+            main(["export", str(ring), "--to", ",".join(FORMS), "--overwrite"])
+        assert ended.value.code == 1
+
+
+def test_what_is_decided_for_the_whole_volume_is_not_exported(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = model_folder(tmp_path / "lps", downsampling="lps", upsampling="lpu")
+    with pytest.raises(SystemExit) as ended:
+        main(["export", str(folder), "--to", "onnx"])
+    assert ended.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "tiny cannot be exported: what its layer" in line
+    assert "decided once for the whole volume" in line
+    assert "give predict its folder" in line
+    assert [path.name for path in tmp_path.iterdir()] == ["lps"]
 
 
 def test_a_bundled_model_is_found_by_its_name_and_written_here(
