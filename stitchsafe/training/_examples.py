@@ -24,8 +24,7 @@ from stitchsafe.training._augmentation import Bending, Intensity, View, draw_sym
 from stitchsafe.training._config import TrainingConfig
 from stitchsafe.training._data_config import DisksConfig, VolumeConfig
 from stitchsafe.training._data_record import DataRecord
-from stitchsafe.training._deformation import Elastic
-from stitchsafe.training._disks import draw_disks
+from stitchsafe.training._disks import draw_as_said
 from stitchsafe.training._labelled import Labelled
 from stitchsafe.training._sampling import Sampler
 from stitchsafe.training._sections import Sections
@@ -153,8 +152,9 @@ def _disk_examples(
             f"data.origin {data.origin} has {len(data.origin)} numbers, but there are {ndim} axes; "
             "give one for each axis"
         )
-    elastic = data.elastic.of(ndim, "data.elastic") if data.elastic else None
-    return _DiskExamples(config, data, window, elastic)
+    if data.elastic is not None:
+        data.elastic.of(ndim, "data.elastic")
+    return _DiskExamples(config, data, window)
 
 
 @dataclass(frozen=True)
@@ -162,11 +162,9 @@ class _DiskExamples:
     config: TrainingConfig
     data: DisksConfig
     window: TrainingWindow
-    elastic: Elastic | None
 
     def draw(self, generator: np.random.Generator) -> Example:
-        settings = self.data.model_dump(exclude={"kind", "elastic"})
-        image, labels = draw_disks(self.window.input, generator, elastic=self.elastic, **settings)
+        image, labels = draw_as_said(self.data, self.window.input, generator)
         targets, embedded = _targets(labels, self.config)
         cut = Roi(self.window.offset, self.window.window).slices
         return _example(

@@ -14,6 +14,7 @@ from stitchsafe.instances import LabelSettings
 from stitchsafe.networks import LabelsConfig, build_from, is_factory, load_weights, models_root
 from stitchsafe.nn import UNet
 from stitchsafe.training._config import TrainingConfig
+from stitchsafe.training._impossible import refuse_impossible
 from stitchsafe.training._step import OwnLoss
 
 __all__ = ["build_network", "find_loss", "head_channels"]
@@ -41,12 +42,13 @@ def build_network(config: TrainingConfig, *, folder: Path, trust: bool) -> nn.Mo
             _refuse_untrusted(name, "the network", trust)
             module = build_from(name, config.network.arguments)
         else:
+            refuse_impossible(config)
             try:
                 module = UNet(**config.network.arguments)
             except (TypeError, ValueError) as error:
                 raise ModelError(
-                    f"the network of {config.name!r} cannot be built: {error}; correct its "
-                    "arguments"
+                    f"the network of {config.name!r} cannot be built: {error}; correct "
+                    "network.arguments"
                 ) from error
     if config.init is not None:
         load_weights(module, _weights(config.init, folder))

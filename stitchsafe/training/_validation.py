@@ -20,7 +20,7 @@ from stitchsafe.networks import ModelConfig
 from stitchsafe.training._config import TrainingConfig
 from stitchsafe.training._data_config import DisksConfig, VolumeConfig
 from stitchsafe.training._data_record import DataRecord
-from stitchsafe.training._disks import draw_disks
+from stitchsafe.training._disks import draw_as_said
 from stitchsafe.training._labelled import Labelled, intensity_rule
 from stitchsafe.training._loop_config import ValidationConfig
 from stitchsafe.training._sources import image_files, open_volumes, opened_images
@@ -110,9 +110,7 @@ def _drawn(
     if len(shape) != ndim:
         raise InputError(f"validation.size {shape} needs one size per axis of {axes}")
     generator = np.random.default_rng((config.seed, _OWN_SEED, number))
-    settings = source.model_dump(exclude={"kind", "elastic"})
-    elastic = source.elastic.of(ndim, "data.elastic") if source.elastic else None
-    image, labels = draw_disks(shape, generator, elastic=elastic, **settings)
+    image, labels = draw_as_said(source, shape, generator)
     volume, region = open_volume(image, axes="c" + axes), Roi.whole(shape)
     return Labelled(
         f"synthetic image {number}",
