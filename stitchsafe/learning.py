@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 from torch import nn
 
 from stitchsafe.coordinates import Roi
 from stitchsafe.engine import Events
-from stitchsafe.metrics import Scores
+from stitchsafe.metrics import Scores, evaluate_volumes
 from stitchsafe.networks import ModelConfig, TorchNetwork, network_of
 from stitchsafe.pipeline import draw_part, evaluate, predict
 from stitchsafe.training import Labelled, Part, Shown, TrainingConfig, TrainingResult, compare
 from stitchsafe.training import train as train_judged
-from stitchsafe.volumes import open_volume
+from stitchsafe.volumes import Volume, open_volume
 
 __all__ = ["judge", "show", "train"]
 
@@ -79,12 +81,34 @@ def judge(
         predict(data.image, network, out, roi=region, device=device, image="none")
         if data.ignore is None:
             return evaluate(out, data.labels, thresholds=thresholds)
-        found, truth = (
-            volume.read(data.region)[0]
-            for volume in (open_volume(out, image="labels/instances"), data.labels)
+        found = open_volume(out, image="labels/instances")
+        return evaluate_volumes(
+            _Known(found, data.labels, data.ignore),
+            _Known(data.labels, data.labels, data.ignore),
+            thresholds=thresholds,
+            roi=data.region,
         )
-        known_voxels = truth != data.ignore
-        return evaluate(found * known_voxels, truth * known_voxels, thresholds=thresholds)
+
+
+@dataclass(frozen=True)
+class _Known:
+    """Labels where something is known, read block by block; 0 elsewhere."""
+
+    labels: Volume
+    truth: Volume
+    ignore: int
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.labels.shape
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        return self.labels.dtype
+
+    def read(self, roi: Roi) -> npt.NDArray[Any]:
+        labels = self.labels.read(roi)
+        return np.where(self.truth.read(roi) == self.ignore, labels.dtype.type(0), labels)
 
 
 def show(network: TorchNetwork, part: Part, picture: Path, device: str) -> Shown:

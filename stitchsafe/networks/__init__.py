@@ -19,6 +19,7 @@ from stitchsafe.networks._folder import (
     build_module,
     load_folder,
     network_of,
+    save_config,
     save_folder,
     write_whole,
 )
@@ -72,6 +73,7 @@ __all__ = [
     "network_of",
     "pointwise",
     "quietly",
+    "save_config",
     "save_folder",
     "write_whole",
 ]

@@ -25,7 +25,7 @@ from stitchsafe.networks._damage import damage_named
 from stitchsafe.networks._factory import build_from, is_factory
 from stitchsafe.networks._torch import TorchNetwork
 
-__all__ = ["build_module", "load_folder", "network_of", "save_folder", "write_whole"]
+__all__ = ["build_module", "load_folder", "network_of", "save_config", "save_folder", "write_whole"]
 
 _ARCHITECTURES = {"unet": layers.UNet}
 
@@ -146,12 +146,17 @@ def save_folder(folder: Path, module: nn.Module, config: ModelConfig) -> None:
     state = {key: tensor.detach().cpu().contiguous() for key, tensor in module.state_dict().items()}
     # Not by save_file, which lets nobody else read what it writes.
     write_whole(folder / "weights.safetensors", save(state))
-    content = config.model_dump(mode="json", by_alias=True, exclude_defaults=False)
-    text = yaml.safe_dump(content, sort_keys=False, default_flow_style=None, width=100)
-    write_whole(folder / "config.yaml", text.encode())
+    save_config(folder, config)
     network = network_of(module, config)  # a training writes its folder many times
     geometry = json.dumps(network.geometry.to_json(), indent=2) + "\n"
     write_whole(folder / "geometry.json", geometry.encode())
+
+
+def save_config(folder: Path, config: ModelConfig) -> None:
+    """Write the configuration of a model folder."""
+    content = config.model_dump(mode="json", by_alias=True, exclude_defaults=False)
+    text = yaml.safe_dump(content, sort_keys=False, default_flow_style=None, width=100)
+    write_whole(folder / "config.yaml", text.encode())
 
 
 def write_whole(path: Path, content: bytes) -> None:

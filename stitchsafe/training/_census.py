@@ -9,7 +9,7 @@ chunks gives the same draws. Memory is 24 bytes per instance and cell that it li
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from stitchsafe.coordinates import CellGrid, Roi
-from stitchsafe.training._labelled import Labelled
+from stitchsafe.training._labelled import Labelled, refuse_negative
 from stitchsafe.volumes import pieces
 
 __all__ = ["Census", "has_instance", "take_census"]
@@ -26,6 +26,7 @@ _CELL = {2: (256, 256), 3: (64, 64, 64)}
 
 Ids = npt.NDArray[Any]
 Counts = npt.NDArray[np.int64]
+Watch = Callable[[int], None]
 
 
 @dataclass(frozen=True)
@@ -84,10 +85,12 @@ def _counts(grid: CellGrid) -> tuple[int, ...]:
     return tuple(math.ceil(n / c) for n, c in zip(grid.region.shape, grid.cell_shape, strict=True))
 
 
-def _parts(source: Labelled) -> Iterator[tuple[int, Ids]]:
+def _parts(source: Labelled, watch: Watch | None = None) -> Iterator[tuple[int, Ids]]:
     """Cells, or parts of them, that are not all background: number and stored labels."""
     grid = _grid(source.region.shape)
     for piece, read in pieces(source.labels, source.region):
+        if watch is not None:
+            watch(piece.size)
         if not read.any():
             continue
         local = piece.relative_to(source.region)
@@ -115,15 +118,32 @@ def _counted(labels: Ids, ignore: int | None) -> tuple[Ids, Counts]:
     return ids[instance], voxels[instance].astype(np.int64)
 
 
-def has_instance(source: Labelled) -> bool:
-    """Whether the region holds an instance at all; reads no further than to the first."""
-    return any(len(_counted(labels, source.ignore)[0]) for _, labels in _parts(source))
+def has_instance(source: Labelled, watch: Watch | None = None) -> bool:
+    """Whether the region holds an instance at all.
+
+    Reads no further than to the first; but all of labels that could be negative, which none may be
+    but the ignored one.
+
+    Raises
+    ------
+    VolumeError
+        If another is.
+    """
+    if source.labels.dtype.kind == "u":
+        return any(len(_counted(labels, source.ignore)[0]) for _, labels in _parts(source, watch))
+    found = False
+    for piece, read in pieces(source.labels, source.region):
+        refuse_negative(source.name, read[0], piece, source.ignore)
+        found = found or len(_counted(read[0], source.ignore)[0]) > 0
+        if watch is not None:
+            watch(piece.size)
+    return found
 
 
-def take_census(source: Labelled) -> Census:
-    """Read all labels once."""
+def take_census(source: Labelled, watch: Watch | None = None) -> Census:
+    """Read all labels once; `watch` is told of voxels that were read."""
     rows: list[tuple[Ids, Counts, Counts]] = []
-    for number, labels in _parts(source):
+    for number, labels in _parts(source, watch):
         ids, voxels = _counted(labels, source.ignore)
         rows.append((ids, np.full(len(ids), number), voxels))
     if not rows:

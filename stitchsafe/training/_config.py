@@ -7,7 +7,7 @@ nearest known one, since a typing mistake that is ignored changes results in sil
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
@@ -99,6 +99,8 @@ class TrainingConfig(Strict):
             raise ValueError("training scales by normalize; leave out the input's tensors")
         if self.loss is not None and not is_factory(self.loss):
             raise ValueError(f"loss {self.loss!r} is not of the form package.module:function")
+        if self.network.name == "unet":
+            _refuse_nameless(self.network.arguments.get("heads", {}))
         wanted = sorted(self._trained)
         if not wanted and self.loss is None:
             raise ValueError("nothing to learn: give embedding, foreground, affinities or loss")
@@ -122,6 +124,20 @@ class TrainingConfig(Strict):
         if self.network.name == "unet":
             return dict(self.network.arguments.get("heads", {"embedding": 3}))
         return dict.fromkeys(self._trained or ["output"])
+
+
+def _refuse_nameless(heads: Any) -> None:
+    """Refuse heads that are not channels by name."""
+    if not isinstance(heads, Mapping):
+        raise ValueError(
+            f"network.arguments.heads is {heads!r}; give channels by name, such as {{embedding: 3}}"
+        )
+    for name, channels in heads.items():
+        if not isinstance(channels, int) or isinstance(channels, bool) or channels < 1:
+            raise ValueError(
+                f"network.arguments.heads.{name} is {channels!r}, and a head has at least one "
+                f"channel; the nearest that would do is {name}: 1"
+            )
 
 
 def load_training(path: Path) -> TrainingConfig:

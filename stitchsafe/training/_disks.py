@@ -30,9 +30,10 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
+from stitchsafe.training._data_config import DisksConfig
 from stitchsafe.training._deformation import Elastic, margins, warp
 
-__all__ = ["draw_disks"]
+__all__ = ["draw_as_said", "draw_disks"]
 
 Labels = npt.NDArray[np.int32]
 Places = list[tuple[tuple[float, ...], float]]
@@ -102,6 +103,21 @@ def draw_disks(
     if noise:
         drawn += generator.normal(0, noise, shape).astype(np.float32)
     return drawn[None], found
+
+
+def draw_as_said(
+    data: DisksConfig, shape: Sequence[int], generator: np.random.Generator
+) -> tuple[npt.NDArray[np.float32], Labels]:
+    """One image of disks as ``train.yaml`` says, and its labels.
+
+    Raises
+    ------
+    InputError
+        If sizes are said for another number of axes.
+    """
+    settings = data.model_dump(exclude={"kind", "elastic"})
+    elastic = data.elastic.of(len(shape), "data.elastic") if data.elastic else None
+    return draw_disks(shape, generator, elastic=elastic, **settings)
 
 
 @dataclass(frozen=True)

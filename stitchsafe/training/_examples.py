@@ -19,12 +19,13 @@ import numpy as np
 import numpy.typing as npt
 
 from stitchsafe.coordinates import Roi
+from stitchsafe.engine import Events, Silent
 from stitchsafe.errors import InputError, InterruptedRunError, VolumeError
 from stitchsafe.training._augmentation import Bending, Intensity, View, draw_symmetry
 from stitchsafe.training._config import TrainingConfig
 from stitchsafe.training._data_config import DisksConfig, VolumeConfig
-from stitchsafe.training._deformation import Elastic
-from stitchsafe.training._disks import draw_disks
+from stitchsafe.training._data_record import DataRecord
+from stitchsafe.training._disks import draw_as_said
 from stitchsafe.training._labelled import Labelled
 from stitchsafe.training._sampling import Sampler
 from stitchsafe.training._sections import Sections
@@ -73,7 +74,13 @@ class Examples(Protocol):
 
 
 def open_examples(
-    config: TrainingConfig, window: TrainingWindow, *, folder: Path, data: str | Path | None = None
+    config: TrainingConfig,
+    window: TrainingWindow,
+    *,
+    folder: Path,
+    data: str | Path | None = None,
+    events: Events | None = None,
+    record: DataRecord | None = None,
 ) -> Examples:
     """The examples that a configuration asks for.
 
@@ -85,25 +92,34 @@ def open_examples(
         What a relative path in the configuration is relative to.
     data
         A path to take instead of the configuration's.
+    events
+        Told of reading, which takes a while where volumes are large.
+    record
+        What the run knows of its data, with events of its own.
 
     Raises
     ------
     VolumeError
-        If the data are missing, do not have the channels or shapes that are needed, or hold no
-        instance.
+        If the data are missing, do not have the channels or shapes that are needed, hold no
+        instance or a negative one, or the image is not finite everywhere.
+    StoreError
+        If they are not those of the run.
     InputError
         If what is said of disks or of augmentation does not fit them.
     """
     if isinstance(config.data, DisksConfig):
         return _disk_examples(config, config.data, window)
     rule, shape, bending = config.input, window.window, _bending(config)
+    record = record or DataRecord(events=events or Silent())
     try:
         if isinstance(config.data, VolumeConfig):
-            sources = open_volumes(config.data, rule, shape, folder=folder, instead=data)
+            sources = open_volumes(
+                config.data, rule, shape, folder=folder, instead=data, record=record
+            )
         else:
             path = Path(data) if data is not None else folder / config.data.path
-            sources = open_images(path, config.data, rule, shape)
-        sampler = Sampler(sources, shape, config.data.sampling)
+            sources = open_images(path, config.data, rule, shape, record)
+        sampler = Sampler(sources, shape, config.data.sampling, record.census)
         return _WindowExamples(config, window, bending, sampler)
     except PlaceError as error:
         raise error.refusal(VolumeError) from error
@@ -142,8 +158,9 @@ def _disk_examples(
             f"data.origin {data.origin} has {len(data.origin)} numbers, but there are {ndim} axes; "
             "give one for each axis"
         )
-    elastic = data.elastic.of(ndim, "data.elastic") if data.elastic else None
-    return _DiskExamples(config, data, window, elastic)
+    if data.elastic is not None:
+        data.elastic.of(ndim, "data.elastic")
+    return _DiskExamples(config, data, window)
 
 
 @dataclass(frozen=True)
@@ -151,12 +168,10 @@ class _DiskExamples:
     config: TrainingConfig
     data: DisksConfig
     window: TrainingWindow
-    elastic: Elastic | None
     sources: tuple[Labelled, ...] = ()
 
     def draw(self, generator: np.random.Generator) -> Example:
-        settings = self.data.model_dump(exclude={"kind", "elastic"})
-        image, labels = draw_disks(self.window.input, generator, elastic=self.elastic, **settings)
+        image, labels = draw_as_said(self.data, self.window.input, generator)
         targets, embedded = _targets(labels, self.config)
         cut = Roi(self.window.offset, self.window.window).slices
         return _example(

@@ -27,6 +27,8 @@ from stitchsafe.networks import (
     ModelConfig,
     OutputConfig,
     TilingConfig,
+    load_config,
+    save_config,
     save_folder,
     write_whole,
 )
@@ -34,7 +36,7 @@ from stitchsafe.training._checkpoint import Checkpoint
 from stitchsafe.training._config import TrainingConfig
 from stitchsafe.training._provenance import said_of_data
 
-__all__ = ["PICTURE", "export_model", "model_config", "show_in_card"]
+__all__ = ["PICTURE", "export_model", "model_config", "retell", "show_in_card"]
 
 PICTURE = "picture.png"
 _SHOWN = "\n## What it finds\n"
@@ -76,7 +78,7 @@ def model_config(
     )
     size = _CLUSTERING_WINDOW[ndim]
     shape = tuple(-(-size // p) * p for p in period)
-    labels = config.labels or LabelsConfig.model_validate(_default_labels(config, shape))
+    labels = config.labels or _default_labels(config, shape)
     return ModelConfig(
         format="stitchsafe-model/1",
         name=config.name,
@@ -116,19 +118,25 @@ def _of_weights(config: TrainingConfig, state: Checkpoint) -> dict[str, Any]:
     return found
 
 
-def _default_labels(config: TrainingConfig, window: tuple[int, ...]) -> dict[str, Any]:
-    """Half the distance that the loss asks for between clusters is the natural bandwidth."""
+def _default_labels(config: TrainingConfig, window: tuple[int, ...]) -> LabelsConfig | None:
+    """What labels are made of, as far as the losses tell.
+
+    Half the distance that the loss asks for between clusters is the natural bandwidth.
+    """
     if config.embedding is None:
-        return {"from": "foreground", "window": window}
+        if config.foreground is None:
+            return None
+        return LabelsConfig.model_validate({"from": "foreground", "window": window})
     background = "foreground" if config.foreground is not None else "none"
     if background == "none" and config.embedding.background == "cluster":
         background = "largest-cluster"
-    return {
+    values = {
         "from": "embeddings",
         "window": window,
         "bandwidth": config.embedding.delta_push,
         "background": background,
     }
+    return LabelsConfig.model_validate(values)
 
 
 def export_model(
@@ -150,13 +158,45 @@ def show_in_card(folder: Path, found: str) -> None:
     write_whole(path, text.encode())
 
 
+def retell(folder: Path, told: ModelConfig, config: TrainingConfig) -> ModelConfig | None:
+    """Write what a configuration says of a model beside its weights, if that has changed.
+
+    Scores are those of the labels that were made then, and go with these.
+
+    Parameters
+    ----------
+    told
+        What the configuration makes of the model now.
+
+    Returns
+    -------
+    ModelConfig or None
+        What the model folder holds now; None where it is as it was.
+    """
+    held = load_config(folder / "config.yaml")
+    now = held.model_copy(
+        update={
+            name: getattr(told, name)
+            for name in ("description", "labels", "tiling", "license", "authors")
+        }
+        # Data that have moved are the same, and keep the names that they were trained under.
+        | {"training": held.training | ({"data": said} if (said := config.card.data) else {})}
+    )
+    if now.labels != held.labels:
+        now = now.model_copy(update={"scores": {}})
+    if now == held:
+        return None
+    save_config(folder, now)
+    (folder / "card.md").write_text(_card(now, config), encoding="utf-8")
+    return now
+
+
 def _card(model: ModelConfig, config: TrainingConfig) -> str:
     voxel = "any"
     if model.input.voxel_size is not None:
         voxel = " × ".join(f"{size:g}" for size in model.input.voxel_size) + f" {model.input.unit}"
-    assert model.labels is not None
     assert model.tiling is not None
-    settings = model.labels.model_dump(mode="json", by_alias=True)
+    settings = {} if model.labels is None else model.labels.model_dump(mode="json", by_alias=True)
     rows = {
         "input": f"{model.input.channels} channel(s), axes {model.input.axes}, voxel size {voxel}, "
         f"normalised by {model.input.normalize}",
@@ -167,8 +207,9 @@ def _card(model: ModelConfig, config: TrainingConfig) -> str:
         f"{model.training['seconds']} s, window {_times(config.window)}",
         "weights": str(model.training.get("weights", "those of the last step")),
         "tile": _times(model.tiling.tile_shape),
-        "clustering window": _times(model.labels.window),
-        "labels": ", ".join(f"{k} {v}" for k, v in settings.items() if k != "window"),
+        "clustering window": _times(settings["window"]) if settings else "",
+        "labels": ", ".join(f"{k} {v}" for k, v in settings.items() if k != "window")
+        or "none: what its heads give are fields",
         "scores": ", ".join(f"{name} {value:.4g}" for name, value in model.scores.items())
         or "not measured; see `stitchsafe evaluate`",
     }
@@ -178,10 +219,10 @@ def _card(model: ModelConfig, config: TrainingConfig) -> str:
         best = "averages" if "weights" in model.training else "weights"
         rows["weights"] = f"the {best} of step {model.training['steps']}, which scored best"
     lines = [f"# {model.name}", "", model.description, "", "| | |", "| --- | --- |"]
-    lines += [f"| {key} | {value} |" for key, value in rows.items()]
+    lines += [f"| {key} | {value} |" for key, value in rows.items() if value]
     lines += [f"\n**{note}**" for note in model.notes]
     return "\n".join(lines) + "\n"
 
 
-def _times(shape: tuple[int, ...]) -> str:
+def _times(shape: Sequence[int]) -> str:
     return " × ".join(map(str, shape)) + " voxels"

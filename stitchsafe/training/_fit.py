@@ -27,6 +27,7 @@ from stitchsafe.engine import Events
 from stitchsafe.errors import InterruptedRunError
 from stitchsafe.interruption import untorn
 from stitchsafe.nn import anneal, parameter_groups
+from stitchsafe.training._ahead import Ahead
 from stitchsafe.training._averages import averages_of
 from stitchsafe.training._checkpoint import BEST, LAST, Checkpoint, Stateful, resume, save
 from stitchsafe.training._config import TrainingConfig
@@ -133,17 +134,19 @@ class _Loop:
     def _steps(self, logs: Logs | None, begin: float, before: float) -> Checkpoint:
         state = self.state
         recent: list[dict[str, float]] = []
-        while state.step < self.settings.steps and not state.stopped:
-            recent.append(self._step(state.step))
-            state.step += 1
-            state.seconds = before + time.monotonic() - begin
-            self.events.advance()
-            due = self._due()
-            if due or state.step % REPORT_EVERY == 0:
-                self._report(recent, logs)
-                recent = []
-            if due:
-                self._end_step(logs)
+        end = state.step if state.stopped else self.settings.steps
+        with Ahead(self._draw_all, state.step, end) as ahead:
+            while state.step < self.settings.steps and not state.stopped:
+                recent.append(self._step(state.step, ahead.take()))
+                state.step += 1
+                state.seconds = before + time.monotonic() - begin
+                self.events.advance()
+                due = self._due()
+                if due or state.step % REPORT_EVERY == 0:
+                    self._report(recent, logs)
+                    recent = []
+                if due:
+                    self._end_step(logs)
         return state
 
     def _due(self) -> bool:
@@ -158,13 +161,13 @@ class _Loop:
         step, wish = self.state.step, self.config.validation
         return wish is not None and (step == self.settings.steps or step % wish.every == 0)
 
-    def _step(self, step: int) -> dict[str, float]:
+    def _step(self, step: int, drawn: list[Batch]) -> dict[str, float]:
         """One step of the optimiser; the means of the loss and its terms over all examples."""
         for group in self.optimiser.param_groups:
             group["lr"] = learning_rate(self.settings, step)
         self._anneal(step)
         turns = range(self.settings.accumulate)
-        batches = [self._draw(step, turn) for turn in turns]
+        batches = [batch.to(self.fabric.device) for batch in drawn]
         shares = self._shares(batches)
         self.optimiser.zero_grad(set_to_none=True)
         totals: list[Tensor] = []
@@ -193,13 +196,17 @@ class _Loop:
             self.averages.update_parameters(self.module)
         return values
 
+    def _draw_all(self, step: int) -> list[Batch]:
+        """The examples of a step, one batch for each pass; in a thread beside the others."""
+        return [self._draw(step, turn) for turn in range(self.settings.accumulate)]
+
     def _draw(self, step: int, turn: int) -> Batch:
         places = places_of(self.fabric, self.settings.batch, turn)
         drawn = [
             self.examples.draw(np.random.default_rng((self.config.seed, step, place)))
             for place in places
         ]
-        return stack(drawn, self.objective.window).to(self.fabric.device)
+        return stack(drawn, self.objective.window)
 
     def _shares(self, batches: list[Batch]) -> list[float]:
         """Each batch's foreground weight, relative to the mean over all batches of the step."""

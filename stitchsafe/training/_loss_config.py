@@ -15,7 +15,8 @@ class EmbeddingLossConfig(Strict):
     """The discriminative loss on the head ``embedding``.
 
     ``reach`` thins instances by so many voxels before they count; ``background`` is ``ignored`` or
-    an ordinary ``cluster``.
+    an ordinary ``cluster``; ``neighbours`` is how many voxels apart instances still touch, for
+    ``pairs``; ``weights`` are of pull, push and regularisation.
     """
 
     weight: Annotated[float, Field(ge=0)] = 1.0
@@ -32,7 +33,8 @@ class EmbeddingLossConfig(Strict):
 class ForegroundLossConfig(Strict):
     """Binary cross-entropy on the head ``foreground``; `reach` thins the instances to learn.
 
-    `dice` is the share of the Dice loss, for foreground that is rare.
+    `dice` is the share of the Dice loss, for foreground that is rare; `boundary_weight` that of
+    voxels between instances, relative to 1.
     """
 
     weight: Annotated[float, Field(ge=0)] = 1.0

@@ -8,11 +8,13 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from stitchsafe.errors import ModelError
+from stitchsafe.errors import InputError, ModelError
 from stitchsafe.geometry import NetworkGeometry
-from stitchsafe.networks import build_from, is_factory, load_weights, models_root
+from stitchsafe.instances import LabelSettings
+from stitchsafe.networks import LabelsConfig, build_from, is_factory, load_weights, models_root
 from stitchsafe.nn import UNet
 from stitchsafe.training._config import TrainingConfig
+from stitchsafe.training._impossible import refuse_impossible
 from stitchsafe.training._step import OwnLoss
 
 __all__ = ["build_network", "find_loss", "head_channels"]
@@ -40,12 +42,13 @@ def build_network(config: TrainingConfig, *, folder: Path, trust: bool) -> nn.Mo
             _refuse_untrusted(name, "the network", trust)
             module = build_from(name, config.network.arguments)
         else:
+            refuse_impossible(config)
             try:
                 module = UNet(**config.network.arguments)
             except (TypeError, ValueError) as error:
                 raise ModelError(
-                    f"the network of {config.name!r} cannot be built: {error}; correct its "
-                    "arguments"
+                    f"the network of {config.name!r} cannot be built: {error}; correct "
+                    "network.arguments"
                 ) from error
     if config.init is not None:
         load_weights(module, _weights(config.init, folder))
@@ -118,6 +121,32 @@ def head_channels(config: TrainingConfig, geometry: NetworkGeometry) -> list[int
                 f"{', '.join(config.heads)}"
             )
     return channels
+
+
+def refuse_unfit_labels(labels: LabelsConfig | None, config: TrainingConfig) -> None:
+    """Refuse labels of heads that there are not, and a validation that would have no labels.
+
+    Raises
+    ------
+    InputError
+        Naming the heads.
+    """
+    heads = ", ".join(config.heads)
+    if labels is None:
+        if config.validation is not None:
+            raise InputError(
+                f"validation scores labels, and nothing says what they are made of: the heads are "
+                f"{heads}, without a loss embedding or foreground; give labels, or leave "
+                "validation out"
+            )
+        return
+    settings = LabelSettings.from_json(labels.model_dump(mode="json", by_alias=True))
+    absent = [name for name in settings.fields if name not in config.heads]
+    if absent:
+        raise InputError(
+            f"labels from {settings.source} are made of the head {absent[0]}, and the network has "
+            f"{heads}; change labels, or the heads and their losses"
+        )
 
 
 def _refuse_untrusted(name: str, what: str, trust: bool) -> None:

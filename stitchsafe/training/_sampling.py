@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -30,10 +30,16 @@ class Sampler:
         In voxels.
     shares
         Of windows around instances; with any, all labels are read once now.
+    take
+        Takes the census of a source.
     """
 
     def __init__(
-        self, sources: Sequence[Labelled], window: Sequence[int], shares: SamplingConfig
+        self,
+        sources: Sequence[Labelled],
+        window: Sequence[int],
+        shares: SamplingConfig,
+        take: Callable[[Labelled], Census] = take_census,
     ) -> None:
         self.window = tuple(window)
         self.shares = shares
@@ -41,7 +47,7 @@ class Sampler:
         self.peopled: _Weighted | None = None
         self.censuses: list[Census] = []
         if shares.instances or shares.foreground:
-            counted = [census for census in map(take_census, sources) if census.instances]
+            counted = [census for census in map(take, sources) if census.instances]
             self.censuses = counted
             self.peopled = _Weighted([census.source for census in counted])
 

@@ -18,9 +18,9 @@ from stitchsafe.coordinates import Roi
 from stitchsafe.engine import Intensity
 from stitchsafe.errors import VolumeError
 from stitchsafe.networks import InputConfig
-from stitchsafe.training._census import has_instance
 from stitchsafe.training._data_config import ImagesConfig, SourceConfig, VolumeConfig
-from stitchsafe.training._labelled import Labelled, intensity_rule, normalise
+from stitchsafe.training._data_record import DataRecord
+from stitchsafe.training._labelled import Labelled, normalise, refuse_negative
 from stitchsafe.volumes import (
     Volume,
     VoxelSize,
@@ -45,6 +45,7 @@ def open_volumes(
     folder: Path,
     instead: Path | str | None = None,
     hold: bool = True,
+    record: DataRecord | None = None,
 ) -> list[Labelled]:
     """The labelled volumes of a training.
 
@@ -60,24 +61,31 @@ def open_volumes(
         To be taken for the path of the data; where these have several, for their folder.
     hold
         Read small regions once and keep them, without what surrounds them.
+    record
+        What the run knows of them.
 
     Raises
     ------
     VolumeError
         If one cannot be opened or does not fit, or there is no instance in any.
+    StoreError
+        If they are not those of the run.
     """
+    record = record or DataRecord()
     if instead is not None and data.path is None:
         folder, instead = Path(instead), None
     sources: list[Labelled] = []
     room = _HELD_BYTES
     all_fit = [_open_source(said, rule, window, folder, instead) for said in data.all_sources]
-    for source in all_fit:
-        opened = _scaled(source, rule)
-        size = _bytes(opened)
+    for opened in [record.enter(source) for source in all_fit]:
+        source = _scaled(opened, rule, record)
+        if source.labels.dtype.kind == "i":
+            record.has_instance(source)  # which looks for negative ids everywhere
+        size = _bytes(source)
         if hold and size <= room:
-            opened, room = _held(opened), room - size
-        sources.append(opened)
-    _require_instances(sources)
+            source, room = _held(source), room - size
+        sources.append(source)
+    _require_instances(sources, record)
     return sources
 
 
@@ -114,21 +122,25 @@ def _open_source(
         require_voxel_size(image, VoxelSize(rule.voxel_size, rule.unit))
     region = _region(said.region, image.shape, name)
     _require_window(region, window, name)
-    unscaled = Intensity((0.0,) * image.channels, (1.0,) * image.channels)
     where = labels.path or name
+    unscaled = _unscaled(image.channels)
     return Labelled(where, image, labels, region, unscaled, said.ignore, said.weight)
 
 
-def _scaled(source: Labelled, rule: InputConfig) -> Labelled:
+def _unscaled(channels: int) -> Intensity:
+    return Intensity((0.0,) * channels, (1.0,) * channels)
+
+
+def _scaled(source: Labelled, rule: InputConfig, record: DataRecord) -> Labelled:
     """The same with the statistics of its region, for which all of it is read."""
-    scale = intensity_rule(source.image, source.region, rule)
-    if not any(scale.gain):
+    scaled = record.scaled(source, rule)
+    if not any(scaled.intensity.gain):
         raise VolumeError(
             f"normalised by {rule.normalize}, the image {source.image.path} is 0 throughout "
             f"{source.region}, as it has no contrast there{_between(rule)}; choose another "
             "normalize, or find out whether chunks are missing"
         )
-    return replace(source, intensity=scale)
+    return scaled
 
 
 def _between(rule: InputConfig) -> str:
@@ -223,8 +235,8 @@ def _require_possible(ignore: int | None, labels: Volume) -> None:
         )
 
 
-def _require_instances(sources: Sequence[Labelled]) -> None:
-    if any(has_instance(source) for source in sources):
+def _require_instances(sources: Sequence[Labelled], record: DataRecord) -> None:
+    if any(record.has_instance(source) for source in sources):
         return
     names = ", ".join(source.name for source in sources[:3])
     more = f" and {len(sources) - 3} others" if len(sources) > 3 else ""
@@ -246,7 +258,13 @@ def _held(source: Labelled) -> Labelled:
         open_volume(volume.read(source.region), axes=axes)
         for volume in (source.image, source.labels)
     )
-    return replace(source, image=image, labels=labels, region=Roi.whole(source.region.shape))
+    return replace(
+        source,
+        image=image,
+        labels=labels,
+        region=Roi.whole(source.region.shape),
+        origin=source.region.offset,
+    )
 
 
 def image_files(path: Path, config: ImagesConfig) -> tuple[list[Path], list[Path]]:
@@ -260,7 +278,11 @@ def image_files(path: Path, config: ImagesConfig) -> tuple[list[Path], list[Path
 
 
 def open_images(
-    path: Path, data: ImagesConfig, rule: InputConfig, window: Sequence[int]
+    path: Path,
+    data: ImagesConfig,
+    rule: InputConfig,
+    window: Sequence[int],
+    record: DataRecord | None = None,
 ) -> list[Labelled]:
     """The labelled images of a folder that are no smaller than the window.
 
@@ -268,8 +290,11 @@ def open_images(
     ------
     VolumeError
         If none is, or one does not fit, or there is no instance in any.
+    StoreError
+        If they are not those of the run.
     """
-    images = opened_images(image_files(path, data)[0], data, rule)
+    record = record or DataRecord()
+    images = opened_images(image_files(path, data)[0], data, rule, record)
     large = [
         image
         for image in images
@@ -280,14 +305,16 @@ def open_images(
             f"none of the {len(images)} labelled images to train on is as large as the "
             f"training window {tuple(window)}; make the window smaller or give other data"
         )
-    _require_instances(large)
+    _require_instances(large, record)
     return large
 
 
-def opened_images(files: Sequence[Path], data: ImagesConfig, rule: InputConfig) -> list[Labelled]:
+def opened_images(
+    files: Sequence[Path], data: ImagesConfig, rule: InputConfig, record: DataRecord
+) -> list[Labelled]:
     """Those of some images whose ground is the one that is asked for."""
     found = (_open_image(file, data, rule) for file in files)
-    return [image for image in found if image is not None]
+    return [record.scaled(record.enter(image), rule) for image in found if image is not None]
 
 
 def _open_image(file: Path, data: ImagesConfig, rule: InputConfig) -> Labelled | None:
@@ -312,7 +339,8 @@ def _open_image(file: Path, data: ImagesConfig, rule: InputConfig) -> Labelled |
     known = open_volume(labels, axes=rule.axes)
     _require_possible(data.ignore, known)
     region = Roi.whole(labels.shape)
-    return Labelled(str(file), seen, known, region, intensity_rule(seen, region, rule), data.ignore)
+    refuse_negative(f"in {file}", labels, region, data.ignore)
+    return Labelled(str(file), seen, known, region, _unscaled(seen.channels), data.ignore)
 
 
 def to_channels(image: npt.NDArray[np.generic], rule: InputConfig) -> npt.NDArray[np.generic]:

@@ -14,6 +14,7 @@ from stitchsafe.errors import ModelError
 from stitchsafe.training._config import TrainingConfig
 from stitchsafe.training._examples import Example
 from stitchsafe.training._losses import affinity_loss, discriminative_loss, foreground_loss
+from stitchsafe.training._own_code import own_code
 from stitchsafe.training._window import TrainingWindow
 
 __all__ = ["Batch", "Objective", "OwnLoss", "stack"]
@@ -136,10 +137,16 @@ class Objective:
             )
             total = total + pairs.weight * terms["affinities"]
         if self.own is not None:
-            own = self._own_terms(self.own(fields, batch))
+            with own_code("loss", self.config.loss):
+                own = self._own_terms(self.own(fields, batch))
             terms |= own
             for term in own.values():
                 total = total + term
+        if not total.requires_grad:
+            raise ModelError(
+                f"the loss {self.config.loss or ''} does not depend on the network's fields, so "
+                "nothing can be learnt from it; compute it from them by torch alone, undetached"
+            )
         return {"loss": total} | terms
 
     def _fields(self, forward: Callable[[Tensor], Any], image: Tensor) -> dict[str, Tensor]:
@@ -148,7 +155,8 @@ class Objective:
         layout = torch.channels_last if image.ndim == 4 else torch.channels_last_3d
         shifts = window.shifts()
         inputs = torch.cat([_cut(image, shift, window.input) for shift in shifts])
-        outputs = forward(inputs.contiguous(memory_format=layout))
+        with own_code("network", self.config.network.name):
+            outputs = forward(inputs.contiguous(memory_format=layout))
         tensors = [outputs] if isinstance(outputs, Tensor) else list(_listed(outputs))
         heads = self.config.heads
         if isinstance(outputs, Mapping) and list(outputs) != list(heads):

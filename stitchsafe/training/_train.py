@@ -16,15 +16,22 @@ from torch import nn
 from stitchsafe.engine import Events, Lease, Silent
 from stitchsafe.errors import InputError, StoreError
 from stitchsafe.geometry import NetworkGeometry, analyse_module
-from stitchsafe.networks import ModelConfig, models_root
+from stitchsafe.networks import ModelConfig, load_config, models_root, write_whole
 from stitchsafe.training._checkpoint import BEST, LAST, Checkpoint
 from stitchsafe.training._config import TrainingConfig, load_training
+from stitchsafe.training._data_record import DataRecord
 from stitchsafe.training._devices import open_fabric
 from stitchsafe.training._examples import open_examples
-from stitchsafe.training._export import PICTURE, export_model, model_config
+from stitchsafe.training._export import PICTURE, export_model, model_config, retell
 from stitchsafe.training._fit import Hooks, fit
 from stitchsafe.training._logs import CSV, HISTORY, TENSORBOARD, require_tensorboard
-from stitchsafe.training._network import build_network, find_loss, head_channels
+from stitchsafe.training._network import (
+    build_network,
+    find_loss,
+    head_channels,
+    refuse_unfit_labels,
+)
+from stitchsafe.training._resuming import RECORD, refuse_another
 from stitchsafe.training._schedule import refuse_unfit_temperature
 from stitchsafe.training._shown import Show, Shown, choose_part, show_end
 from stitchsafe.training._stamps import stamps_of
@@ -37,7 +44,7 @@ __all__ = ["TrainingResult", "train"]
 _BUILT_IN = {"disks": "disks-2d"}
 _OURS = ".stitchsafe"
 _RUN_FILES = (
-    "train.yaml",
+    RECORD,
     LAST,
     BEST,
     HISTORY,
@@ -179,7 +186,13 @@ def train(
         events.say(f"the run is kept in {run}")
     if settings.logs.tensorboard:
         require_tensorboard()
-    module = build_network(settings, folder=folder, trust=trust_model)
+    begun = not overwrite and (run / LAST).is_file()
+    if leads and not overwrite:
+        _refuse_others_folder(run)
+        refuse_another(run, settings)
+    # What a training that has begun started from has had its part, and may be gone.
+    fresh = settings.model_copy(update={"init": None}) if begun else settings
+    module = build_network(fresh, folder=folder, trust=trust_model)
     own = find_loss(settings, trust=trust_model)
     refuse_unfit_temperature(settings.temperature, module)
     geometry = analyse_module(
@@ -189,16 +202,16 @@ def train(
     window = fit_window(geometry, settings.window, rules)
     stamps = stamps_of(geometry, window, settings)
     _say_shapes(window, geometry, stamps, events)
-    examples = open_examples(settings, window.joint, folder=folder, data=data)
-    kept_back = open_kept_back(settings, folder=folder, data=data)
+    record = DataRecord.of(run, run / _OURS, events, anew=overwrite)
+    examples = open_examples(settings, window.joint, folder=folder, data=data, record=record)
+    kept_back = open_kept_back(settings, folder=folder, data=data, record=record)
+    record.complete()
     if kept_back and judge is None:
         raise InputError(
             "the configuration asks for validation, which needs what predicts; call "
             "stitchsafe.train, or give a judge"
         )
     channels = head_channels(settings, geometry)
-    lease = _claim(run, settings, overwrite=overwrite) if leads else nullcontext()
-    fabric.launch()
     period = geometry.period
     command = _command(config, data=data, steps=steps, init=init)
 
@@ -206,6 +219,10 @@ def train(
         return model_config(
             settings, state, period, channels=channels, command=command, data=data, notes=stamps
         )
+
+    refuse_unfit_labels(describe(Checkpoint()).labels, settings)
+    lease = _claim(run, settings, record, overwrite=overwrite) if leads else nullcontext()
+    fabric.launch()
 
     def keep(shown: nn.Module, state: Checkpoint) -> None:
         export_model(run, shown, settings, describe(state))
@@ -219,6 +236,8 @@ def train(
         return mean_scores(found, threshold)
 
     with lease:
+        if leads and begun and (run / "config.yaml").is_file():
+            _tell_anew(run, describe(Checkpoint()), settings, events)
         state = fit(
             module,
             examples,
@@ -230,8 +249,9 @@ def train(
             hooks=Hooks(keep, scored if kept_back else None),
         )
         shown = None
-        if show is not None and leads:
-            part = choose_part(settings, kept_back, examples.sources, describe(state))
+        model = describe(state)
+        if show is not None and leads and model.labels is not None:
+            part = choose_part(settings, kept_back, examples.sources, model)
             shown = show_end(
                 show, run, part, trust=trust_model, device=str(fabric.device), events=events
             )
@@ -261,6 +281,15 @@ def _changed(
     if init is not None:
         update["init"] = str(Path(init).resolve()) if Path(init).exists() else str(init)
     return settings.model_copy(update=update)
+
+
+def _tell_anew(run: Path, told: ModelConfig, settings: TrainingConfig, events: Events) -> None:
+    """Write what is only said of a model where the configuration says it otherwise by now."""
+    scores = load_config(run / "config.yaml").scores
+    now = retell(run, told, settings)
+    if now is not None:
+        gone = ", without scores, which were those of other labels" if now.scores != scores else ""
+        events.say(f"config.yaml and card.md of {run} are written anew{gone}")
 
 
 def _say_shapes(
@@ -323,7 +352,7 @@ def _bundled(name: str) -> Path:
     )
 
 
-def _claim(run: Path, config: TrainingConfig, *, overwrite: bool) -> Lease:
+def _claim(run: Path, config: TrainingConfig, record: DataRecord, *, overwrite: bool) -> Lease:
     """Make the run's folder this training's, and keep others out of it; or refuse.
 
     Raises
@@ -331,13 +360,7 @@ def _claim(run: Path, config: TrainingConfig, *, overwrite: bool) -> Lease:
     StoreError
         If it holds something else, another process trains in it, or it cannot be written.
     """
-    record = run / "train.yaml"
-    if run.exists() and not run.is_dir():
-        raise StoreError(f"{run} is a file; choose a folder for the run with -o")
-    if not record.is_file() and run.is_dir() and {each.name for each in run.iterdir()} - {_OURS}:
-        raise StoreError(f"{run} is not empty and holds no training; choose another folder with -o")
-    if record.is_file() and not overwrite:
-        _refuse_another(run, record, config)
+    _refuse_others_folder(run)
     try:
         with ExitStack() as stack:
             lease = stack.enter_context(Lease.take(run / _OURS / "lease"))
@@ -345,7 +368,8 @@ def _claim(run: Path, config: TrainingConfig, *, overwrite: bool) -> Lease:
                 _clear(run)
             content = config.model_dump(mode="json", by_alias=True)
             text = yaml.safe_dump(content, sort_keys=False, default_flow_style=None, width=100)
-            record.write_text(text, encoding="utf-8")
+            write_whole(run / RECORD, text.encode())
+            record.keep()
             stack.pop_all()
             return lease
     except OSError as error:
@@ -354,33 +378,18 @@ def _claim(run: Path, config: TrainingConfig, *, overwrite: bool) -> Lease:
         ) from error
 
 
-def _refuse_another(run: Path, record: Path, config: TrainingConfig) -> None:
-    if _comparable(load_training(record)) != _comparable(config):
-        raise StoreError(
-            f"{run} holds a training with another configuration; choose another folder with "
-            "-o, or start anew with --overwrite"
-        )
+def _refuse_others_folder(run: Path) -> None:
+    """Refuse a place that holds something other than a training."""
+    if run.exists() and not run.is_dir():
+        raise StoreError(f"{run} is a file; choose a folder for the run with -o")
+    if (run / RECORD).is_file() or not run.is_dir():
+        return
+    if {each.name for each in run.iterdir()} - {_OURS}:
+        raise StoreError(f"{run} is not empty and holds no training; choose another folder with -o")
 
 
 def _clear(run: Path) -> None:
     for name in _RUN_FILES:
         (run / name).unlink(missing_ok=True)
     shutil.rmtree(run / TENSORBOARD, ignore_errors=True)
-
-
-def _comparable(config: TrainingConfig) -> dict[str, Any]:
-    """What may not change between runs: all but the steps, the threads and texts."""
-    values = config.model_dump(mode="json", by_alias=True)
-    for key in (
-        "description",
-        "card",
-        "labels",
-        "tiling",
-        "threads",
-        "checkpoint_every",
-        "logs",
-    ):
-        values.pop(key)
-    values["optimiser"].pop("steps")
-    values["data"].pop("path", None)
-    return values
+    DataRecord.clear(run / _OURS)

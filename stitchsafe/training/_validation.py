@@ -17,10 +17,10 @@ from stitchsafe.coordinates import Roi
 from stitchsafe.errors import InputError
 from stitchsafe.metrics import Scores
 from stitchsafe.networks import ModelConfig
-from stitchsafe.training._census import has_instance
 from stitchsafe.training._config import TrainingConfig
 from stitchsafe.training._data_config import DisksConfig, VolumeConfig
-from stitchsafe.training._disks import draw_disks
+from stitchsafe.training._data_record import DataRecord
+from stitchsafe.training._disks import draw_as_said
 from stitchsafe.training._labelled import Labelled, intensity_rule
 from stitchsafe.training._loop_config import ValidationConfig
 from stitchsafe.training._sources import image_files, open_volumes, opened_images
@@ -47,7 +47,11 @@ class Judge(Protocol):
 
 
 def open_kept_back(
-    config: TrainingConfig, *, folder: Path, data: str | Path | None = None
+    config: TrainingConfig,
+    *,
+    folder: Path,
+    data: str | Path | None = None,
+    record: DataRecord | None = None,
 ) -> list[Labelled]:
     """What a training is judged by; nothing, where it asks for no validation.
 
@@ -57,12 +61,16 @@ def open_kept_back(
         What a relative path in the configuration is relative to.
     data
         A path to take instead of the training's, in validation too where that names the same.
+    record
+        What the run knows of its data, those to train on being entered already.
 
     Raises
     ------
     InputError
-        If nothing is kept back, or it does not fit the network, or holds no instance.
+        If nothing is kept back, or it does not fit the network, or holds no instance, or is not
+        that of the run.
     """
+    record = record or DataRecord()
     wish = config.validation
     if wish is None:
         return []
@@ -77,13 +85,15 @@ def open_kept_back(
                 "back, and name it by validation.data"
             )
         least = (1,) * len(rule.axes)
-        found = open_volumes(source, rule, least, folder=folder, instead=instead, hold=False)
+        found = open_volumes(
+            source, rule, least, folder=folder, instead=instead, hold=False, record=record
+        )
     else:
         path = Path(instead) if instead is not None else folder / source.path
         used, kept = image_files(path, source)
         files = kept if wish.data is None else sorted(used + kept)
-        found = opened_images(files, source, rule)
-    judging = [each for each in found if has_instance(each)]
+        found = opened_images(files, source, rule, record)
+    judging = [each for each in found if record.has_instance(each)]
     if not judging:
         raise InputError(
             "nothing that is kept back holds an instance, so the training cannot be judged by it; "
@@ -101,9 +111,7 @@ def drawn_disks(
     if len(shape) != ndim:
         raise InputError(f"validation.size {shape} needs one size per axis of {axes}")
     generator = np.random.default_rng((config.seed, _OWN_SEED, number))
-    settings = source.model_dump(exclude={"kind", "elastic"})
-    elastic = source.elastic.of(ndim, "data.elastic") if source.elastic else None
-    image, labels = draw_disks(shape, generator, elastic=elastic, **settings)
+    image, labels = draw_as_said(source, shape, generator)
     volume, region = open_volume(image, axes="c" + axes), Roi.whole(shape)
     return Labelled(
         f"synthetic image {number}",

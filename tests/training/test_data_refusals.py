@@ -7,9 +7,8 @@ import pytest
 import yaml
 from labelled_volumes import WINDOW, cells, examples, seeded, training, write
 
-from stitchsafe.coordinates import Roi
 from stitchsafe.errors import InputError, InterruptedRunError, VolumeError, VoxelSizeError
-from stitchsafe.training import TrainingWindow, load_training, train
+from stitchsafe.training import TrainingWindow, _data_record, load_training, train
 from stitchsafe.training import _sources as sources
 
 
@@ -105,7 +104,7 @@ def test_channels_and_axes_that_the_network_does_not_take(tmp_path):
 def test_every_source_is_looked_at_before_any_is_read(tmp_path, monkeypatch):
     """Reading a large volume for its statistics takes a while."""
     said = write(tmp_path, "npy", *cells())
-    monkeypatch.setattr(sources, "intensity_rule", None)
+    monkeypatch.setattr(_data_record, "measured", None)
     refused(tmp_path, {"sources": [said, said | {"labels": "nowhere.npy"}]})
     refused(tmp_path, said, InputError, augmentation={"elastic": {"spacing": [3, 3], "sigma": 1}})
 
@@ -122,16 +121,67 @@ def test_an_ignored_id_that_cannot_occur(tmp_path):
     assert "uint16" in message
 
 
-def test_a_negative_id_is_no_instance_unless_it_is_ignored(tmp_path):
+@pytest.mark.parametrize("held", [True, False])
+@pytest.mark.parametrize("sampling", [{}, {"instances": 0.5}])
+def test_a_negative_id_is_found_at_the_start_unless_it_is_ignored(
+    tmp_path, monkeypatch, held, sampling
+):
+    if not held:
+        monkeypatch.setattr(sources, "_HELD_BYTES", 0)
     raw, labels = cells()
     signed = labels.astype(np.int32)
-    signed[:12] = -1
+    signed[12:, 31:, 20:] = -3  # behind the first instances
     said = write(tmp_path, "npy", raw, signed)
-    drawn = examples(tmp_path, training(said))
-    with pytest.raises(VolumeError, match="ignore: -1"):
-        drawn.sampler.everywhere.sources[0].know(Roi((0, 0, 0), (20, 8, 8)))
-    drawn = examples(tmp_path, training(said | {"ignore": -1}))
-    assert any((drawn.draw(seeded(step)).instances == -1).any() for step in range(5))
+    region = {"region": [[2, 24], [0, 40], [0, 36]], "sampling": sampling}
+    message = refused(tmp_path, said | region)
+    assert "labels.npy at voxel 12,31,20 hold the negative id -3" in message
+    assert "say ignore: -3" in message
+    assert "-3" in refused(tmp_path, said | {"ignore": 7})
+    drawn = examples(tmp_path, training(said | region | {"ignore": -3}))
+    assert any((drawn.draw(seeded(step)).instances == -1).any() for step in range(9))
+    examples(tmp_path, training(said | {"region": [[0, 12], [0, 40], [0, 36]]}))
+
+
+def test_a_negative_id_in_an_image_file(tmp_path):
+    labels = np.ones((30, 30), int)
+    labels[4, 7] = -1
+    np.savez(tmp_path / "a.npz", image=np.eye(30), labels=labels)
+    window = TrainingWindow((8, 8), (16, 16), (4, 4), (0, 0))
+    said = {"kind": "images", "path": "."}
+    message = refused(tmp_path, said, axes="yx", window=window)
+    assert "a.npz at voxel 4,7 hold the negative id -1" in message
+    examples(tmp_path, training(said | {"ignore": -1}, axes="yx"), window)
+
+
+@pytest.mark.parametrize("held", [True, False])
+@pytest.mark.parametrize(("value", "word"), [(np.nan, "nan"), (-np.inf, "inf")])
+@pytest.mark.parametrize("normalize", ["none", "percentile", "zscore"])
+def test_voxels_that_are_no_numbers_are_named(tmp_path, monkeypatch, value, word, normalize, held):
+    if not held:
+        monkeypatch.setattr(sources, "_HELD_BYTES", 0)
+    raw, labels = cells()
+    broken = raw.astype(np.float32)
+    broken[21, 5, 6] = broken[22, 1, 1] = value
+    said = write(tmp_path, "npy", broken, labels)
+    rule = {"input": {"axes": "zyx", "normalize": normalize}}
+    message = refused(tmp_path, said, **rule)
+    assert f"image.npy at voxel 21,5,6 is {word}, and 1 others are" in message
+    region = {"region": [[0, 21], [0, 40], [0, 36]]}
+    examples(tmp_path, training(said | region, **rule)).draw(seeded())
+
+
+def test_intensities_beyond_the_networks_numbers_are_named_where_they_are_met(tmp_path):
+    raw, labels = cells()
+    large = raw.astype(np.float64)
+    large[3:, 5:] = 1e300
+    said = write(tmp_path, "npy", large, labels)
+    region = {"region": [[2, 24], [0, 40], [0, 36]]}
+    drawn = examples(tmp_path, training(said | region, input={"axes": "zyx"}))
+    with np.errstate(over="ignore"), pytest.raises(InterruptedRunError) as stopped:
+        drawn.draw(seeded())
+    assert "is 1e+300" in str(stopped.value)
+    place = [int(i) for i in str(stopped.value).split("at voxel ")[1].split(" ")[0].split(",")]
+    assert large[tuple(place)] == 1e300
 
 
 def test_voxels_of_another_size_than_the_network_is_for(tmp_path):

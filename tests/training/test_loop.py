@@ -14,6 +14,7 @@ import torch
 import yaml
 from heard import Heard
 from safetensors.torch import load_file
+from tiny_training import Stop, content, tiny
 from zygote import Run, Zygote
 
 import stitchsafe
@@ -30,24 +31,6 @@ def _one_thread():
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
-
-
-def content(**changes: Any) -> dict[str, Any]:
-    return {
-        "format": "stitchsafe-training/1",
-        "name": "tiny",
-        "data": {"kind": "disks", "spacing": 9, "radius": [3, 3], "noise": 0.05},
-        "input": {"axes": "yx"},
-        "network": {"name": "unet", "arguments": {"ndim": 2, "levels": 1, "base_channels": 4}},
-        "window": [16, 16],
-        "optimiser": {"steps": 6, "batch": 2, "learning_rate": 0.003},
-        "checkpoint_every": 2,
-        "threads": 1,
-    } | changes
-
-
-def tiny(**changes: Any) -> TrainingConfig:
-    return TrainingConfig.model_validate(content(**changes))
 
 
 def weights(run: Path) -> dict[str, torch.Tensor]:
@@ -302,19 +285,6 @@ def test_a_folder_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("mine")
     with pytest.raises(StoreError, match="cannot be written"):
         train(tiny(), tmp_path / "file" / "run", device="cpu")
-
-
-class Stop(Heard):
-    """Ctrl-C after so many steps."""
-
-    def __init__(self, steps: int) -> None:
-        super().__init__()
-        self.left = steps
-
-    def advance(self, count: int = 1) -> None:
-        self.left -= count
-        if not self.left:
-            raise KeyboardInterrupt
 
 
 def test_averages_go_on_where_they_were(tmp_path: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +13,25 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import stitchsafe
-from stitchsafe.errors import ModelError, PlanError, StitchsafeError
+from stitchsafe.errors import (
+    InputError,
+    InterruptedRunError,
+    ModelError,
+    PlanError,
+    StitchsafeError,
+)
+from stitchsafe.networks import load_folder
 from stitchsafe.nn import UNet, schedule
-from stitchsafe.training import TrainingConfig, train
+from stitchsafe.training import (
+    Batch,
+    Checkpoint,
+    Objective,
+    TrainingConfig,
+    TrainingWindow,
+    model_config,
+    train,
+)
+from stitchsafe.training._network import build_network, refuse_unfit_labels
 
 MODULE = """
 import torch
@@ -37,6 +55,34 @@ def centre(fields, batch):
 
 def wrong(fields, batch):
     return fields["embedding"]
+
+
+def detached(fields, batch):
+    return fields["embedding"].detach().mean()
+
+
+class Failing(Net):
+    steps = 0
+
+    def forward(self, x):
+        Failing.steps += 1
+        if Failing.steps > 2:
+            raise RuntimeError("of the third")
+        return super().forward(x)
+
+
+calls = []
+
+
+def failing(fields, batch):
+    calls.append(None)
+    if len(calls) == 3:
+        return fields["embeding"].mean()
+    return fields["embedding"].square().mean()
+
+
+def unasked(fields):
+    return fields["embedding"].mean()
 
 
 class Named(Net):
@@ -132,11 +178,68 @@ def test_a_loss_of_ones_own_is_added(own: str, tmp_path: Path) -> None:
         ("nothing", "cannot be imported"),
         ("number", "is a int"),
         ("wrong", "a loss is one scalar tensor"),
+        ("detached", "does not depend on the network's fields"),
+        ("unasked", r"the loss own_.*:unasked failed with TypeError: .*\(in .*own_.*py\)"),
     ],
 )
 def test_what_is_no_loss_is_refused(own: str, tmp_path: Path, name: str, words: str) -> None:
+    asked = config(loss=f"{own}:{name}", embedding=None)
     with pytest.raises(StitchsafeError, match=words):
-        train(config(loss=f"{own}:{name}"), tmp_path / "run", device="cpu", trust_model=True)
+        train(asked, tmp_path / "run", device="cpu", trust_model=True)
+
+
+def test_a_loss_that_fails_is_named_with_its_line_and_the_checkpoint_stays(
+    own: str, tmp_path: Path
+) -> None:
+    """And where only that loss is learnt from, the run has fields and no labels."""
+    asked = config(
+        loss=f"{own}:failing", embedding=None, optimiser={"steps": 4}, checkpoint_every=2
+    )
+    line = MODULE[: MODULE.index("embeding")].count("\n") + 1
+    words = rf"the loss {own}:failing failed with KeyError: 'embeding' \(.*{own}.py, line {line}\)"
+    with pytest.raises(InterruptedRunError, match=words) as failed:
+        train(asked, tmp_path / "run", device="cpu", trust_model=True)
+    assert isinstance(failed.value.__cause__, KeyError)  # which --debug shows
+    assert not [t for t in threading.enumerate() if t.name.startswith("stitchsafe-examples")]
+    assert train(asked, tmp_path / "run", device="cpu", trust_model=True).resumed_from == 2
+    assert load_folder(tmp_path / "run").config.labels is None
+    assert "none: what its heads give are fields" in (tmp_path / "run" / "card.md").read_text()
+    image = np.zeros((24, 24), dtype=np.float32)
+    found = stitchsafe.predict(image, model=tmp_path / "run", save="fields")
+    assert found.fields["embedding"].shape == (3, 24, 24)
+    with pytest.raises(ModelError, match="does not say what its outputs mean"):
+        stitchsafe.predict(image, model=tmp_path / "run")
+
+
+def test_a_network_that_fails_is_named_with_its_line(own: str) -> None:
+    asked = config(network={"name": f"{own}:Failing", "arguments": {"channels": 5}})
+    module = build_network(asked, folder=Path(), trust=True)
+    window = TrainingWindow((8, 8), (14, 14), (3, 3), (0, 0))
+    zeros = torch.zeros((1, 8, 8), dtype=torch.int64)
+    batch = Batch(torch.zeros((1, 1, 14, 14)), zeros, zeros, zeros > 0, zeros.float())
+    objective = Objective(asked, window)
+    for _ in range(2):
+        objective(module, batch)
+    words = rf"the network {own}:Failing failed with RuntimeError: of the third \(.*line \d+\)"
+    with pytest.raises(InterruptedRunError, match=words):
+        objective(module, batch)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"validation": {}, "embedding": None}, "validation scores labels.*heads are embedding"),
+        ({"labels": {"from": "foreground", "window": [8, 8]}}, "head foreground.*has embedding"),
+        ({"labels": {"from": "embeddings", "window": [8, 8], "bandwith": 1}}, "'bandwidth'"),
+    ],
+)
+def test_labels_that_no_head_can_give_are_refused(
+    own: str, changes: dict[str, Any], words: str
+) -> None:
+    asked = config(loss=f"{own}:centre", **changes)
+    labels = model_config(asked, Checkpoint(), (2, 2), channels=[3], command="").labels
+    with pytest.raises(InputError, match=words):
+        refuse_unfit_labels(labels, asked)
 
 
 def test_training_starts_from_given_weights(tmp_path: Path) -> None:
@@ -148,7 +251,12 @@ def test_training_starts_from_given_weights(tmp_path: Path) -> None:
         train(config(**still), run, init=given, device="cpu")
         found = load_file(run / "weights.safetensors")
         assert all(torch.allclose(found[name], begun[name], atol=1e-9) for name in begun)
-        assert str(given) in (run / "config.yaml").read_text()
+        for name in ("config.yaml", "card.md"):
+            assert str(tmp_path) not in (run / name).read_text()
+        assert load_folder(run).config.training["init"] == given.name
+    shutil.rmtree(tmp_path / "first")  # which has had its part
+    more = config(optimiser={"steps": 2, "learning_rate": 1e-12}, init=str(given))
+    assert train(more, run, device="cpu").resumed_from == 1
 
 
 def test_weights_of_other_shapes_are_refused_before_anything_is_written(tmp_path: Path) -> None:

@@ -4,24 +4,12 @@ from pathlib import Path
 
 import pytest
 import yaml
+from tiny_training import content
 
 from stitchsafe.errors import InputError
 from stitchsafe.training import TrainingConfig, load_training
 
 BUNDLED = sorted((Path(__file__).parent.parent.parent / "models").glob("*/train.yaml"))
-
-
-def content(**changes):
-    base = {
-        "format": "stitchsafe-training/1",
-        "name": "tiny",
-        "data": {"kind": "disks", "spacing": 15},
-        "input": {"axes": "yx"},
-        "network": {"name": "unet", "arguments": {"ndim": 2, "levels": 1, "base_channels": 4}},
-        "window": [8, 8],
-        "optimiser": {"steps": 4},
-    }
-    return base | changes
 
 
 def written(folder: Path, values: object) -> Path:

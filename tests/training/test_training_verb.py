@@ -10,7 +10,9 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from heard import Heard
 from safetensors.torch import load_file
+from tiny_training import Stop, tiny
 
 from stitchsafe.errors import InputError, InterruptedRunError, PlanError, StoreError, VolumeError
 from stitchsafe.networks import load_folder
@@ -25,24 +27,8 @@ def _one_thread():
     torch.set_num_threads(before)
 
 
-def disks(**changes) -> TrainingConfig:
-    return TrainingConfig.model_validate(
-        {
-            "format": "stitchsafe-training/1",
-            "name": "tiny",
-            "data": {"kind": "disks", "spacing": 9, "radius": [3, 3], "noise": 0.05},
-            "input": {"axes": "yx"},
-            "network": {"name": "unet", "arguments": {"ndim": 2, "levels": 1, "base_channels": 4}},
-            "window": [16, 16],
-            "optimiser": {"steps": 6, "batch": 2, "learning_rate": 0.003},
-            "checkpoint_every": 2,
-        }
-        | changes
-    )
-
-
 def volume_training(**changes) -> TrainingConfig:
-    return disks(
+    return tiny(
         data={"kind": "volume", "path": "cells.h5", "region": [[0, 14], [0, 26], [0, 26]]},
         input={"axes": "zyx", "normalize": "percentile"},
         network={
@@ -73,7 +59,7 @@ def cells(tmp_path) -> Path:
 
 
 def test_a_run_is_a_model_folder(tmp_path):
-    result = train(disks(), tmp_path / "run")
+    result = train(tiny(), tmp_path / "run")
     network = load_folder(tmp_path / "run")
     assert network.config.name == "tiny"
     assert network.config.labels.model_dump()["bandwidth"] == 3.0
@@ -85,7 +71,7 @@ def test_a_run_is_a_model_folder(tmp_path):
 
 
 def test_training_lowers_the_loss(tmp_path):
-    config = disks(optimiser={"steps": 150, "batch": 2, "learning_rate": 0.003})
+    config = tiny(optimiser={"steps": 150, "batch": 2, "learning_rate": 0.003})
     train(config, tmp_path / "run")
     lines = (tmp_path / "run" / "history.jsonl").read_text().splitlines()
     losses = [json.loads(line)["loss"] for line in lines]
@@ -94,34 +80,16 @@ def test_training_lowers_the_loss(tmp_path):
 
 def test_the_same_seed_gives_the_same_weights_and_another_seed_others(tmp_path):
     for name, seed in (("a", 0), ("b", 0), ("c", 1)):
-        train(disks(seed=seed), tmp_path / name)
+        train(tiny(seed=seed), tmp_path / name)
     a, b, c = (load_file(tmp_path / name / "weights.safetensors") for name in "abc")
     assert all(torch.equal(a[key], b[key]) for key in a)
     assert not all(torch.equal(a[key], c[key]) for key in a)
 
 
-class StopAfter:
-    """Stops a run when so many steps are done, as a signal would."""
-
-    def __init__(self, steps: int) -> None:
-        self.left = steps
-
-    def stage(self, name: str, total: int, unit: str) -> None: ...
-
-    def note(self, text: str) -> None: ...
-
-    def say(self, message: str) -> None: ...
-
-    def advance(self, count: int = 1) -> None:
-        self.left -= count
-        if self.left == 0:
-            raise KeyboardInterrupt
-
-
 def test_a_stopped_training_goes_on_to_the_same_weights(tmp_path, cells):
     train(volume_training(), tmp_path / "whole", data=cells)
     with pytest.raises(KeyboardInterrupt):
-        train(volume_training(), tmp_path / "parts", data=cells, events=StopAfter(5))
+        train(volume_training(), tmp_path / "parts", data=cells, events=Stop(5))
     result = train(volume_training(), tmp_path / "parts", data=cells)
     assert result.resumed_from == 4
     assert result.steps == 6
@@ -130,23 +98,46 @@ def test_a_stopped_training_goes_on_to_the_same_weights(tmp_path, cells):
 
 
 def test_another_training_in_the_same_folder_is_refused_and_overwrite_starts_anew(tmp_path):
-    train(disks(), tmp_path / "run")
-    with pytest.raises(StoreError, match="another configuration"):
-        train(disks(seed=3), tmp_path / "run")
-    assert train(disks(seed=3), tmp_path / "run", overwrite=True).resumed_from == 0
+    train(tiny(), tmp_path / "run")
+    with pytest.raises(StoreError, match=r"another configuration \(seed is 3, and was 0\)"):
+        train(tiny(seed=3), tmp_path / "run")
+    assert train(tiny(seed=3), tmp_path / "run", overwrite=True).resumed_from == 0
+
+
+def test_what_is_only_said_of_a_finished_run_is_written_anew_without_training(tmp_path):
+    run, heard = tmp_path / "run", Heard()
+    train(tiny(optimiser={"steps": 2}), run, device="cpu")
+    kept = {name: (run / name).read_bytes() for name in ("weights.safetensors", "checkpoint.pt")}
+    labels = {"from": "embeddings", "window": [64, 64], "bandwidth": 1.5}
+    said = {"labels": labels, "card": {"data": "two disks"}, "description": "Finds disks."}
+    changed = tiny(optimiser={"steps": 2}, **said)
+    assert train(changed, run, device="cpu", events=heard).resumed_from == 2
+    assert "are written anew" in heard
+    assert load_folder(run).config.labels.model_dump()["bandwidth"] == 1.5
+    card = (run / "card.md").read_text()
+    assert all(words in card for words in ("bandwidth 1.5", "two disks", "Finds disks.", "2 steps"))
+    assert load_training(run / "train.yaml").labels.model_dump()["bandwidth"] == 1.5
+    assert {name: (run / name).read_bytes() for name in kept} == kept
+    again = Heard()
+    train(changed, run, device="cpu", events=again)
+    assert "anew" not in again
+    record = (run / "train.yaml").read_bytes()
+    with pytest.raises(StoreError, match=r"has done 2 steps already, and 1 are asked for; give 2"):
+        train(changed, run, device="cpu", steps=1)
+    assert (run / "train.yaml").read_bytes() == record
 
 
 def test_a_folder_with_something_else_in_it_is_left_alone(tmp_path):
     (tmp_path / "thesis.txt").write_text("mine")
     with pytest.raises(StoreError, match="not empty"):
-        train(disks(), tmp_path, overwrite=True)
+        train(tiny(), tmp_path, overwrite=True)
     assert [p.name for p in tmp_path.iterdir()] == ["thesis.txt"]
 
 
 @pytest.mark.parametrize(
     ("config", "error"),
     [
-        (disks(window=[2, 2]), PlanError),
+        (tiny(window=[2, 2]), PlanError),
         (volume_training(), VolumeError),
     ],
 )
@@ -164,7 +155,7 @@ def test_a_region_that_leaves_the_volume_is_refused(tmp_path, cells):
 
 
 def test_a_loss_that_is_not_finite_stops_with_the_last_checkpoint_kept(tmp_path):
-    config = disks(optimiser={"steps": 40, "learning_rate": 1e30}, checkpoint_every=1)
+    config = tiny(optimiser={"steps": 40, "learning_rate": 1e30}, checkpoint_every=1)
     with pytest.raises(InterruptedRunError, match="learning_rate"):
         train(config, tmp_path / "run")
     assert (tmp_path / "run" / "checkpoint.pt").is_file()
@@ -190,7 +181,7 @@ def test_every_fifth_image_is_kept_back(tmp_path):
     for name in "abcdefghijkl":
         np.savez(tmp_path / f"{name}.npz", image=np.zeros((4, 4)), labels=np.zeros((4, 4), int))
     data = TrainingConfig.model_validate(
-        disks().model_dump() | {"data": {"kind": "images", "path": "."}}
+        tiny().model_dump() | {"data": {"kind": "images", "path": "."}}
     ).data
     used, kept = image_files(tmp_path, data)
     assert [p.stem for p in kept] == ["e", "j"]
@@ -204,7 +195,7 @@ def test_images_of_any_size_and_colour_are_trained_on(tmp_path):
         labels[5:20, 5:20] = 1
         image = generator.integers(0, 255, shape).astype(np.uint8)
         np.savez(tmp_path / f"{name}.npz", image=image, labels=labels)
-    config = disks(data={"kind": "images", "path": "."}, input={"axes": "yx"}, window=[16, 16])
+    config = tiny(data={"kind": "images", "path": "."}, input={"axes": "yx"}, window=[16, 16])
     assert train(config, tmp_path / "run", data=tmp_path).steps == 6
 
 
@@ -213,7 +204,7 @@ def test_images_on_a_bright_ground_can_be_left_out(tmp_path):
     image[5:15, 5:15] = 10
     labels = (image < 100).astype(np.int32)
     np.savez(tmp_path / "a.npz", image=image, labels=labels)
-    config = disks(
+    config = tiny(
         data={"kind": "images", "path": ".", "ground": "dark"},
         input={"axes": "yx", "normalize": "percentile"},
     )

@@ -14,11 +14,12 @@ import stitchsafe
 from stitchsafe.coordinates import Roi
 from stitchsafe.errors import InputError, VolumeError
 from stitchsafe.learning import judge
-from stitchsafe.metrics import Scores
+from stitchsafe.metrics import Scores, _evaluate
 from stitchsafe.networks import load_folder
 from stitchsafe.training import TrainingConfig, train
 from stitchsafe.training._loop_config import ValidationConfig
 from stitchsafe.training._validation import is_better, mean_scores, open_kept_back
+from stitchsafe.volumes import open_volume
 
 
 @pytest.fixture
@@ -60,7 +61,9 @@ def kept(**data: Any) -> dict[str, Any]:
     return {"data": volume(**data)}
 
 
-def test_a_region_is_predicted_where_it_lies_and_scored(tmp_path: Path, cells: Path) -> None:
+def test_a_region_is_predicted_where_it_lies_and_scored(
+    tmp_path: Path, cells: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Through the verb itself, though the file says no voxel size and the network needs one."""
     seen: list[tuple[Roi, Scores]] = []
 
@@ -87,7 +90,25 @@ def test_a_region_is_predicted_where_it_lies_and_scored(tmp_path: Path, cells: P
     (unsure,) = open_kept_back(
         config(validation=kept(region=bounds, ignore=3)), folder=tmp_path, data=cells
     )
-    assert judge(network.module, network.config, unsure, (0.5,), "cpu").n_true == 1
+    asked_for: list[int] = []
+    read = type(unsure.labels).read
+    monkeypatch.setattr(_evaluate, "_default_block", lambda shape: (4, 8, 8))
+    monkeypatch.setattr(
+        type(unsure.labels),
+        "read",
+        lambda self, roi: (
+            asked_for.append(roi.size if "labels" in self.path else 0) or read(self, roi)
+        ),
+    )
+    streamed = judge(network.module, network.config, unsure, (0.5,), "cpu")
+    monkeypatch.undo()
+    assert 0 < max(asked_for) <= 4 * 8 * 8  # block by block, and never all of them
+    assert streamed.n_true == 1
+    truth = unsure.labels.read(Roi((12, 0, 0), (12, 24, 24)))[0]
+    mine = open_volume(found.out, image="labels/instances").read(unsure.region)[0]
+    assert streamed == stitchsafe.evaluate(
+        mine * (truth != 3), truth * (truth != 3), thresholds=(0.5,)
+    )
 
 
 @pytest.mark.parametrize(
