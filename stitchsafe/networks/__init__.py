@@ -30,6 +30,7 @@ from stitchsafe.networks._protocol import Network, Output, Runtime
 from stitchsafe.networks._quiet import quietly
 from stitchsafe.networks._resolve import bundled_models, load_network, models_root
 from stitchsafe.networks._steps import Before, ClipPercentiles, Finishing, Percentiles, Zscore
+from stitchsafe.networks._threads import own_threads
 from stitchsafe.networks._torch import TorchNetwork
 from stitchsafe.networks._weights import load_weights
 
@@ -70,6 +71,7 @@ __all__ = [
     "load_onnx",
     "load_weights",
     "models_root",
+    "own_threads",
     "network_of",
     "pointwise",
     "quietly",

@@ -41,6 +41,7 @@ from stitchsafe.errors import (
     MemoryShortageError,
 )
 from stitchsafe.geometry import Break
+from stitchsafe.networks import own_threads
 from stitchsafe.pipeline._audit import forget_damaged
 from stitchsafe.pipeline._clusters import Cluster, connected, refuse_unfit_workers
 from stitchsafe.pipeline._devices import places_for
@@ -133,6 +134,7 @@ class Prediction:
         }
 
 
+@own_threads()
 def predict(
     volume: VolumeLike,
     model: ModelLike | None = None,

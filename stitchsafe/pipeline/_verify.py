@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from stitchsafe.coordinates import Roi
 from stitchsafe.engine import Events, FieldMaker, Fields, Shares, Silent
 from stitchsafe.errors import IntegrityError, ModelError, StoreError, VolumeError
-from stitchsafe.networks import load_network
+from stitchsafe.networks import load_network, own_threads
 from stitchsafe.pipeline._audit import Finding, audit
 from stitchsafe.pipeline._consensus import load_consensus
 from stitchsafe.pipeline._devices import is_this_machine, places_for
@@ -126,6 +126,7 @@ class Verification:
         return "\n".join([*lines, f"NOT verified{remedy}"])
 
 
+@own_threads()
 def verify(
     out: str | Path,
     *,

@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from stitchsafe.engine import Events
 from stitchsafe.errors import InterruptedRunError
 from stitchsafe.interruption import untorn
+from stitchsafe.networks import own_threads
 from stitchsafe.nn import anneal, parameter_groups
 from stitchsafe.training._ahead import Ahead
 from stitchsafe.training._averages import averages_of
@@ -87,9 +88,9 @@ def fit(
     InterruptedRunError
         If the loss is no longer finite; the last checkpoint stays.
     """
-    if config.threads is not None:
-        torch.set_num_threads(config.threads)
-    with torch.random.fork_rng(devices=_gpus(fabric)):
+    with own_threads(), torch.random.fork_rng(devices=_gpus(fabric)):
+        if config.threads is not None:
+            torch.set_num_threads(config.threads)
         return _Loop(module, examples, objective, config, run, events, fabric, hooks).run_all()
 
 
@@ -260,11 +261,9 @@ class _Loop:
         state, wish = self.state, self.config.validation
         assert wish is not None
         assert self.hooks.judge is not None
-        threads = torch.get_num_threads()
         try:
             scores = self.hooks.judge(self._shown)
         finally:
-            torch.set_num_threads(threads)
             self.module.train()
         logs.note(state.step, state.seconds, scores)
         self.events.say(

@@ -15,7 +15,6 @@ from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
 from stitchsafe.coordinates import Roi
 from stitchsafe.engine import Events
@@ -153,7 +152,6 @@ def show_end(
 
     Where that cannot be done, it is said why: the network is trained all the same.
     """
-    threads = torch.get_num_threads()  # which predicting may change, and the next training needs
     try:
         network = load_network(str(run), trust=trust)
         if not isinstance(network, TorchNetwork):
@@ -162,8 +160,6 @@ def show_end(
     except StitchsafeError as error:
         events.say(f"there is no picture of what was learned: {error}")
         return None
-    finally:
-        torch.set_num_threads(threads)
     show_in_card(run, str(shown))
     return shown
 

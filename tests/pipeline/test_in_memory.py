@@ -46,6 +46,20 @@ def test_fields_replace_a_sliding_window(module: UNet, image: np.ndarray) -> Non
     np.testing.assert_allclose(field, expected, rtol=0, atol=1e-5 * np.abs(expected).max())
 
 
+def test_threads_of_the_process_are_what_they_were(
+    module: UNet, image: np.ndarray, tmp_path
+) -> None:
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        stitchsafe.predict(image, module, tmp_path / "a.zarr", save="fields", **OPTIONS)
+        assert torch.get_num_threads() == 3
+        stitchsafe.verify(tmp_path / "a.zarr", model=module, volume=image)
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(before)
+
+
 def test_labels_of_an_array(module: UNet, image: np.ndarray, tmp_path: Path) -> None:
     tempfile.tempdir, before = str(tmp_path), tempfile.tempdir
     try:
