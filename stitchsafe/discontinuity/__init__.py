@@ -1,0 +1,23 @@
+"""Measures of seams: how fields and labels differ at them from what they do elsewhere.
+
+`measure_seams` streams over a field, labels, or both, and gives a :class:`SeamReport` with a row
+per face. Nothing needs to be known of how the data were made but the grid.
+"""
+
+from stitchsafe.discontinuity._faces import FaceTable
+from stitchsafe.discontinuity._judge import CONFIDENCE
+from stitchsafe.discontinuity._measure import measure_seams
+from stitchsafe.discontinuity._pieces import Dense
+from stitchsafe.discontinuity._report import CHANCE, TOLERANCE, SeamReport
+from stitchsafe.discontinuity._statistics import Ratio
+
+__all__ = [
+    "CHANCE",
+    "CONFIDENCE",
+    "Dense",
+    "FaceTable",
+    "Ratio",
+    "SeamReport",
+    "TOLERANCE",
+    "measure_seams",
+]
