@@ -5,11 +5,20 @@ at a seam is that both sides do not continue each other. The field is averaged o
 that abut the plane; the two before it and the two behind it are each extended by a straight line to
 the plane, and the norm over the channels of their mismatch is the jump at scale s::
 
-    a   b ┊ c   d          jump = ‖ (c − ½(d − c)) − (b + ½(b − a)) ‖ = ½ ‖ d − 3c + 3b − a ‖
+    a   b ┊ c   d          J = ‖ (c − ½(d − c)) − (b + ½(b − a)) ‖ = ½ ‖ d − 3c + 3b − a ‖
           ┊
 
 It is half the third difference, so it is 0 wherever the field runs as a parabola. A hard cut shows
 most at scale 1, a blended one at the scale of its blend.
+
+**Contrast.** Jumps at edges of objects are a hundred times those in the ground between them, and a
+mean of jumps would tell of edges alone. So each is held, as a logarithm, against those of the two
+nearest planes parallel to it that share no voxel across the plane::
+
+    contrast = log J(p) − ½ log J(p − 2s) − ½ log J(p + 2s)
+
+A seam that shows in the ground counts as much as one that shows at an edge. A *quiet* jump is added
+to all of them, as what is far below what the field does is no seam but rounding.
 
 **Labels.** A pair is two neighbouring voxels with the plane between them, of which one at least has
 a label other than 0. A straight cut differs from an object's own surface in that the labels go on
@@ -42,29 +51,29 @@ def mismatch(a: NDArray[Any], b: NDArray[Any], c: NDArray[Any], d: NDArray[Any])
     return found
 
 
-def jumps(
-    slab: NDArray[Any], scale: int, starts: Starts
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Jumps across a plane, summed over pieces of it, and the voxels that they stand for.
+def jumps(slab: NDArray[Any], scale: int, starts: Starts, quiet: float) -> NDArray[np.float64]:
+    """Contrasts and logarithms of jumps across a plane, summed over pieces of it.
 
     Parameters
     ----------
     slab
-        The field from ``2·scale`` voxels before the plane to as many behind it, shape
-        (channels, 4·scale, *lateral).
+        The field from ``4·scale`` voxels before the plane to as many behind it, shape
+        (channels, 8·scale, *lateral).
     scale
         Side of the cubes; what is left over at a piece's end goes to its last cubes.
     starts
         Of the pieces.
+    quiet
+        Added to each jump; positive.
 
     Returns
     -------
-    tuple of ndarray
-        Sums of the jumps, each weighted by the voxels of its cube's face, and these voxels; both of
-        the shape of the grid of pieces. What is not finite counts in neither.
+    ndarray
+        Shape (3, *grid of pieces): the contrasts and the logarithms, each weighted by the voxels of
+        its cube's face, and these voxels. What is not finite counts in none of them.
     """
     channels, thick, *lateral = slab.shape
-    data = np.ascontiguousarray(slab, np.float64).reshape(channels, 4, thick // 4, *lateral)
+    data = np.ascontiguousarray(slab, np.float64).reshape(channels, 8, thick // 8, *lateral)
     cubes = [_cubes(pieces, size, scale) for pieces, size in zip(starts, lateral, strict=True)]
     areas: NDArray[np.float64] = np.ones((1,) * len(lateral))
     with np.errstate(invalid="ignore", over="ignore"):
@@ -75,11 +84,14 @@ def jumps(
             if scale > 1:
                 planes = np.add.reduceat(planes, first, axis=axis + 2)
         planes = planes / areas
-        found = mismatch(*np.moveaxis(planes, 1, 0))
-    good = np.isfinite(found)
+        along = np.moveaxis(planes, 1, 0)
+        before, at, behind = (np.log(mismatch(*along[k : k + 4]) + quiet) for k in (0, 2, 4))
+        contrast = at - (before + behind) / 2
+    good = np.isfinite(contrast)
     weights = np.where(good, areas, 0.0)
     inside = [np.searchsorted(*each) for each in zip(cubes, starts, strict=True)]
-    return _summed(np.where(good, found, 0.0) * weights, inside), _summed(weights, inside)
+    maps = (np.where(good, each, 0.0) * weights for each in (contrast, at))
+    return np.stack([_summed(each, inside) for each in (*maps, weights)])
 
 
 def _cubes(pieces: NDArray[np.int64], size: int, scale: int) -> NDArray[np.int64]:

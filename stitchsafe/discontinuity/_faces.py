@@ -28,8 +28,8 @@ class FaceTable:
         Position along the axis of a control plane beside the seam, int64, shape (n,); -1 where
         there is none. Figures of controls are of those on both sides together.
     jump, control_jump
-        Mean jump of the field across the face and its controls, at the report's scale, float32,
-        shape (n,); NaN where there is no field.
+        Geometric mean of the field's jumps across the face and its controls, at the report's
+        scale, float32, shape (n,); NaN where none was measured.
     pairs, splits, ends, boundaries, merges
         Counts of labels across the face, int64, shape (n,).
     control_pairs, control_splits, control_ends, control_boundaries, control_merges

@@ -28,9 +28,6 @@ __all__ = ["CONFIDENCE", "Judged", "judge"]
 CONFIDENCE = 0.99
 """That no interval of a report misses, of all that it holds together."""
 
-_QUIET = 0.05
-"""Share of the mean jump at controls that is added to both sides where faces are compared."""
-
 _EVENTS = {"splits": "pairs", "ends": "pairs", "merges": "boundaries"}
 _COUNT = {name: index for index, name in enumerate(LABEL_COUNTS)}
 
@@ -66,7 +63,8 @@ class _Across:
     axis: int
     corner: Values  # (piece, d), of the first plane
     shape: Values
-    jumps: Values  # (plane, piece, scale)
+    contrasts: Values  # (plane, piece, scale)
+    logs: Values
     areas: Values
     labels: Values  # (plane, piece, count)
 
@@ -83,7 +81,8 @@ class _Across:
         first = rows[:count]
         return cls(
             layout, axis, pieces.corner[first], pieces.shape[first],
-            spread(pieces.jumps), spread(pieces.areas), spread(pieces.labels),
+            spread(pieces.contrasts), spread(pieces.logs),
+            spread(pieces.areas), spread(pieces.labels),
         )  # fmt: skip
 
     @cached_property
@@ -212,8 +211,8 @@ def _ratios(
             columns = [_matched(across[axis], name, measure) for axis, name in members]
             joined = [np.concatenate(each) for each in zip(*columns, strict=True)]
             if measure.startswith("jump"):
-                seam, control, unit = joined
-                ratio = mean_ratio(seam, control, unit, chance)
+                logs, weights, unit = joined
+                ratio = mean_ratio(logs, weights, unit, chance)
             else:
                 hits, pairs, control_hits, control_pairs, unit = joined
                 ratio = count_ratio(hits, pairs, control_hits, control_pairs, unit, chance)
@@ -228,12 +227,12 @@ def _matched(across: _Across, family: str, measure: str) -> Iterator[Values]:
     chosen = [row for row, name in enumerate(names) if name == family]
     if measure.startswith("jump"):
         at = across.layout.scales.index(int(measure.removeprefix("jump@")))
-        sums, areas = across.jumps[..., at], across.areas[..., at]
+        sums, areas = across.contrasts[..., at], across.areas[..., at]
         other, over = across.beside_seams(sums)[chosen], across.beside_seams(areas)[chosen]
         own, area = sums[across.seams][chosen], areas[across.seams][chosen]
         good = (over > 0) & (area > 0)
-        yield own[good]
-        yield area[good] * other[good] / over[good]
+        yield own[good] / area[good] - other[good] / over[good]
+        yield area[good]
     else:
         hits, pairs = (across.labels[..., _COUNT[k]] for k in (measure, _EVENTS[measure]))
         good = np.ones((len(chosen), hits.shape[1]), bool)
@@ -277,7 +276,7 @@ def _faces(
 
 
 def _mean(columns: dict[str, Values], prefix: str, at: int) -> Values:
-    return _divided(columns[prefix + "jumps"][:, at], columns[prefix + "areas"][:, at])
+    return np.exp(_divided(columns[prefix + "logs"][:, at], columns[prefix + "areas"][:, at]))
 
 
 def _rows(layout: Layout, across: _Across) -> dict[str, Values]:
@@ -300,7 +299,7 @@ def _rows(layout: Layout, across: _Across) -> dict[str, Values]:
         "shape": np.tile(shapes, (len(seams), 1)),
         "control": np.repeat(np.asarray(beside, np.int64), count),
     }
-    for name in ("jumps", "areas", "labels"):
+    for name in ("logs", "areas", "labels"):
         values = across.by_face(getattr(across, name))
         found[name] = values[across.seams].reshape(len(corner), -1)
         found[f"control_{name}"] = across.beside_seams(values).reshape(len(corner), -1)
@@ -329,21 +328,13 @@ def _known(values: Values) -> int:
 
 
 def _jump_statistic(across: _Across, measure: str) -> tuple[Values, Values]:
-    """Logarithm of jump ÷ jump beside it, of seams' faces and of controls'."""
+    """Contrast beyond that of the controls beside it, of seams' faces and of controls'."""
     at = across.layout.scales.index(int(measure.removeprefix("jump@")))
-    sums, areas = across.by_face(across.jumps[..., at]), across.by_face(across.areas[..., at])
+    sums, areas = across.by_face(across.contrasts[..., at]), across.by_face(across.areas[..., at])
     own = _divided(sums, areas)
-    total = areas[across.owned].sum()
-    quiet = _QUIET * sums[across.owned].sum() / total if total else np.nan
-
-    def compared(values: Values, other: Values) -> Values:
-        with np.errstate(divide="ignore", invalid="ignore"):
-            found = np.log((values + quiet) / (other + quiet))
-        return np.where(np.isfinite(found), found, np.nan).reshape(-1)
-
     beside = _divided(across.beside_seams(sums), across.beside_seams(areas))
     next_to = _divided(across.beside_controls(sums), across.beside_controls(areas))
-    return compared(own[across.seams], beside), compared(own[across.owned], next_to)
+    return (own[across.seams] - beside).reshape(-1), (own[across.owned] - next_to).reshape(-1)
 
 
 def _count_statistic(across: _Across, measure: str) -> tuple[Values, Values]:

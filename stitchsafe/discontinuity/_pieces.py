@@ -9,6 +9,7 @@ and the numbers of all pieces.
 from __future__ import annotations
 
 import itertools
+import math
 from bisect import bisect_left
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -22,11 +23,12 @@ from stitchsafe.discontinuity._across import LABEL_COUNTS, jumps, label_counts
 from stitchsafe.discontinuity._planes import AxisPlanes, planes_of
 from stitchsafe.seam_grid import SeamGrid
 
-__all__ = ["Dense", "Layout", "Pieces", "measure_pieces"]
+__all__ = ["Dense", "Layout", "Pieces", "measure_pieces", "quiet_jump"]
 
 _FEWEST = 64
 _SIDES = {2: (16, 512), 3: (16, 128)}
 _BLOCK_BYTES = 256 * 2**20
+_QUIET = 1e-3
 
 
 class Dense(Protocol):
@@ -106,7 +108,7 @@ class Layout:
         """What must be read to measure the planes whose second voxel lies in the block."""
         begin, end = list(block.offset), list(block.end)
         for axis, each in enumerate(self.planes):
-            reach = 2 * max(each.scales)
+            reach = 4 * max(each.scales)
             for at in _within(each.positions, block, axis):
                 begin[axis] = min(begin[axis], at - reach)
                 end[axis] = max(end[axis], at + reach)
@@ -121,9 +123,9 @@ class Pieces:
     ----------
     axis, corner, shape
         Where a piece lies, shapes (n,), (n, d), (n, d); ``corner[axis]`` is the plane's position.
-    jumps, areas
-        Sums of the jumps and the voxels they stand for, by scale, shape (n, scales); areas are 0
-        where a scale was not measured.
+    contrasts, logs, areas
+        Sums of the contrasts, of the logarithms of jumps, and the voxels they stand for, by scale,
+        shape (n, scales); 0 where a scale was not measured.
     labels
         Counts, in the order of `LABEL_COUNTS`, shape (n, 5).
     """
@@ -131,7 +133,8 @@ class Pieces:
     axis: NDArray[np.int64]
     corner: NDArray[np.int64]
     shape: NDArray[np.int64]
-    jumps: NDArray[np.float64]
+    contrasts: NDArray[np.float64]
+    logs: NDArray[np.float64]
     areas: NDArray[np.float64]
     labels: NDArray[np.int64]
 
@@ -160,7 +163,8 @@ def measure_pieces(
     """
     ndim, scales = layout.grid.region.ndim, layout.scales
     voxel = 8 + (0 if field is None else 8 * field.channels) + (0 if labels is None else 24)
-    side = max(layout.side, int((block_bytes / voxel) ** (1 / ndim)) - 4 * max(scales))
+    side = max(layout.side, int((block_bytes / voxel) ** (1 / ndim)) - 8 * max(scales))
+    quiet = 1.0 if field is None else quiet_jump(field, layout.grid.region)
     rows: list[tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.int64]]] = []
     bounds = [layout.bounds(axis) for axis in range(ndim)]
     for block in layout.blocks(side):
@@ -169,10 +173,31 @@ def measure_pieces(
             dense = None if field is None else field.read(needed)
             marked = None if labels is None else labels.read(needed)[0]
             for axis in range(ndim):
-                rows += _block(layout, bounds, axis, block, needed, dense, marked)
+                rows += _block(layout, bounds, axis, block, needed, dense, marked, quiet)
         if watch is not None:
             watch(block)
     return _sorted(rows, ndim, len(scales))
+
+
+def quiet_jump(field: Dense, region: Roi) -> float:
+    """A jump that is small beside what a field does: a share of its spread, all over it."""
+    side = 8 if region.ndim == 3 else 32
+    places = [
+        np.unique(np.linspace(o, max(o, o + s - side), 4).astype(int))
+        for o, s in zip(region.offset, region.shape, strict=True)
+    ]
+    spread = []
+    for corner in itertools.product(*places):
+        box = Roi(tuple(map(int, corner)), (side,) * region.ndim).intersect(region)
+        data = field.read(box).astype(np.float64).reshape(field.channels, -1)
+        data = data[:, np.isfinite(data).all(axis=0)]
+        if data.size:
+            spread.append((data.mean(axis=1), data.var(axis=1)))
+    if not spread:
+        return _QUIET
+    means, variances = (np.stack(each) for each in zip(*spread, strict=True))
+    total = float((means.var(axis=0) + variances.mean(axis=0)).sum())
+    return _QUIET * (math.sqrt(total) or 1.0)
 
 
 def _block(
@@ -183,6 +208,7 @@ def _block(
     needed: Roi,
     field: NDArray[Any] | None,
     labels: NDArray[Any] | None,
+    quiet: float,
 ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.int64]]]:
     """All pieces of the planes across one axis in a block."""
     others = [k for k in range(block.ndim) if k != axis]
@@ -215,14 +241,12 @@ def _block(
             found = data[(slice(None),) * lead + tuple(index)]
             return np.moveaxis(found, axis + lead, lead)
 
-        sums = np.zeros((count, 2, len(layout.scales)))
+        sums = np.zeros((count, 3, len(layout.scales)))
         if field is not None:
             for k, scale in enumerate(layout.scales):
-                part = slab(field, 2 * scale) if scale in layout.planes[axis].scales else None
+                part = slab(field, 4 * scale) if scale in layout.planes[axis].scales else None
                 if part is not None:
-                    sums[:, 0, k], sums[:, 1, k] = (
-                        each.reshape(-1) for each in jumps(part, scale, starts)
-                    )
+                    sums[:, :, k] = jumps(part, scale, starts, quiet).reshape(3, -1).T
         counts = np.zeros((count, len(LABEL_COUNTS)), np.int64)
         part = None if labels is None else slab(labels, 2)
         if part is not None:
@@ -241,7 +265,7 @@ def _sorted(
     scales: int,
 ) -> Pieces:
     where = np.concatenate([np.empty((0, 1 + 2 * ndim), np.int64), *(row[0] for row in rows)])
-    sums = np.concatenate([np.empty((0, 2, scales)), *(row[1] for row in rows)])
+    sums = np.concatenate([np.empty((0, 3, scales)), *(row[1] for row in rows)])
     counts = np.concatenate([np.empty((0, len(LABEL_COUNTS)), np.int64), *(row[2] for row in rows)])
     order = np.lexsort(where[:, ndim::-1].T)
     where, sums, counts = where[order], sums[order], counts[order]
@@ -249,8 +273,9 @@ def _sorted(
         axis=where[:, 0],
         corner=where[:, 1 : 1 + ndim],
         shape=where[:, 1 + ndim :],
-        jumps=sums[:, 0],
-        areas=sums[:, 1],
+        contrasts=sums[:, 0],
+        logs=sums[:, 1],
+        areas=sums[:, 2],
         labels=counts,
     )
 

@@ -80,9 +80,9 @@ def planes_of(grid: SeamGrid, axis: int, period: int | None = None) -> AxisPlane
             for at, (a, b) in zip(controls, itertools.pairwise(bounds), strict=True)
             if at is not None
         ),
-        default=2,
+        default=4,
     )
-    return AxisPlanes(seams, controls, tuple(s for s in SCALES if 2 * s <= max(room, 2)))
+    return AxisPlanes(seams, controls, tuple(s for s in SCALES if 4 * s <= max(room, 4)))
 
 
 def _step(cell: int, period: int | None) -> int:

@@ -16,7 +16,7 @@ from stitchsafe.discontinuity._statistics import Ratio
 
 __all__ = ["CHANCE", "TOLERANCE", "SeamReport"]
 
-TOLERANCE = 0.05
+TOLERANCE = 0.01
 """By how much a ratio's interval may lie above 1 before it speaks of seams."""
 CHANCE = 0.001
 """Of any face of a right result being taken for a bad one."""

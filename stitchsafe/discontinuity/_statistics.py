@@ -55,28 +55,25 @@ class Ratio:
 
 
 def mean_ratio(
-    seam: Numbers, control: Numbers, unit: NDArray[np.int64], chance: float
+    logs: Numbers, weights: Numbers, unit: NDArray[np.int64], chance: float
 ) -> Ratio | None:
-    """Ratio of two sums.
+    """The geometric mean of ratios.
 
     Parameters
     ----------
-    seam, control
-        Matched contributions, shape (n,).
+    logs, weights
+        Logarithm of each ratio and what it counts, shape (n,).
     unit
         The unit of each.
     chance
         That the interval misses, on both sides together.
     """
-    above, below = _per_unit(unit, seam, control)
-    if not len(above) or below.sum() <= 0:
+    sums, weight = _per_unit(unit, logs * weights, weights)
+    if weight.sum() <= 0:
         return None
-    value = above.sum() / below.sum()
-    if value <= 0:
-        return Ratio(0.0, 0.0, math.inf, len(above))
     with np.errstate(divide="ignore", invalid="ignore"):
-        without = np.log((above.sum() - above) / (below.sum() - below))
-    return _around(math.log(value), without, 0.0, chance)
+        without = (sums.sum() - sums) / (weight.sum() - weight)
+    return _around(float(sums.sum() / weight.sum()), without, 0.0, chance)
 
 
 def count_ratio(
