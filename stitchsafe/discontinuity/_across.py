@@ -3,9 +3,9 @@
 **Jump.** A field has edges of its own, so a difference across a plane says little. What is special
 at a seam is that both sides do not continue each other. The field is averaged over cubes of side s
 that abut the plane; the two before it and the two behind it are each extended by a straight line to
-the plane, and the norm over the channels of their mismatch is the jump at scale s::
+the plane, and the size of their mismatch is the jump at scale s::
 
-    a   b ┊ c   d          J = ‖ (c − ½(d − c)) − (b + ½(b − a)) ‖ = ½ ‖ d − 3c + 3b − a ‖
+    a   b ┊ c   d          J = | (c − ½(d − c)) − (b + ½(b − a)) | = ½ | d − 3c + 3b − a |
           ┊
 
 It is half the third difference, so it is 0 wherever the field runs as a parabola. A hard cut shows
@@ -17,8 +17,10 @@ nearest planes parallel to it that share no voxel across the plane::
 
     contrast = log J(p) − ½ log J(p − 2s) − ½ log J(p + 2s)
 
-A seam that shows in the ground counts as much as one that shows at an edge. A *quiet* jump is added
-to all of them, as what is far below what the field does is no seam but rounding.
+A seam that shows in the ground counts as much as one that shows at an edge. It is taken in each
+channel, and the mean over the channels, so that a smooth channel tells what a noisy one would hide.
+A *quiet* jump is added to all of them, as what is far below what a channel does is no seam but
+rounding.
 
 **Labels.** A pair is two neighbouring voxels with the plane between them, of which one at least has
 a label other than 0. A straight cut differs from an object's own surface in that the labels go on
@@ -36,7 +38,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["LABEL_COUNTS", "Starts", "jumps", "label_counts", "mismatch"]
+__all__ = ["LABEL_COUNTS", "Starts", "jumps", "label_counts", "log_jump"]
 
 LABEL_COUNTS = ("pairs", "splits", "ends", "boundaries", "merges")
 
@@ -44,14 +46,18 @@ Starts = Sequence[NDArray[np.int64]]
 """Where the pieces of a plane begin along each lateral axis; the first at 0."""
 
 
-def mismatch(a: NDArray[Any], b: NDArray[Any], c: NDArray[Any], d: NDArray[Any]) -> NDArray[Any]:
-    """Norm of what two straight lines differ by, shapes (channels, …) to (…)."""
-    apart = (c - b) * 1.5 - (d - a) * 0.5
-    found: NDArray[Any] = np.sqrt(np.einsum("c...,c...->...", apart, apart))
+def log_jump(
+    a: NDArray[Any], b: NDArray[Any], c: NDArray[Any], d: NDArray[Any], quiet: NDArray[np.float64]
+) -> NDArray[Any]:
+    """Mean over the channels of log J, shapes (channels, …) to (…)."""
+    jump = np.abs((c - b) * 1.5 - (d - a) * 0.5)
+    found: NDArray[Any] = np.log(jump + quiet.reshape(-1, *[1] * (jump.ndim - 1))).mean(axis=0)
     return found
 
 
-def jumps(slab: NDArray[Any], scale: int, starts: Starts, quiet: float) -> NDArray[np.float64]:
+def jumps(
+    slab: NDArray[Any], scale: int, starts: Starts, quiet: NDArray[np.float64]
+) -> NDArray[np.float64]:
     """Contrasts and logarithms of jumps across a plane, summed over pieces of it.
 
     Parameters
@@ -64,7 +70,7 @@ def jumps(slab: NDArray[Any], scale: int, starts: Starts, quiet: float) -> NDArr
     starts
         Of the pieces.
     quiet
-        Added to each jump; positive.
+        Added to the jumps of each channel; positive.
 
     Returns
     -------
@@ -85,7 +91,9 @@ def jumps(slab: NDArray[Any], scale: int, starts: Starts, quiet: float) -> NDArr
                 planes = np.add.reduceat(planes, first, axis=axis + 2)
         planes = planes / areas
         along = np.moveaxis(planes, 1, 0)
-        before, at, behind = (np.log(mismatch(*along[k : k + 4]) + quiet) for k in (0, 2, 4))
+        before, at, behind = (
+            log_jump(along[k], along[k + 1], along[k + 2], along[k + 3], quiet) for k in (0, 2, 4)
+        )
         contrast = at - (before + behind) / 2
     good = np.isfinite(contrast)
     weights = np.where(good, areas, 0.0)

@@ -8,11 +8,16 @@ and a phase φ whose planes all stand out. ::
     log J  ▁▂▁█▁▂▂▁▁▂█▁▂▁▁▁▂█▁▂        the strength of (T, φ) is the mean height of its teeth,
             φ      φ+T    φ+2T       times the root of their number
 
-Textures of a network's strides are combs too, with periods of 2 to 16. So a tooth's height is taken
-above the other planes that have its phase modulo the largest power of two, up to 16, that divides T
-(half of it, if T is that power). Chance: the strongest of all combs of the same profile in random
-orders, whose extremes follow Gumbel's distribution. No grid is said to be found unless chance makes
-as strong a one with less than one in a thousand, over all axes and measures.
+How unlikely a plane's height is, −log p, is taken from an exponential tail that is fitted to the
+planes between the teeth; no plane counts for less than one in a hundred thousand, as volumes have
+bad slices. The sum over n teeth has a Gamma distribution where there is no grid, and its chance is
+multiplied by the number of combs, axes and measures that were tried. Below one in a thousand, and
+with three teeth at least, a grid is said to be found; an axis with fewer is given one if another
+axis' period fits.
+
+Textures of a network's strides are combs too. So what planes have in common that are equal modulo
+a power of two, at most a third of the period, is taken away first; and where a comb with a period
+below 20 is the least likely one, that is a texture, and no grid.
 """
 
 from __future__ import annotations
@@ -26,7 +31,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stitchsafe.coordinates import Roi
-from stitchsafe.discontinuity._across import label_counts, mismatch
+from stitchsafe.discontinuity._across import label_counts, log_jump
 from stitchsafe.discontinuity._pieces import Dense, quiet_jump
 
 __all__ = ["Comb", "Guess", "guess_grid"]
@@ -34,12 +39,15 @@ __all__ = ["Comb", "Guess", "guess_grid"]
 Profile = NDArray[np.float64]
 
 _SCALES = (1, 4)
-_SHORTEST = 12
+_SHORTEST, _SHORTEST_TEXTURE = 20, 4
+_FEWEST_TEETH = 3
+_BESIDE = 2
+_TAIL = 0.8
+_NORMAL_EXCESS = 0.56
+_MOST = math.log(1e5)
 _COLUMN = {2: 128, 3: 48}
 _COLUMNS = 64
 _TEXTURE = 16
-_ORDERS = 64
-_CAP = 5.0
 _CHANCE = 1e-3
 
 
@@ -85,7 +93,6 @@ def guess_grid(
     *,
     field: Dense | None = None,
     labels: Dense | None = None,
-    seed: int = 0,
     watch: Callable[[int], None] | None = None,
 ) -> Guess | None:
     """Find the grid that a field or labels, or both, were tiled by.
@@ -96,8 +103,6 @@ def guess_grid(
         What is looked at.
     field, labels
         Of one shape; either may be left out.
-    seed
-        Of the random orders that chance is learnt from.
     watch
         Told the number of an axis that has been looked at.
 
@@ -107,19 +112,23 @@ def guess_grid(
         None where along no axis anything repeats that may be a seam.
     """
     combs: list[Comb | None] = []
+    profiles: list[list[tuple[str, int, Profile]]] = []
     for axis in range(region.ndim):
-        found = [
-            _strongest(profile, first, name, np.random.default_rng(seed))
-            for name, first, profile in _profiles(region, axis, field, labels)
-        ]
+        profiles.append(list(_profiles(region, axis, field, labels)))
+        found = [_strongest(profile, first, name) for name, first, profile in profiles[-1]]
         chances = [each for each in found if each is not None]
         best = min(chances, key=lambda comb: comb.chance, default=None)
         tried = max(1, len(found)) * region.ndim
         combs.append(best if best is not None and best.chance * tried < _CHANCE else None)
         if watch is not None:
             watch(axis)
-    if not any(combs):
+    periods = {comb.period for comb in combs if comb is not None}
+    if not periods:
         return None
+    combs = [
+        each or min(_fitting(periods, looked_at), key=lambda comb: comb.chance, default=None)
+        for each, looked_at in zip(combs, profiles, strict=True)
+    ]
     cell = [e if c is None else c.period for c, e in zip(combs, region.end, strict=True)]
     origin = [0 if c is None else c.phase for c in combs]
     return Guess(tuple(cell), tuple(origin), tuple(combs))
@@ -163,7 +172,9 @@ def _columns(region: Roi, axis: int) -> Iterator[Roi]:
         yield Roi.from_bounds([b for b, _ in bounds], [e for _, e in bounds])
 
 
-def _jump_profile(data: NDArray[np.floating], axis: int, scale: int, quiet: float) -> Profile:
+def _jump_profile(
+    data: NDArray[np.floating], axis: int, scale: int, quiet: NDArray[np.float64]
+) -> Profile:
     """Mean logarithm of the jumps at every plane that has `2·scale` voxels on both sides."""
     moved = np.moveaxis(data, axis + 1, 1).astype(np.float64)
     if scale > 1:
@@ -173,8 +184,9 @@ def _jump_profile(data: NDArray[np.floating], axis: int, scale: int, quiet: floa
         moved = (sums[:, scale:] - sums[:, :-scale]) / scale
     count = data.shape[axis + 1] - 4 * scale + 1
     a, b, c, d = (moved[:, k * scale : k * scale + count] for k in range(4))
-    logs = np.log(np.nan_to_num(mismatch(a, b, c, d)) + quiet)
-    found: Profile = logs.reshape(count, -1).mean(axis=1)
+    logs = log_jump(a, b, c, d, quiet).reshape(count, -1)
+    good = np.isfinite(logs)
+    found: Profile = np.where(good, logs, 0.0).sum(axis=1) / np.maximum(good.sum(axis=1), 1)
     return found
 
 
@@ -194,65 +206,103 @@ def _label_profile(data: NDArray[np.integer], axis: int) -> NDArray[np.int64]:
     return np.stack(counts).reshape(len(counts), -1)
 
 
-def _strongest(
-    profile: Profile, first: int, measure: str, generator: np.random.Generator
-) -> Comb | None:
-    """The strongest comb of a profile, and its chance."""
+def _strongest(profile: Profile, first: int, measure: str) -> Comb | None:
+    """The least likely comb of a profile."""
     heights = _heights(profile, 8 * (4 if measure.endswith("4") else 1))
     if heights is None:
         return None
-    strengths, phases = _combs(heights[None])
-    orders = np.stack([generator.permutation(heights) for _ in range(_ORDERS)])
-    null = _combs(orders)[0].max(axis=0)
-    at = int(strengths[:, 0].argmax())
-    spread = float(null.std()) * math.sqrt(6) / math.pi
-    centre = float(null.mean()) - np.euler_gamma * spread
-    above = (float(strengths[at, 0]) - centre) / max(spread, 1e-9)
-    chance = -math.expm1(-math.exp(-above)) if above < 700 else 0.0
-    period = _SHORTEST + at
-    return Comb(period, (first + int(phases[at, 0])) % period, chance, measure)
+    best = (0.0, 0, 0, 0)
+    for period in range(_SHORTEST_TEXTURE, len(profile) // 2 + 1):
+        plain = _without_texture(heights, period)
+        surprise = _surprise(plain, plain)
+        unlikely, number = _folded(surprise, period)
+        # One tooth alone, however high, makes no comb.
+        standing = _folded((surprise > -math.log(1 - _TAIL)).astype(float), period)[0]
+        combs = (number >= _FEWEST_TEETH) & (standing >= 0.75 * number)
+        strength = np.where(combs, -_log_chance(unlikely, number), 0.0)
+        at = int(strength.argmax())
+        best = max(best, (float(strength[at]), period, at, int(number[at])))
+    _, period, phase, _ = best
+    if period < _SHORTEST:
+        return None
+    chance = _chance_at(heights, period, phase) * (len(profile) ** 2 / 8)
+    return Comb(period, (first + phase) % period, chance, measure)
+
+
+def _fitting(periods: set[int], profiles: list[tuple[str, int, Profile]]) -> Iterator[Comb]:
+    """Combs of periods that other axes have, if they are no chance."""
+    for period, (measure, first, profile) in itertools.product(sorted(periods), profiles):
+        heights = _heights(profile, 8 * (4 if measure.endswith("4") else 1))
+        if heights is None or len(profile) <= period:
+            continue
+        unlikely, number = _folded(_surprise(heights, heights), period)
+        phase = int(_log_chance(unlikely, number).argmin())
+        chance = _chance_at(heights, period, phase) * period * len(periods) * len(profiles)
+        if chance < _CHANCE:
+            yield Comb(period, (first + phase) % period, chance, measure)
+
+
+def _chance_at(heights: Profile, period: int, phase: int) -> float:
+    """The chance of one comb, from the tail of the planes between its teeth."""
+    plain = _without_texture(heights, period)
+    apart = np.abs((np.arange(len(plain)) - phase + period // 2) % period - period // 2)
+    unlikely, number = _folded(_surprise(plain, plain[apart > _BESIDE]), period)
+    return float(np.exp(_log_chance(unlikely[phase : phase + 1], number[phase : phase + 1])[0]))
 
 
 def _heights(profile: Profile, window: int) -> Profile | None:
-    """How far planes stand out of their surroundings, in deviations, within bounds."""
+    """How far planes stand out of their surroundings, in deviations."""
     from scipy.ndimage import median_filter
 
     size = 2 * min(window, max(3, len(profile) // 8)) + 1
     rest = profile - median_filter(profile, size, mode="nearest")
-    spread = 1.4826 * median_filter(np.abs(rest), 2 * size + 1, mode="nearest")
+    spread = 1.4826 * median_filter(np.abs(rest), 4 * size + 1, mode="nearest")
     least = 1.4826 * float(np.median(np.abs(rest)))
     if least <= 0:  # a profile of whole numbers, most of them the same
         least = float(rest.std())
     if least <= 0:
         return None
-    heights: Profile = np.clip(rest / np.maximum(spread, least), -_CAP, _CAP)
+    heights: Profile = rest / np.maximum(spread, least)
     return heights
 
 
-def _combs(heights: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-    """Strength and phase of the strongest comb of each period, shapes (periods, profiles)."""
-    count, length = heights.shape
-    strengths, phases = [], []
-    for period in range(_SHORTEST, max(_SHORTEST + 1, length // 2 + 1)):
-        teeth = -(-length // period)
-        padded = np.zeros((count, teeth * period))
-        padded[:, :length] = heights
-        number = np.full(period, teeth)
-        number[period - (teeth * period - length) :] -= 1
-        mean = padded.reshape(count, teeth, period).sum(axis=1) / number
-        strength = (mean - _texture(mean, period)) * np.sqrt(number)
-        best = strength.argmax(axis=1)
-        strengths.append(strength[np.arange(count), best])
-        phases.append(best)
-    return np.stack(strengths), np.stack(phases)
+def _without_texture(heights: Profile, period: int) -> Profile:
+    """Heights above what planes of one phase have in common."""
+    step = min(period & -period, _TEXTURE)
+    while step > 1 and 3 * step > period:
+        step //= 2
+    plain = heights.copy()
+    if step > 1:
+        for phase in range(step):
+            plain[phase::step] -= np.median(plain[phase::step])
+    return plain
 
 
-def _texture(mean: NDArray[np.float64], period: int) -> NDArray[np.float64]:
-    """Per phase, the median of the other phases that a stride's texture has in common with it."""
-    power = min(period & -period, _TEXTURE)
-    step = power if power < period else period // 2
-    alike = mean.reshape(len(mean), period // step, step)
-    if alike.shape[1] == 2:
-        return np.maximum(alike[:, ::-1].reshape(mean.shape), 0.0)
-    common = np.maximum(np.median(alike, axis=1, keepdims=True), 0.0)
-    return np.broadcast_to(common, alike.shape).reshape(mean.shape)
+def _surprise(heights: Profile, others: Profile) -> Profile:
+    """−log of the chance that one of the others is as high."""
+    threshold = np.quantile(others, _TAIL)
+    beyond = others[others > threshold] - threshold
+    scale = max(float(beyond.mean()) if len(beyond) else 0.0, _NORMAL_EXCESS)
+    share = np.searchsorted(np.sort(others), heights, side="right") / len(others)
+    counted = -np.log(np.maximum(1 - share, 1 - _TAIL))
+    tail = -math.log(1 - _TAIL) + (heights - threshold) / scale
+    found: Profile = np.minimum(np.where(heights > threshold, tail, counted), _MOST)
+    return found
+
+
+def _folded(values: Profile, period: int) -> tuple[Profile, NDArray[np.int64]]:
+    """Sums over the teeth of each phase's comb, and the numbers of teeth."""
+    teeth = -(-len(values) // period)
+    padded = np.zeros(teeth * period)
+    padded[: len(values)] = values
+    number = np.full(period, teeth)
+    number[period - (len(padded) - len(values)) :] -= 1
+    return padded.reshape(teeth, period).sum(axis=0), number
+
+
+def _log_chance(unlikely: Profile, number: NDArray[np.int64]) -> Profile:
+    """Logarithm of the chance that n planes are together so unlikely."""
+    from scipy.special import gammaincc
+
+    found: Profile = np.log(np.maximum(gammaincc(np.maximum(number, 1), unlikely), 1e-300))
+    return found

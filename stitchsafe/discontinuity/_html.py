@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stitchsafe.discontinuity._pictures import Picture, Views, pictures_of
-from stitchsafe.discontinuity._report import CHANCE, TOLERANCE, SeamReport
+from stitchsafe.discontinuity._report import CHANCE, TOLERANCE, SeamReport, tells
 from stitchsafe.discontinuity._statistics import Ratio
 from stitchsafe.legible import legible
 
@@ -124,9 +124,9 @@ def _verdict(report: SeamReport) -> Iterator[str]:
         yield "Nothing repeats along any axis that would be a seam.</div>"
         return
     yield f"{report.bad:,} of {len(report.faces):,} faces stand out. "
-    raised = sorted({_name(name) for each in report.raised.values() for name in each})
+    raised = sorted({_name(name) for each in report.telling.values() for name in each})
     if raised:
-        yield f"More at seams than between them: {_text(', '.join(raised))}. "
+        yield f"Unlike at seams and between them: {_text(', '.join(raised))}. "
     if report.recomputed:
         again = report.recomputed
         yield (
@@ -159,22 +159,24 @@ def _figures(report: SeamReport) -> Iterator[str]:
     yield '<div class="wide"><table>'
     yield (
         "<caption>1: as between seams. In brackets what it may be, for all intervals of the table "
-        f"together with 99 %; ▲ where all of it lies above {1 + TOLERANCE:g}.</caption>"
+        f"together with 99 %; ▲ and ▼ where all of it lies off 1 by more than {TOLERANCE:g} in a "
+        "way that speaks of seams.</caption>"
     )
     heads = "".join(f"<th scope=col>{_text(name)}</th>" for name in columns)
     yield f"<thead><tr><th scope=col>measure</th>{heads}</tr></thead><tbody>"
     for measure in report.measures:
-        cells = "".join(_cell(found.get(measure)) for found in columns.values())
+        cells = "".join(_cell(measure, found.get(measure)) for found in columns.values())
         yield f"<tr><th scope=row>{_text(_name(measure))}</th>{cells}</tr>"
     yield "</tbody></table></div>"
 
 
-def _cell(ratio: Ratio | None) -> str:
+def _cell(measure: str, ratio: Ratio | None) -> str:
     if ratio is None:
         return "<td>–</td>"
-    raised = ratio.low > 1 + TOLERANCE
     shown = f"{_short(ratio.value)} ({_short(ratio.low)} to {_short(ratio.high)})"
-    return f'<td class="raised">{shown} ▲</td>' if raised else f"<td>{shown}</td>"
+    if not tells(measure, ratio):
+        return f"<td>{shown}</td>"
+    return f'<td class="raised">{shown} {"▲" if ratio.value > 1 else "▼"}</td>'
 
 
 def _short(value: float) -> str:

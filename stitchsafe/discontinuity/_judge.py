@@ -318,9 +318,11 @@ def _scores(across: list[_Across], measure: str) -> Values:
     common = float(np.sqrt(np.nanmean(every**2))) if _known(every) else 1.0
     least = 1e-9 if measure.startswith("jump") else 1.0
     spreads = [max(common if np.isnan(s) else s, least) for s in spreads]
-    values = [seams / spread for (seams, _), spread in zip(pairs, spreads, strict=True)]
-    null = [controls / spread for (_, controls), spread in zip(pairs, spreads, strict=True)]
-    return rarity(np.concatenate(values), np.concatenate(null))
+    values = np.concatenate([s / spread for (s, _), spread in zip(pairs, spreads, strict=True)])
+    null = np.concatenate([c / spread for (_, c), spread in zip(pairs, spreads, strict=True)])
+    if measure.startswith("jump"):  # too smooth is as telling: a blend averages what differs
+        values, null = np.abs(values), np.abs(null)
+    return rarity(values, null)
 
 
 def _known(values: Values) -> int:
@@ -328,13 +330,13 @@ def _known(values: Values) -> int:
 
 
 def _jump_statistic(across: _Across, measure: str) -> tuple[Values, Values]:
-    """Contrast beyond that of the controls beside it, of seams' faces and of controls'."""
+    """Contrast beyond that of all controls across the axis, of seams' faces and of controls'."""
     at = across.layout.scales.index(int(measure.removeprefix("jump@")))
     sums, areas = across.by_face(across.contrasts[..., at]), across.by_face(across.areas[..., at])
     own = _divided(sums, areas)
-    beside = _divided(across.beside_seams(sums), across.beside_seams(areas))
-    next_to = _divided(across.beside_controls(sums), across.beside_controls(areas))
-    return (own[across.seams] - beside).reshape(-1), (own[across.owned] - next_to).reshape(-1)
+    total = areas[across.owned].sum()
+    common = sums[across.owned].sum() / total if total else np.nan
+    return (own[across.seams] - common).reshape(-1), (own[across.owned] - common).reshape(-1)
 
 
 def _count_statistic(across: _Across, measure: str) -> tuple[Values, Values]:

@@ -9,7 +9,6 @@ and the numbers of all pieces.
 from __future__ import annotations
 
 import itertools
-import math
 from bisect import bisect_left
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -164,7 +163,7 @@ def measure_pieces(
     ndim, scales = layout.grid.region.ndim, layout.scales
     voxel = 8 + (0 if field is None else 8 * field.channels) + (0 if labels is None else 24)
     side = max(layout.side, int((block_bytes / voxel) ** (1 / ndim)) - 8 * max(scales))
-    quiet = 1.0 if field is None else quiet_jump(field, layout.grid.region)
+    quiet = np.ones(1) if field is None else quiet_jump(field, layout.grid.region)
     rows: list[tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.int64]]] = []
     bounds = [layout.bounds(axis) for axis in range(ndim)]
     for block in layout.blocks(side):
@@ -179,8 +178,8 @@ def measure_pieces(
     return _sorted(rows, ndim, len(scales))
 
 
-def quiet_jump(field: Dense, region: Roi) -> float:
-    """A jump that is small beside what a field does: a share of its spread, all over it."""
+def quiet_jump(field: Dense, region: Roi) -> NDArray[np.float64]:
+    """Per channel, a jump that is small beside what it does: a share of its spread all over."""
     side = 8 if region.ndim == 3 else 32
     places = [
         np.unique(np.linspace(o, max(o, o + s - side), 4).astype(int))
@@ -194,10 +193,13 @@ def quiet_jump(field: Dense, region: Roi) -> float:
         if data.size:
             spread.append((data.mean(axis=1), data.var(axis=1)))
     if not spread:
-        return _QUIET
+        return np.full(field.channels, _QUIET)
     means, variances = (np.stack(each) for each in zip(*spread, strict=True))
-    total = float((means.var(axis=0) + variances.mean(axis=0)).sum())
-    return _QUIET * (math.sqrt(total) or 1.0)
+    spreads = np.sqrt(means.var(axis=0) + variances.mean(axis=0))
+    # A channel that hardly moves is held against the others.
+    least = float(spreads.max()) * _QUIET or 1.0
+    quiet: NDArray[np.float64] = _QUIET * np.maximum(spreads, least)
+    return quiet
 
 
 def _block(
@@ -208,7 +210,7 @@ def _block(
     needed: Roi,
     field: NDArray[Any] | None,
     labels: NDArray[Any] | None,
-    quiet: float,
+    quiet: NDArray[np.float64],
 ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.int64]]]:
     """All pieces of the planes across one axis in a block."""
     others = [k for k in range(block.ndim) if k != axis]
@@ -244,7 +246,9 @@ def _block(
         sums = np.zeros((count, 3, len(layout.scales)))
         if field is not None:
             for k, scale in enumerate(layout.scales):
-                part = slab(field, 4 * scale) if scale in layout.planes[axis].scales else None
+                part = (
+                    slab(field, 4 * scale) if layout.planes[axis].allows(position, scale) else None
+                )
                 if part is not None:
                     sums[:, :, k] = jumps(part, scale, starts, quiet).reshape(3, -1).T
         counts = np.zeros((count, len(LABEL_COUNTS)), np.int64)

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from stitchsafe.seam_grid import SeamGrid
 
@@ -41,12 +41,19 @@ class AxisPlanes:
         Per gap between seams, or a seam and the region's border, the control plane; None where
         none has room. One more than there are seams.
     scales
-        Scales at which no control reaches over a seam.
+        Those at which some control does not reach over a seam.
+    rooms
+        Voxels from each control to the nearest seam.
     """
 
     seams: dict[int, str]
     controls: tuple[int | None, ...]
     scales: tuple[int, ...]
+    rooms: dict[int, int] = field(default_factory=dict)
+
+    def allows(self, position: int, scale: int) -> bool:
+        """Whether a plane can be measured at a scale."""
+        return scale in self.scales and 4 * scale <= self.rooms.get(position, 4 * scale)
 
     @property
     def positions(self) -> list[int]:
@@ -74,15 +81,17 @@ def planes_of(grid: SeamGrid, axis: int, period: int | None = None) -> AxisPlane
         _control(a, b, anchor=b if a == begin else a, step=step)
         for a, b in itertools.pairwise(bounds)
     )
-    room = min(
-        (
-            min(at - a if a != begin else at, b - at if b != end else at)
-            for at, (a, b) in zip(controls, itertools.pairwise(bounds), strict=True)
-            if at is not None
-        ),
-        default=4,
-    )
-    return AxisPlanes(seams, controls, tuple(s for s in SCALES if 4 * s <= max(room, 4)))
+    rooms = {
+        at: min(
+            [*([at - a] if a != begin else []), *([b - at] if b != end else [])],
+            default=end - begin,
+        )
+        for at, (a, b) in zip(controls, itertools.pairwise(bounds), strict=True)
+        if at is not None
+    }
+    most = max(rooms.values(), default=0)
+    scales = tuple(s for s in SCALES if s == 1 or 4 * s <= most)
+    return AxisPlanes(seams, controls, scales, rooms)
 
 
 def _step(cell: int, period: int | None) -> int:

@@ -14,10 +14,10 @@ from stitchsafe.discontinuity._faces import FaceTable
 from stitchsafe.discontinuity._judge import CONFIDENCE
 from stitchsafe.discontinuity._statistics import Ratio
 
-__all__ = ["CHANCE", "TOLERANCE", "SeamReport"]
+__all__ = ["CHANCE", "TOLERANCE", "SeamReport", "tells"]
 
 TOLERANCE = 0.01
-"""By how much a ratio's interval may lie above 1 before it speaks of seams."""
+"""By how much a ratio's interval may lie off 1 before it speaks of seams."""
 CHANCE = 0.001
 """Of any face of a right result being taken for a bad one."""
 
@@ -123,18 +123,18 @@ class SeamReport:
         return int(np.count_nonzero(self.faces.score > self.threshold))
 
     @property
-    def raised(self) -> dict[tuple[str, str], dict[str, Ratio]]:
-        """The ratios whose interval lies above 1 by more than `TOLERANCE`."""
+    def telling(self) -> dict[tuple[str, str], dict[str, Ratio]]:
+        """The ratios that speak of seams; see `tells`."""
         found = {
-            key: {name: ratio for name, ratio in each.items() if ratio.low > 1 + TOLERANCE}
+            key: {name: ratio for name, ratio in each.items() if tells(name, ratio)}
             for key, each in self.ratios.items()
         }
         return {key: each for key, each in found.items() if each}
 
     @property
     def ok(self) -> bool:
-        """Whether no seam shows: no ratio is raised, and no face is bad."""
-        return not self.bad and not self.raised
+        """Whether no seam shows: no ratio tells of one, and no face is bad."""
+        return not self.bad and not self.telling
 
     def to_json(self) -> dict[str, Any]:
         """The object of ``stitchsafe seams --json``."""
@@ -210,6 +210,15 @@ class SeamReport:
                     f"({face['because']})"
                 )
         return "\n".join([*lines, "no seams found" if self.ok else "SEAMS found"])
+
+
+def tells(measure: str, ratio: Ratio) -> bool:
+    """Whether a ratio's interval lies so far from 1 that it speaks of seams.
+
+    More at seams always does; less does of jumps: where tiles are averaged a field is too smooth.
+    """
+    less = measure.startswith("jump") and ratio.high < 1 - TOLERANCE
+    return ratio.low > 1 + TOLERANCE or less
 
 
 def _jsonable(ratios: Mapping[str, Ratio]) -> dict[str, Any]:
