@@ -1,8 +1,9 @@
 """From pieces to ratios and faces.
 
 Across one axis every plane has the same pieces and the same faces, so their measures are arrays
-over (plane, piece). A seam is held against the controls of the gaps on both sides of it; a
-control, to learn what chance does, against the controls of the gaps on both sides of its own.
+over (plane, piece). For a ratio, a seam is held against the controls of the gaps on both sides of
+it. For a score, a face is held against the mean of all controls across its axis, and so is every
+control's face, to learn what chance does.
 """
 
 from __future__ import annotations
@@ -76,7 +77,7 @@ class _Across:
         count = len(rows) // max(planes, 1)
 
         def spread(values: Values) -> Values:
-            return values[rows].reshape(planes, count, -1)
+            return values[rows].reshape(planes, count, values.shape[1])
 
         first = rows[:count]
         return cls(
@@ -103,18 +104,10 @@ class _Across:
 
     def beside_seams(self, values: Values) -> Values:
         """Sum over the controls on both sides of each seam."""
-        return self._beside(values, [(k, k + 1) for k in range(len(self.seams))])
-
-    def beside_controls(self, values: Values) -> Values:
-        """Sum over the controls next to each control."""
-        gaps = [gap for gap, row in enumerate(self.controls) if row is not None]
-        return self._beside(values, [(gap - 1, gap + 1) for gap in gaps])
-
-    def _beside(self, values: Values, pairs: list[tuple[int, int]]) -> Values:
-        found = np.zeros((len(pairs), *values.shape[1:]), values.dtype)
-        for row, gaps in zip(found, pairs, strict=True):
-            for gap in gaps:
-                if 0 <= gap < len(self.controls) and (at := self.controls[gap]) is not None:
+        found = np.zeros((len(self.seams), *values.shape[1:]), values.dtype)
+        for row, gaps in zip(found, itertools.pairwise(self.controls), strict=True):
+            for at in gaps:
+                if at is not None:
                     row += values[at]
         return found
 
@@ -209,13 +202,16 @@ def _ratios(
         found[key] = {}
         for measure in measures:
             columns = [_matched(across[axis], name, measure) for axis, name in members]
+            planes = sum(
+                list(layout.planes[axis].seams.values()).count(name) for axis, name in members
+            )
             joined = [np.concatenate(each) for each in zip(*columns, strict=True)]
             if measure.startswith("jump"):
                 logs, weights, unit = joined
-                ratio = mean_ratio(logs, weights, unit, chance)
+                ratio = mean_ratio(logs, weights, unit, chance, planes)
             else:
                 hits, pairs, control_hits, control_pairs, unit = joined
-                ratio = count_ratio(hits, pairs, control_hits, control_pairs, unit, chance)
+                ratio = count_ratio(hits, pairs, control_hits, control_pairs, unit, chance, planes)
             if ratio is not None:
                 found[key][measure] = ratio
     return found

@@ -22,6 +22,7 @@ CHANCE = 0.001
 """Of any face of a right result being taken for a bad one."""
 
 _WORST = 10
+_FEWEST_PLANES = 3
 
 
 @dataclass(frozen=True)
@@ -215,8 +216,11 @@ class SeamReport:
 def tells(measure: str, ratio: Ratio) -> bool:
     """Whether a ratio's interval lies so far from 1 that it speaks of seams.
 
-    More at seams always does; less does of jumps: where tiles are averaged a field is too smooth.
+    More at seams does; less does of jumps: where tiles are averaged a field is too smooth. Of fewer
+    than three seams none does, as a slice of a volume may be odd by itself: faces speak for them.
     """
+    if ratio.planes < _FEWEST_PLANES:
+        return False
     less = measure.startswith("jump") and ratio.high < 1 - TOLERANCE
     return ratio.low > 1 + TOLERANCE or less
 

@@ -39,23 +39,26 @@ class Ratio:
         Larger than 1: more at seams. The interval is (0, inf) where there is too little to tell.
     units
         How many separate parts of the volume speak.
+    planes
+        How many seams these lie at.
     """
 
     value: float
     low: float
     high: float
     units: int
+    planes: int
 
     @property
     def interval(self) -> tuple[float, float]:
         return self.low, self.high
 
     def to_json(self) -> dict[str, float | int | list[float]]:
-        return {"ratio": self.value, "interval": [self.low, self.high], "units": self.units}
+        return {"ratio": self.value, "interval": [self.low, self.high], "planes": self.planes}
 
 
 def mean_ratio(
-    logs: Numbers, weights: Numbers, unit: NDArray[np.int64], chance: float
+    logs: Numbers, weights: Numbers, unit: NDArray[np.int64], chance: float, planes: int
 ) -> Ratio | None:
     """The geometric mean of ratios.
 
@@ -67,13 +70,15 @@ def mean_ratio(
         The unit of each.
     chance
         That the interval misses, on both sides together.
+    planes
+        How many seams there are.
     """
     sums, weight = _per_unit(unit, logs * weights, weights)
     if weight.sum() <= 0:
         return None
     with np.errstate(divide="ignore", invalid="ignore"):
         without = (sums.sum() - sums) / (weight.sum() - weight)
-    return _around(float(sums.sum() / weight.sum()), without, 0.0, chance)
+    return _around(float(sums.sum() / weight.sum()), without, 0.0, chance, planes)
 
 
 def count_ratio(
@@ -83,6 +88,7 @@ def count_ratio(
     control_pairs: NDArray[np.int64],
     unit: NDArray[np.int64],
     chance: float,
+    planes: int,
 ) -> Ratio | None:
     """Ratio of two rates of rare events, each with half an event more than was seen."""
     sums = _per_unit(unit, hits, pairs, control_hits, control_pairs)
@@ -97,7 +103,7 @@ def count_ratio(
     whole = log_ratio(a.sum(), n.sum(), b.sum(), m.sum())
     without = log_ratio(a.sum() - a, n.sum() - n, b.sum() - b, m.sum() - m)
     least = 1 / (a.sum() + 0.5) + 1 / (b.sum() + 0.5)  # of counts that come one by one
-    return _around(float(whole), without, float(least), chance)
+    return _around(float(whole), without, float(least), chance, planes)
 
 
 def _per_unit(unit: NDArray[np.int64], *values: NDArray[Any]) -> list[Numbers]:
@@ -106,17 +112,17 @@ def _per_unit(unit: NDArray[np.int64], *values: NDArray[Any]) -> list[Numbers]:
     return [np.bincount(index, each, minlength=count).astype(np.float64) for each in values]
 
 
-def _around(log: float, without: Numbers, least: float, chance: float) -> Ratio:
+def _around(log: float, without: Numbers, least: float, chance: float, planes: int) -> Ratio:
     from scipy.stats import t
 
     count = len(without)
     if count < _FEWEST_UNITS or not np.isfinite(without).all():
-        return Ratio(math.exp(log), 0.0, math.inf, count)
+        return Ratio(math.exp(log), 0.0, math.inf, count, planes)
     variance = (count - 1) / count * float(((without - without.mean()) ** 2).sum())
     reach = float(t.ppf(1 - chance / 2, count - 1)) * math.sqrt(max(variance, least))
     # What the logarithm's curvature does to a wide interval is no more than it says itself.
     high = math.exp(log + reach) if log + reach < 700 else math.inf
-    return Ratio(math.exp(log), math.exp(log - reach), high, count)
+    return Ratio(math.exp(log), math.exp(log - reach), high, count, planes)
 
 
 def rarity(values: Numbers, controls: Numbers) -> Numbers:
