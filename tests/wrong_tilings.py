@@ -10,8 +10,7 @@ from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter, zoom
 
 from stitchsafe.coordinates import Roi, grid_cells
-from stitchsafe.discontinuity import FaceTable
-from stitchsafe.discontinuity._planted import blended, misaligned, normalised, snapped
+from stitchsafe.discontinuity import FaceTable, blended, misaligned, normalised, snapped
 from stitchsafe.pipeline._demo import demo_volume
 
 STRIDE = 4

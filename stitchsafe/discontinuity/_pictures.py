@@ -17,7 +17,7 @@ from stitchsafe.discontinuity._pieces import Dense
 
 __all__ = ["Picture", "Views", "colours_of_field", "crop_of", "pictures_of"]
 
-_SIDE = 96
+_SIDE, _NARROWEST = 96, 16
 
 Pixels = NDArray[np.uint8]
 
@@ -62,9 +62,14 @@ class Picture:
 def crop_of(faces: FaceTable, row: int, position: int, region: Roi) -> tuple[Roi, int]:
     """A slice that a plane cuts from side to side, and the axis that runs along the cut.
 
-    It lies at the middle of the face; of the axes along the cut, the last is taken.
+    It lies at the middle of the face; of the axes along the cut, the last is taken. Across the plane
+    it is so wide that a control's picture ends at the seam.
     """
     axis = int(faces.axis[row])
+    seam, control = int(faces.corner[row, axis]), int(faces.control[row])
+    reach = (
+        min(_SIDE // 2, max(_NARROWEST // 2, abs(control - seam))) if control >= 0 else _SIDE // 2
+    )
     along = max(k for k in range(region.ndim) if k != axis)
     begin, end = list(region.offset), list(region.end)
     for k in range(region.ndim):
@@ -74,8 +79,9 @@ def crop_of(faces: FaceTable, row: int, position: int, region: Roi) -> tuple[Roi
         elif k != along:
             begin[k], end[k] = middle, middle + 1
             continue
-        low = max(region.offset[k], min(middle - _SIDE // 2, region.end[k] - _SIDE))
-        begin[k], end[k] = low, min(region.end[k], low + _SIDE)
+        side = 2 * reach if k == axis else _SIDE
+        low = max(region.offset[k], min(middle - side // 2, region.end[k] - side))
+        begin[k], end[k] = low, min(region.end[k], low + side)
     return Roi.from_bounds(begin, end), along
 
 

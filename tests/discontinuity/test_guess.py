@@ -9,7 +9,7 @@ from scipy.ndimage import gaussian_filter
 from wrong_tilings import TILE, WAYS, forward, image
 
 import stitchsafe
-from stitchsafe.discontinuity._planted import cut_labels
+from stitchsafe.discontinuity import cut_labels
 
 
 @pytest.mark.parametrize("way", ["normalised", "snapped"])

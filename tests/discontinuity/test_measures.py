@@ -24,9 +24,8 @@ from wrong_tilings import (
 
 import stitchsafe
 from stitchsafe.coordinates import Roi
-from stitchsafe.discontinuity import FaceTable, SeamReport, measure_seams
+from stitchsafe.discontinuity import FaceTable, SeamReport, cut_labels, measure_seams
 from stitchsafe.discontinuity._across import jumps, label_counts
-from stitchsafe.discontinuity._planted import cut_labels
 from stitchsafe.errors import InputError
 from stitchsafe.seam_grid import SeamGrid
 from stitchsafe.volumes import open_volume
