@@ -62,8 +62,8 @@ class Picture:
 def crop_of(faces: FaceTable, row: int, position: int, region: Roi) -> tuple[Roi, int]:
     """A slice that a plane cuts from side to side, and the axis that runs along the cut.
 
-    It lies at the middle of the face; of the axes along the cut, the last is taken. Across the plane
-    it is so wide that a control's picture ends at the seam.
+    It lies at the middle of the face; of the axes along the cut, the last is taken. Across the
+    plane it is so wide that a control's picture ends at the seam.
     """
     axis = int(faces.axis[row])
     seam, control = int(faces.corner[row, axis]), int(faces.control[row])
