@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from stitchsafe.instances import MeanShift
     from stitchsafe.learning import train
     from stitchsafe.nn import UNet
-    from stitchsafe.pipeline import check, demo, evaluate, plan, predict, verify
+    from stitchsafe.pipeline import check, demo, evaluate, plan, predict, seams, verify
     from stitchsafe.volumes import open_volume
 
     __version__: str
@@ -41,6 +41,7 @@ __all__ = [
     "open_volume",
     "plan",
     "predict",
+    "seams",
     "train",
     "verify",
 ]
@@ -58,6 +59,7 @@ _HOMES = {
     "open_volume": "stitchsafe.volumes",
     "plan": "stitchsafe.pipeline",
     "predict": "stitchsafe.pipeline",
+    "seams": "stitchsafe.pipeline",
     "train": "stitchsafe.learning",
     "verify": "stitchsafe.pipeline",
 }

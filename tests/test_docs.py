@@ -32,6 +32,7 @@ DOCUMENTS = (
     "docs/guide.md",
     "docs/training.md",
     "docs/theory.md",
+    "docs/seams.md",
     "docs/layers.md",
     "docs/json.md",
     "docs/places.md",

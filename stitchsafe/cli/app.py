@@ -47,6 +47,7 @@ _COMMANDS = (
     predicting.plan,
     judging.check,
     judging.verify,
+    judging.seams,
     judging.evaluate,
     learning.train,
     exporting.export,

@@ -1,4 +1,4 @@
-"""``check``, ``verify`` and ``evaluate``: questions about a network, a result, and labels."""
+"""``check``, ``verify``, ``seams`` and ``evaluate``: questions about networks and results."""
 
 from __future__ import annotations
 
@@ -9,10 +9,16 @@ import typer
 
 import stitchsafe
 from stitchsafe.cli.options import MODEL_HELP, ModelOptions, OutputOptions, accepts_groups
-from stitchsafe.cli.parsing import parse_numbers, parse_shape
+from stitchsafe.cli.parsing import (
+    parse_bytes,
+    parse_numbers,
+    parse_origin,
+    parse_roi,
+    parse_shape,
+)
 from stitchsafe.cli.session import by_key, conversation
 
-__all__ = ["check", "evaluate", "verify"]
+__all__ = ["check", "evaluate", "seams", "verify"]
 
 
 @accepts_groups
@@ -102,6 +108,93 @@ def evaluate(
             given["grid"] = "auto" if grid.strip() == "auto" else parse_shape(grid, "--grid")
         scores = stitchsafe.evaluate(labels, truth, events=session.events, **given)
         session.answer(scores, text=_scores(scores.to_json()))
+
+
+@accepts_groups
+def seams(
+    out: Annotated[
+        str,
+        typer.Argument(
+            metavar="OUT", help="What predict wrote; or labels, or a field, of any program."
+        ),
+    ],
+    grid: Annotated[
+        str | None,
+        typer.Option(
+            metavar="96,96,96|auto",
+            help="How it was tiled (known for what predict wrote); auto finds it in the data.",
+        ),
+    ] = None,
+    origin: Annotated[
+        str | None, typer.Option(metavar="0,16,16", help="Where a cell of the grid begins.")
+    ] = None,
+    field: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME|PATH",
+            help="Which field of a result (the first by default), or the field of these labels.",
+        ),
+    ] = None,
+    labels: Annotated[
+        str | None, typer.Option(metavar="LABELS", help="The labels of a field.")
+    ] = None,
+    axes: Annotated[
+        str | None,
+        typer.Option(metavar="czyx", help="Axes of a field whose file does not name them."),
+    ] = None,
+    roi: Annotated[
+        str | None, typer.Option(metavar="0:64,:,:", help="The only region to look at.")
+    ] = None,
+    period: Annotated[
+        str | None,
+        typer.Option(metavar="9,9,9", help="Of the network, where it is no power of two."),
+    ] = None,
+    recompute: Annotated[
+        int,
+        typer.Option(
+            metavar="N",
+            min=0,
+            help="Compute N seams of a result across each axis again, by other tiles.",
+        ),
+    ] = 0,
+    html: Annotated[
+        str | None, typer.Option(metavar="FILE", help="Write a report that a browser shows.")
+    ] = None,
+    image: Annotated[
+        str | None,
+        typer.Option(metavar="VOLUME", help="The image in the report (a result's own by default)."),
+    ] = None,
+    max_memory: Annotated[
+        str | None, typer.Option(metavar="1GB", help="Memory that data may take at a time.")
+    ] = None,
+    *,
+    output: OutputOptions,
+) -> None:
+    """Tell whether seams show, and where. Exit code 1: they do."""
+    with conversation(output) as session:
+        given: dict[str, Any] = {}
+        if grid is not None:
+            given["grid"] = "auto" if grid.strip() == "auto" else parse_shape(grid, "--grid")
+        if origin is not None:
+            given["origin"] = parse_origin(origin, "--origin")
+        if roi is not None:
+            given["roi"] = parse_roi(roi, "--roi")
+        if period is not None:
+            given["period"] = parse_shape(period, "--period")
+        if max_memory is not None:
+            given["max_memory"] = parse_bytes(max_memory, "--max-memory")
+        report = stitchsafe.seams(
+            out,
+            field=field,
+            labels=labels,
+            axes=axes,
+            recompute=recompute,
+            html=html,
+            image=image,
+            events=session.events,
+            **given,
+        )
+        session.answer(report, ok=report.ok)
 
 
 def _scores(values: Mapping[str, Any]) -> str:

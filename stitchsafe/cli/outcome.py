@@ -4,7 +4,7 @@
 code meaning
 ==== ==========================================================================================
 0    done, and as promised
-1    it ran, and the answer is "no": unsafe, verification failed, stored bytes are not sound
+1    it ran, and the answer is "no": unsafe, seams found, verification failed, bytes not sound
 2    what the user gave is wrong, and nothing was written
 3    it failed part-way; what is committed stays, and the same command goes on from there
 ==== ==========================================================================================

@@ -18,6 +18,7 @@ __all__ = [
     "parse_counts",
     "parse_layouts",
     "parse_numbers",
+    "parse_origin",
     "parse_roi",
     "parse_shape",
 ]
@@ -68,6 +69,17 @@ def parse_shape(text: str, option: str) -> tuple[int, ...]:
         raise InputError(
             f"{option} {text!r} is not a shape; write one positive whole number per spatial axis, "
             "such as 64,128,128 (z,y,x) or 512,512 (y,x)"
+        )
+    return tuple(int(part) for part in parts)
+
+
+def parse_origin(text: str, option: str) -> tuple[int, ...]:
+    """A voxel, one whole number per spatial axis: ``0,16,16``."""
+    parts = text.split(",")
+    if len(parts) not in (2, 3) or not all(re.fullmatch(r"\s*-?\d+\s*", p) for p in parts):
+        raise InputError(
+            f"{option} {text!r} is no voxel; write one whole number per spatial axis, such as "
+            "0,16,16 (z,y,x) or 0,16 (y,x)"
         )
     return tuple(int(part) for part in parts)
 

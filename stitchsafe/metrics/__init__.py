@@ -13,7 +13,7 @@ from stitchsafe.metrics._scores import (
     average_precision,
     variation_of_information,
 )
-from stitchsafe.metrics._seams import Face, PairScores, SeamGrid, SeamScores, SeamTally
+from stitchsafe.metrics._seams import Face, PairScores, SeamScores, SeamTally
 from stitchsafe.metrics._superpixels import achievable_segmentation_accuracy, boundary_recall
 
 __all__ = [
@@ -25,7 +25,6 @@ __all__ = [
     "PairScores",
     "RandError",
     "Scores",
-    "SeamGrid",
     "SeamScores",
     "SeamTally",
     "VariationOfInformation",

@@ -21,7 +21,8 @@ from stitchsafe.metrics._scores import (
     average_precision,
     variation_of_information,
 )
-from stitchsafe.metrics._seams import SeamGrid, SeamScores, SeamTally
+from stitchsafe.metrics._seams import SeamScores, SeamTally
+from stitchsafe.seam_grid import SeamGrid
 
 __all__ = ["THRESHOLDS", "LabelVolume", "Scores", "evaluate_volumes"]
 

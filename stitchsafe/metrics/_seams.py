@@ -20,23 +20,22 @@ and none has to be remembered but the worst.
 
 from __future__ import annotations
 
-import itertools
 from bisect import bisect_left
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from stitchsafe.coordinates import Roi, floor_to
+from stitchsafe.coordinates import Roi
+from stitchsafe.seam_grid import SeamGrid
 
-__all__ = ["Face", "PairScores", "SeamGrid", "SeamScores", "SeamTally"]
+__all__ = ["Face", "PairScores", "SeamScores", "SeamTally"]
 
 Labels = npt.NDArray[Any]
 
 _WORST = 10
-_LARGEST = {2: 4096, 3: 256}  # of a face, per axis
 
 
 @dataclass(frozen=True)
@@ -158,74 +157,6 @@ class SeamScores:
                 for face in self.worst
             ],
         }
-
-
-@dataclass(frozen=True)
-class SeamGrid:
-    """The seams of one or several nested grids within a region.
-
-    Parameters
-    ----------
-    families
-        Cell shape by name, the coarser first; grids are anchored at the volume's origin.
-    region
-        What is looked at. Its own border is no seam.
-
-    Raises
-    ------
-    ValueError
-        A cell shape has another number of axes than the region, or is not positive.
-    """
-
-    families: Mapping[str, tuple[int, ...]]
-    region: Roi
-
-    def __post_init__(self) -> None:
-        for cell in self.families.values():
-            if len(cell) != self.region.ndim or any(size < 1 for size in cell):
-                raise ValueError(
-                    f"the grid {tuple(cell)} does not fit a volume of {self.region.ndim} axes; "
-                    "give one positive number of voxels per axis"
-                )
-
-    def seams(self, axis: int) -> dict[int, str]:
-        """Family of each seam across an axis, by position, in order."""
-        begin, end = self.region.offset[axis], self.region.end[axis]
-        found: dict[int, str] = {}
-        for name, cell in self.families.items():
-            for at in range(floor_to(begin, cell[axis]) + cell[axis], end, cell[axis]):
-                found.setdefault(at, name)
-        return dict(sorted(found.items()))
-
-    def controls(self, axis: int) -> list[int]:
-        """Positions half-way between seams, or the region's border, where there is room."""
-        bounds = [self.region.offset[axis], *self.seams(axis), self.region.end[axis]]
-        return [(a + b) // 2 for a, b in itertools.pairwise(bounds) if b - a > 1]
-
-    def bounds(self, axis: int) -> list[int]:
-        """Where faces begin along an axis, and the end of the last; none is too large."""
-        most = _LARGEST[self.region.ndim]
-        begin, end = self.region.offset[axis], self.region.end[axis]
-        cuts = {begin, end, *self.seams(axis)}
-        for a, b in itertools.pairwise(sorted(cuts)):
-            cuts.update(range(floor_to(a, most) + most, b, most))
-        return sorted(cuts)
-
-    def blocks(self, side: Sequence[int]) -> Iterator[Roi]:
-        """The region in blocks of whole faces, of about `side` voxels along each axis."""
-        if self.region.size == 0:
-            return
-        spans = []
-        for axis, size in enumerate(side):
-            begin, *rest = self.bounds(axis)
-            found = []
-            for at, after in itertools.zip_longest(rest, rest[1:]):
-                if after is None or after - begin > size:
-                    found.append((begin, at))
-                    begin = at
-            spans.append(found)
-        for corner in itertools.product(*spans):
-            yield Roi.from_bounds([begin for begin, _ in corner], [end for _, end in corner])
 
 
 class SeamTally:

@@ -4,6 +4,7 @@ from stitchsafe.pipeline._check import check
 from stitchsafe.pipeline._demo import DemoResult, demo
 from stitchsafe.pipeline._evaluate import evaluate
 from stitchsafe.pipeline._export import Export, ExportOptions, ResultForm, export_result
+from stitchsafe.pipeline._measuring import seams
 from stitchsafe.pipeline._picture import draw_part
 from stitchsafe.pipeline._planning import plan
 from stitchsafe.pipeline._predict import Prediction, predict, rehearse
@@ -31,5 +32,6 @@ __all__ = [
     "plan",
     "predict",
     "rehearse",
+    "seams",
     "verify",
 ]

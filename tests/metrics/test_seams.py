@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from stitchsafe.coordinates import Roi
 from stitchsafe.errors import VolumeError
-from stitchsafe.metrics import SeamGrid, evaluate_volumes
+from stitchsafe.metrics import evaluate_volumes
+from stitchsafe.seam_grid import SeamGrid
 
 
 @dataclass

@@ -1,0 +1,124 @@
+"""The command seams: its answer, exit codes, report and refusals."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+Run = Callable[..., Any]
+
+
+def documented_keys(repository: Path) -> set[str]:
+    text = (repository / "docs" / "json.md").read_text(encoding="utf-8")
+    section = text.partition("\n## seams\n")[2].partition("\n## ")[0]
+    rows = re.findall(r"^\| (`[^|]*) \|", section, re.MULTILINE)
+    return {key for row in rows for key in re.findall(r"`(\w+)`", row)}
+
+
+@pytest.fixture
+def cut(here: Path) -> Path:
+    """Labels that were cut at x = 32, under a name that would do harm in a page."""
+    labels = np.zeros((48, 96), np.uint16)
+    labels[:, 8:60] = 1 + np.arange(48)[:, None] // 8
+    labels[:, 32:60] += 100
+    path = here / "<img src=x onerror=alert(1)>.npy"
+    np.save(path, labels)
+    return path
+
+
+class Page(HTMLParser):
+    """What a page is made of, and whether every element is closed."""
+
+    EMPTY = ("meta", "img", "br")
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.seen: list[str] = []
+        self.places: list[str] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.seen.append(tag)
+        self.places += [value or "" for name, value in attrs if name in ("src", "href", "action")]
+        assert not any(name.startswith("on") for name, _ in attrs)
+        if tag not in self.EMPTY:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.seen.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+
+def test_a_result_of_predict(run: Run, here: Path, model: Path, repository: Path) -> None:
+    options = ("--tile-shape", "8,8,8", "--save", "labels,fields")
+    assert run("predict", "volume.zarr", "-m", model, "-o", "out.zarr", *options).code == 0
+    ended = run("seams", "out.zarr", "--json", "--recompute", "1", "--html", "report.html")
+    values = json.loads(ended.out)
+    assert ended.code == (0 if values["ok"] else 1)
+    assert set(values) == documented_keys(repository)
+    assert values["grid"] == {"window": [16, 16, 16], "tile": [8, 8, 8]}
+    assert values["field"] == "embedding"
+    # Across z one seam of windows with 3 × 3 faces, one of tiles; likewise across y and x.
+    assert values["faces"] == 2 * 9 + 2 * 9 + 2 * 9
+    assert values["recomputed"]["max_abs_diff"] <= values["recomputed"]["tolerance"]
+    page = Page((here / "report.html").read_text(encoding="utf-8"))
+    assert not page.open
+    assert page.seen.count("img") > 6  # image, field and labels, at seam and control
+
+
+def test_cut_labels_of_others_are_seams(run: Run, here: Path, cut: Path) -> None:
+    ended = run("seams", cut, "--grid", "16,32", "--html", "report.html")
+    assert ended.code == 1
+    assert "SEAMS found" in ended.out
+    assert "x = 32" in ended.out
+    text = (here / "report.html").read_text(encoding="utf-8")
+    page = Page(text)
+    assert not page.open
+    assert "script" not in page.seen
+    assert "&lt;img src=x onerror=alert(1)&gt;" in text
+    assert page.places
+    assert all(place.startswith("data:image/png;base64,") for place in page.places)
+    assert "http" not in re.sub(r"http-equiv", "", text)
+    assert "prefers-color-scheme: dark" in text
+
+
+def test_right_labels_are_none(run: Run, here: Path) -> None:
+    labels = np.zeros((48, 96), np.uint16)
+    labels[:, 8:60] = 1 + np.arange(48)[:, None] // 8
+    np.save(here / "labels.npy", labels)
+    ended = run("seams", "labels.npy", "--grid", "16,32", "--json")
+    assert ended.code == 0, ended.out
+    assert json.loads(ended.out)["worst"] == [] or json.loads(ended.out)["ok"]
+
+
+@pytest.mark.parametrize(
+    ("words", "reason"),
+    [
+        (("--grid", "16"), "is not a shape"),
+        (("--grid", "16,16,16"), "does not fit"),
+        ((), "auto to have it found"),
+        (("--grid", "16,32", "--origin", "a,b"), "is no voxel"),
+        (("--grid", "16,32", "--html", "nowhere/report.html"), "does not exist"),
+        (("--grid", "16,32", "--recompute", "1"), "no result of predict"),
+        (("--grid", "16,32", "--roi", "0:99,:"), "leaves the volume"),
+        (("--grid", "16,32", "--period", "4,4,4"), "does not fit"),
+    ],
+)
+def test_what_cannot_be_is_one_line(
+    run: Run, here: Path, cut: Path, words: tuple[str, ...], reason: str
+) -> None:
+    ended = run("seams", cut, *words)
+    assert ended.code == 2
+    assert reason in ended.err
+    assert ended.err.strip().count("\n") == 0
+    assert not (here / "report.html").exists()

@@ -1,0 +1,51 @@
+"""Grids found in the data alone, and none where there is none."""
+
+from __future__ import annotations
+
+import cc3d
+import numpy as np
+import pytest
+from scipy.ndimage import gaussian_filter
+from wrong_tilings import TILE, WAYS, forward, image
+
+import stitchsafe
+from stitchsafe.discontinuity import cut_labels
+
+
+@pytest.mark.parametrize("way", ["normalised", "snapped"])
+def test_a_grid_is_found_in_a_field(way: str) -> None:
+    report = stitchsafe.seams(WAYS[way](image()), grid="auto")
+    assert report.guessed
+    assert report.grids["grid"][1:] == TILE[1:]
+    assert report.origin[1:] == (0, 0)
+    assert not report.ok
+
+
+def test_no_grid_is_found_in_a_right_field() -> None:
+    report = stitchsafe.seams(forward(image()), grid="auto")
+    assert report.grids == {}
+    assert report.ok
+    assert report.to_json()["grid"] is None
+    assert "no grid found" in report.describe()
+
+
+def labels(seed: int) -> np.ndarray:
+    noise = gaussian_filter(np.random.default_rng(seed).normal(size=(40, 200, 230)), 2)
+    return np.asarray(cc3d.connected_components(noise > 0, connectivity=6))
+
+
+def test_a_grid_is_found_in_labels_with_its_origin() -> None:
+    cut = np.zeros((40, 200, 230), np.int64)
+    # As if the volume had been cut out of a larger one that was tiled by (20, 40, 50).
+    whole = np.zeros((40, 240, 250), np.int64)
+    whole[:, 7:207, 13:243] = labels(0)
+    cut[:] = cut_labels(whole, (20, 40, 50))[:, 7:207, 13:243]
+    report = stitchsafe.seams(cut, grid="auto")
+    assert report.grids["grid"][1:] == (40, 50)
+    assert report.origin[1:] == (33, 37)
+    assert not report.ok
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_no_grid_is_found_in_right_labels(seed: int) -> None:
+    assert stitchsafe.seams(labels(seed), grid="auto").grids == {}
