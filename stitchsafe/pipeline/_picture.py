@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from stitchsafe.discontinuity import colours_of_field
 from stitchsafe.tiling import Recipe
 
 if TYPE_CHECKING:
@@ -101,7 +102,7 @@ def draw_part(
 
     truth = _like(truth, labels)
     name, values = field
-    painted = np.moveaxis(_painted(values), 0, -1)
+    painted = colours_of_field(values.reshape(len(values), -1).T).reshape(*values.shape[1:], 3)
     if image.ndim == 3:
         middle = image.shape[0] // 2
         image, painted, labels, truth = (a[middle] for a in (image, painted, labels, truth))
@@ -123,21 +124,6 @@ def draw_part(
     figure.suptitle(title)
     figure.savefig(path, dpi=72)
     pyplot.close(figure)
-
-
-def _painted(field: NDArray[np.floating]) -> NDArray[np.floating]:
-    """Red, green and blue from 0 to 1: the channels, or what most of many vary along."""
-    flat = field.reshape(len(field), -1).astype(np.float64)
-    flat -= flat.mean(axis=1, keepdims=True)
-    if len(flat) > 3:
-        _, axes = np.linalg.eigh(flat @ flat.T)
-        axes = axes[:, :-4:-1]
-        flat = (axes * np.where(axes.sum(axis=0) < 0, -1, 1)).T @ flat
-    low, high = np.percentile(flat, (1, 99), axis=1, keepdims=True)
-    shares = ((flat - low) / np.maximum(high - low, 1e-9)).clip(0, 1)
-    missing = np.repeat(shares[-1:], 3 - len(shares), axis=0)
-    rgb: NDArray[np.floating] = np.concatenate([shares, missing])
-    return rgb.reshape(3, *field.shape[1:])
 
 
 def _like(truth: NDArray[Any], labels: NDArray[Any]) -> NDArray[np.int64]:
