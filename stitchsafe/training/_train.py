@@ -36,7 +36,12 @@ from stitchsafe.training._schedule import refuse_unfit_temperature
 from stitchsafe.training._shown import Show, Shown, choose_part, show_end
 from stitchsafe.training._stamps import stamps_of
 from stitchsafe.training._step import Objective
-from stitchsafe.training._validation import Judge, mean_scores, open_kept_back
+from stitchsafe.training._validation import (
+    Judge,
+    mean_scores,
+    open_kept_back,
+    refuse_trained_on,
+)
 from stitchsafe.training._window import TrainingWindow, WindowRules, fit_window
 
 __all__ = ["TrainingResult", "train"]
@@ -206,6 +211,7 @@ def train(
     examples = open_examples(settings, window.joint, folder=folder, data=data, record=record)
     kept_back = open_kept_back(settings, folder=folder, data=data, record=record)
     record.complete()
+    refuse_trained_on(kept_back, examples.sources)
     if kept_back and judge is None:
         raise InputError(
             "the configuration asks for validation, which needs what predicts; call "

@@ -26,7 +26,14 @@ from stitchsafe.training._loop_config import ValidationConfig
 from stitchsafe.training._sources import image_files, open_volumes, opened_images
 from stitchsafe.volumes import open_volume
 
-__all__ = ["Judge", "drawn_disks", "is_better", "mean_scores", "open_kept_back"]
+__all__ = [
+    "Judge",
+    "drawn_disks",
+    "is_better",
+    "mean_scores",
+    "open_kept_back",
+    "refuse_trained_on",
+]
 
 _SIDE = {2: 256, 3: 64}
 _OWN_SEED = 2**32 - 1
@@ -100,6 +107,24 @@ def open_kept_back(
             "give data.keep_back, or other validation.data"
         )
     return judging
+
+
+def refuse_trained_on(judging: Sequence[Labelled], learning: Sequence[Labelled]) -> None:
+    """Refuse to judge a network by what it has learned.
+
+    Raises
+    ------
+    InputError
+        If labels that judge are labels that are trained on.
+    """
+    for kept in judging:
+        for used in learning:
+            shared = kept.region.intersect(used.region)
+            if kept.name == used.name and shared.size:
+                raise InputError(
+                    f"validation.data has {shared.size} voxels of {kept.name} that are trained on, "
+                    "and says nothing of others; keep them out of data.region, or judge elsewhere"
+                )
 
 
 def drawn_disks(

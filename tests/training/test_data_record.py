@@ -22,6 +22,7 @@ from stitchsafe.training._resuming import refuse_another
 from stitchsafe.training._validation import open_kept_back
 
 FLAT = TrainingWindow((8, 8), (16, 16), (4, 4), (0, 0))
+HALVES = [[0, 12], [0, 40], [0, 36]], [[12, 24], [0, 40], [0, 36]]
 SAMPLED = {"sampling": {"instances": 0.5}}
 
 
@@ -72,8 +73,9 @@ def test_a_training_goes_on_with_its_data_alone(here: Path) -> None:
     run, there = here.parent / "run", here.parent / "there"
 
     def go_on(folder: Path, steps: int, **options: Any) -> int:
-        said = {"sources": [{key: f"{folder}/{name}" for key, name in named.items()}]}
-        wish = {"data": {"kind": "volume", **said}}
+        there_is = {key: f"{folder}/{name}" for key, name in named.items()}
+        said, rest = ({"sources": [there_is | {"region": part}]} for part in HALVES)
+        wish = {"data": {"kind": "volume", **rest}}
         config = asked(said, steps, validation=wish)
         return train(config, run, device="cpu", judge=judge, **options).resumed_from
 

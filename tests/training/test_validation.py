@@ -61,6 +61,18 @@ def kept(**data: Any) -> dict[str, Any]:
     return {"data": volume(**data)}
 
 
+@pytest.mark.parametrize(
+    "region", [None, [[0, 12], [0, 24], [0, 24]], [[11, 24], [0, 24], [0, 9]]]
+)
+def test_a_network_is_not_judged_by_what_it_has_learned(
+    tmp_path: Path, cells: Path, region: Any
+) -> None:
+    asked = config(validation=kept(region=region))
+    with pytest.raises(InputError, match=r"voxels of .*cells.h5.* that are trained on"):
+        train(asked, tmp_path / "run", data=cells, device="cpu", judge=judge)
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_region_is_predicted_where_it_lies_and_scored(
     tmp_path: Path, cells: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
