@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from stitchsafe.geometry import NetworkGeometry
     from stitchsafe.instances import MeanShift
     from stitchsafe.learning import train
+    from stitchsafe.napari_plugin import view
     from stitchsafe.nn import UNet
     from stitchsafe.pipeline import check, demo, evaluate, plan, predict, seams, verify
     from stitchsafe.volumes import open_volume
@@ -44,6 +45,7 @@ __all__ = [
     "seams",
     "train",
     "verify",
+    "view",
 ]
 
 _HOMES = {
@@ -62,6 +64,7 @@ _HOMES = {
     "seams": "stitchsafe.pipeline",
     "train": "stitchsafe.learning",
     "verify": "stitchsafe.pipeline",
+    "view": "stitchsafe.napari_plugin",
 }
 
 

@@ -39,6 +39,7 @@ DOCUMENTS = (
     "docs/faults.md",
     "docs/workers.md",
     "docs/performance.md",
+    "docs/napari.md",
     "CONTRIBUTING.md",
 )
 BLOCK = re.compile(

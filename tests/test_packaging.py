@@ -65,6 +65,15 @@ def test_wheel_holds_every_model_and_the_demo(wheel: Path, repository: Path) -> 
     assert not [name for name in held if name.startswith(("tests/", "tools/", "docs/"))]
 
 
+def test_wheel_tells_napari_of_the_plugin(wheel: Path) -> None:
+    held = zipfile.ZipFile(wheel)
+    assert "stitchsafe/napari_plugin/napari.yaml" in held.namelist()
+    (info,) = [name for name in held.namelist() if name.endswith(".dist-info/METADATA")]
+    assert "Classifier: Framework :: napari\n" in held.read(info).decode()
+    entries = held.read(info.replace("METADATA", "entry_points.txt")).decode()
+    assert "[napari.manifest]\nstitchsafe = stitchsafe.napari_plugin:napari.yaml" in entries
+
+
 def test_the_installed_program_is_not_the_checkout(installed: Path, tmp_path: Path) -> None:
     code = "import stitchsafe; print(stitchsafe.__file__)"
     shown = command(installed.with_name("python"), "-c", code, cwd=tmp_path)

@@ -52,10 +52,39 @@ if ! { [ -x .venv/bin/python ] && new_enough .venv/bin/python && .venv/bin/pytho
     "$python" -m venv --clear .venv
 fi
 
+# The tests of the napari plugin open real windows, on a screen that they make; without these
+# packages they are skipped, and all else works.
+window_packages="libdbus-1-3 libegl1 libfontconfig1 libgl1 libgl1-mesa-dri libglib2.0-0 libopengl0
+libxcb-cursor0 libxcb-icccm4 libxcb-image0 libxcb-keysyms1 libxcb-randr0 libxcb-render-util0
+libxcb-shape0 libxcb-xinerama0 libxkbcommon-x11-0 xvfb"
+
+ensure_window_packages() {
+    command -v dpkg-query >/dev/null && command -v apt-get >/dev/null || return 0
+    missing=
+    for package in $window_packages; do
+        # Later releases of Debian call some of them by the name with t64.
+        dpkg-query -W -f '${Status}\n' "$package" "${package}t64" 2>/dev/null |
+            grep -q ' installed$' || missing="$missing $package"
+    done
+    [ -n "$missing" ] || return 0
+    if [ "$(id -u)" != 0 ]; then
+        printf 'setup: tests of the napari plugin are skipped without the system packages%s\n' "$missing" >&2
+        return 0
+    fi
+    printf 'setup: installing the system packages%s\n' "$missing" >&2
+    # shellcheck disable=SC2086
+    { apt-get update && apt-get install -y --no-install-recommends $missing; } >&2 ||
+        printf 'setup: they cannot be had; tests of the napari plugin are skipped\n' >&2
+}
+
 install() {
     # shellcheck disable=SC2086
     .venv/bin/python -m pip install --disable-pip-version-check --quiet ${PIP_ARGS:-} "$@"
 }
+
+case $requirement in
+*dev*) ensure_window_packages ;;
+esac
 
 torch=$(grep '^torch==' constraints.txt)
 printf 'setup: installing %s and %s (a few minutes when new)\n' "$torch" "$requirement" >&2

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 import stitchsafe
-from stitchsafe.cli import exporting, judging, learning, predicting
+from stitchsafe.cli import exporting, judging, learning, predicting, viewing
 from stitchsafe.cli.outcome import ExitCode, complain
 
 __all__ = ["app", "run"]
@@ -49,6 +49,7 @@ _COMMANDS = (
     judging.verify,
     judging.seams,
     judging.evaluate,
+    viewing.view,
     learning.train,
     exporting.export,
     predicting.demo,

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -17,6 +18,10 @@ from stitchsafe.cli.parsing import (
     parse_shape,
 )
 from stitchsafe.cli.session import by_key, conversation
+from stitchsafe.errors import StoreError
+
+if TYPE_CHECKING:
+    from stitchsafe.discontinuity import SeamReport
 
 __all__ = ["check", "evaluate", "seams", "verify"]
 
@@ -164,6 +169,10 @@ def seams(
         str | None,
         typer.Option(metavar="VOLUME", help="The image in the report (a result's own by default)."),
     ] = None,
+    faces: Annotated[
+        str | None,
+        typer.Option(metavar="FILE.npz", help="Write all faces, one row each, as NumPy arrays."),
+    ] = None,
     max_memory: Annotated[
         str | None, typer.Option(metavar="1GB", help="Memory that data may take at a time.")
     ] = None,
@@ -194,6 +203,8 @@ def seams(
             events=session.events,
             **given,
         )
+        if faces is not None:
+            _save_faces(report, faces)
         session.answer(report, ok=report.ok)
 
 
@@ -240,3 +251,23 @@ def _scores(values: Mapping[str, Any]) -> str:
 
 def _with_rate(count: int, rate: float | None) -> str:
     return f"{count:,}" if rate is None else f"{count:,} ({100 * rate:.3g} %)"
+
+
+def _save_faces(report: SeamReport, path: str) -> None:
+    """The columns of the table of faces, and the names that their numbers stand for."""
+    import numpy as np
+
+    columns: dict[str, Any] = {
+        **vars(report.faces),
+        "axes": report.axes,
+        "families": list(report.grids),
+        "measures": list(report.measures),
+        "threshold": report.threshold,
+    }
+    try:
+        with Path(path).open("wb") as file:
+            np.savez(file, **columns)
+    except OSError as error:
+        raise StoreError(
+            f"{path} cannot be written: {error.strerror}; choose another place for --faces"
+        ) from error

@@ -75,6 +75,10 @@ class OutputOptions:
     """How a command talks."""
 
     json: Annotated[bool, _flag("--json", "Print one JSON object on stdout.", "Output")] = False
+    progress: Annotated[
+        Literal["text", "json"],
+        _option("How progress is told on stderr: for people, or for a program.", None, "Output"),
+    ] = "text"
     quiet: Annotated[bool, _flag("--quiet", "Say nothing on stderr but errors.", "Output")] = False
     debug: Annotated[bool, _flag("--debug", "Show the traceback of an error.", "Output")] = False
 

@@ -1,11 +1,13 @@
 """What a run says while it goes, on stderr: decisions as lines, work as a bar.
 
-A bar is drawn on a terminal only; lines are for logs too. ``--quiet`` silences both. Rooms below
-know only the protocol `stitchsafe.engine.Events`: four methods, given here without an import.
+A bar is drawn on a terminal only; lines are for logs too. ``--quiet`` silences both. With
+``--progress json`` a program that started this one reads each event as one object a line. Rooms
+below know only the protocol `stitchsafe.engine.Events`: four methods, given here without an import.
 """
 
 from __future__ import annotations
 
+import json
 import sys
 from types import TracebackType
 from typing import Self
@@ -23,7 +25,7 @@ from rich.progress import (
 
 from stitchsafe.legible import legible
 
-__all__ = ["TerminalEvents"]
+__all__ = ["JsonEvents", "TerminalEvents"]
 
 
 class TerminalEvents:
@@ -101,3 +103,40 @@ class TerminalEvents:
             self._console.print(f"stitchsafe: {message}", soft_wrap=True)
         else:
             print(f"stitchsafe: {message}", file=sys.stderr, flush=True)
+
+
+class JsonEvents:
+    """Events of a run, told to a program: one JSON object a line on stderr, with one key.
+
+    ``{"stage": [name, total, unit]}``, ``{"advance": count}``, ``{"note": text}``,
+    ``{"say": text}``.
+    """
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+    def stage(self, name: str, total: int, unit: str) -> None:
+        self._tell(stage=[name, total, unit])
+
+    def advance(self, count: int = 1) -> None:
+        self._tell(advance=count)
+
+    def note(self, text: str) -> None:
+        self._tell(note=text)
+
+    def say(self, message: str) -> None:
+        self._tell(say=message)
+
+    def _tell(self, **event: object) -> None:
+        print(json.dumps(event), file=sys.stderr, flush=True)

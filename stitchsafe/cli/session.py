@@ -17,7 +17,7 @@ import typer
 
 from stitchsafe.cli.options import OutputOptions
 from stitchsafe.cli.outcome import ExitCode, failures_as_one_line
-from stitchsafe.cli.progress import TerminalEvents
+from stitchsafe.cli.progress import JsonEvents, TerminalEvents
 from stitchsafe.cli.signals import signals_answered
 from stitchsafe.legible import legible
 
@@ -33,7 +33,9 @@ class Answer(Protocol):
 class Session:
     """What a command needs to talk: `events` while it runs, `answer` when it is done."""
 
-    def __init__(self, events: TerminalEvents, stdout: TextIO, *, as_json: bool) -> None:
+    def __init__(
+        self, events: TerminalEvents | JsonEvents, stdout: TextIO, *, as_json: bool
+    ) -> None:
         self.events = events
         self._stdout = stdout
         self._as_json = as_json
@@ -65,12 +67,18 @@ def conversation(output: OutputOptions) -> Iterator[Session]:
     with (
         failures_as_one_line(debug=output.debug),
         signals_answered(),
-        TerminalEvents(lines=not output.quiet, bars=not (output.quiet or output.json)) as events,
+        _events(output) as events,
     ):
         session = Session(events, sys.stdout, as_json=output.json)
         # Whatever a library prints meanwhile must not end up in the answer.
         with redirect_stdout(sys.stderr):
             yield session
+
+
+def _events(output: OutputOptions) -> TerminalEvents | JsonEvents:
+    if output.progress == "json":
+        return JsonEvents()
+    return TerminalEvents(lines=not output.quiet, bars=not (output.quiet or output.json))
 
 
 def to_plain(value: Any) -> Any:

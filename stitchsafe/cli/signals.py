@@ -15,7 +15,7 @@ from stitchsafe.interruption import forget_interruption, interrupt
 
 __all__ = ["signals_answered"]
 
-_VERBS = {"check", "demo", "evaluate", "export", "plan", "predict", "train", "verify"}
+_VERBS = {"check", "demo", "evaluate", "export", "plan", "predict", "train", "verify", "view"}
 """What is fetched when a command begins, and brings all imports with it."""
 
 

@@ -26,6 +26,7 @@ from typing import Any
 
 from torch import nn
 
+from stitchsafe.bundled import models_root
 from stitchsafe.errors import ModelError
 from stitchsafe.networks._bioimageio import load_package
 from stitchsafe.networks._config import ModelConfig, load_config
@@ -42,14 +43,7 @@ from stitchsafe.networks._weights import load_weights
 
 __all__ = ["bundled_models", "load_network", "models_root"]
 
-_PACKAGE = Path(__file__).resolve().parent.parent
 _PICKLES = {".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".bin", ".joblib"}
-
-
-def models_root() -> Path:
-    """Where the bundled models lie: beside the package in a checkout, inside it once installed."""
-    installed = _PACKAGE / "_models"
-    return installed if installed.is_dir() else _PACKAGE.parent / "models"
 
 
 def bundled_models() -> dict[str, ModelConfig]:

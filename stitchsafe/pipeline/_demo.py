@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from stitchsafe.bundled import demo_volume
 from stitchsafe.coordinates import Roi
 from stitchsafe.engine import Events, FieldMaker, Silent
 from stitchsafe.networks import load_network
@@ -24,10 +25,9 @@ from stitchsafe.pipeline._store import ResultStore
 from stitchsafe.tiling import format_bytes
 from stitchsafe.volumes import ArrayStore, open_volume
 
-__all__ = ["DemoResult", "demo", "demo_volume"]
+__all__ = ["DemoResult", "demo"]
 
 MODEL = "neurites-em"
-_PACKAGE = Path(__file__).resolve().parent.parent
 
 
 @dataclass(frozen=True)
@@ -92,12 +92,6 @@ class DemoResult:
                 f"picture    {self.picture}",
             ]
         )
-
-
-def demo_volume() -> Path:
-    """The bundled volume: HDF5 with ``raw`` and ``labels``."""
-    installed = _PACKAGE / "_demo" / "fib25_cut.h5"
-    return installed if installed.is_file() else _PACKAGE.parent / "examples/data/fib25_cut.h5"
 
 
 def demo(

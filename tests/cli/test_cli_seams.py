@@ -122,3 +122,16 @@ def test_what_cannot_be_is_one_line(
     assert reason in ended.err
     assert ended.err.strip().count("\n") == 0
     assert not (here / "report.html").exists()
+
+
+def test_every_face_is_written_for_other_programs(cut: Path, here: Path, run: Run) -> None:
+    ended = run("seams", cut, "--grid", "16,32", "--faces", "faces.npz", "--json")
+    answer = json.loads(ended.out)
+    with np.load(here / "faces.npz", allow_pickle=False) as faces:
+        assert (str(faces["axes"]), list(faces["families"])) == ("yx", ["grid"])
+        assert len(faces["score"]) == answer["faces"]
+        worst = faces["score"].argmax()
+        assert list(faces["corner"][worst]) == answer["worst"][0]["corner"]
+    refused = run("seams", cut, "--grid", "16,32", "--faces", "no/faces.npz")
+    assert refused.code == 2
+    assert "--faces" in refused.err

@@ -1,0 +1,85 @@
+"""Layers that are laid over a volume: grids, and faces in the colour of their score.
+
+Colours are told apart by people who see few of them: blue and orange, and cividis.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+
+from stitchsafe.coordinates import Roi
+from stitchsafe.napari_plugin._planes import FaceScores, grid_levels, heat_levels
+
+__all__ = ["add_grid", "add_heat", "placed_like", "remove"]
+
+
+def placed_like(layer: Any, ndim: int) -> dict[str, Any]:
+    """Scale, place and units of the last `ndim` axes of a layer, as arguments of another."""
+    placed: dict[str, Any] = {
+        "scale": tuple(layer.scale[-ndim:]),
+        "translate": tuple(layer.translate[-ndim:]),
+    }
+    for name in ("units", "axis_labels"):
+        if hasattr(layer, name):
+            placed[name] = tuple(getattr(layer, name))[-ndim:]
+    return placed
+
+
+def add_grid(
+    viewer: Any,
+    name: str,
+    shape: Sequence[int],
+    region: Roi,
+    grids: Iterable[Sequence[int]],
+    origin: Sequence[int] = (),
+    **placed: Any,
+) -> Any:
+    """Show the seams of some grids, coarser first, in place of what has the name."""
+    from napari.utils import Colormap
+
+    lines = Colormap(
+        [(0, 0, 0, 0), (0.34, 0.71, 0.91, 0.75), (0.90, 0.62, 0.0, 0.9)], name="stitchsafe grid"
+    )
+    data = grid_levels(shape, region, grids, origin)
+    return _add(viewer, name, data, contrast_limits=(0, 2), colormap=lines, **placed)
+
+
+def add_heat(viewer: Any, name: str, shape: Sequence[int], faces: FaceScores, **placed: Any) -> Any:
+    """Show faces in the colour of their score, in place of what has the name."""
+    from matplotlib import colormaps
+    from napari.utils import Colormap
+
+    colours = colormaps["cividis"](np.linspace(0, 1, 64))
+    colours[:, 3] = np.linspace(0.08, 1, 64)
+    colours[0] = 0
+    data = heat_levels(shape, faces)
+    shown = {
+        "contrast_limits": (0, 1),
+        "colormap": Colormap(colours, name="stitchsafe seams"),
+        "opacity": 0.7,
+    }
+    return _add(viewer, name, data, **shown, **placed)
+
+
+def _add(viewer: Any, name: str, data: Sequence[Any], **options: Any) -> Any:
+    remove(viewer, name)
+    several = len(data) > 1
+    return viewer.add_image(
+        list(data) if several else data[0],
+        name=name,
+        multiscale=several,
+        blending="translucent_no_depth",
+        rendering="mip",
+        interpolation2d="nearest",
+        interpolation3d="nearest",
+        **options,
+    )
+
+
+def remove(viewer: Any, name: str) -> None:
+    """Take away the layer of a name, if there is one."""
+    if name in viewer.layers:
+        viewer.layers.remove(name)
