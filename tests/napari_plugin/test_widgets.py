@@ -19,6 +19,7 @@ GROUPS = (
 """Mesa's software OpenGL has crashed in windows that went on from one group to the next."""
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("group", GROUPS)
 def test_widgets_do_what_is_clicked(group: str, repository: Path) -> None:
