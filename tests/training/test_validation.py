@@ -61,9 +61,7 @@ def kept(**data: Any) -> dict[str, Any]:
     return {"data": volume(**data)}
 
 
-@pytest.mark.parametrize(
-    "region", [None, [[0, 12], [0, 24], [0, 24]], [[11, 24], [0, 24], [0, 9]]]
-)
+@pytest.mark.parametrize("region", [None, [[0, 12], [0, 24], [0, 24]], [[11, 24], [0, 24], [0, 9]]])
 def test_a_network_is_not_judged_by_what_it_has_learned(
     tmp_path: Path, cells: Path, region: Any
 ) -> None:
