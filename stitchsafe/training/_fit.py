@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -86,7 +86,7 @@ def fit(
     Raises
     ------
     InterruptedRunError
-        If the loss is no longer finite; the last checkpoint stays.
+        If the loss, its gradients or the weights are no longer finite; the last checkpoint stays.
     """
     with own_threads(), torch.random.fork_rng(devices=_gpus(fabric)):
         if config.threads is not None:
@@ -184,14 +184,9 @@ class _Loop:
         means = self.fabric.all_reduce(torch.stack(totals).mean(0), reduce_op="mean")
         assert isinstance(means, Tensor)
         values = dict(zip(names, means.tolist(), strict=True))
-        self._refuse_divergence(values["loss"], step)
-        if self.settings.clip is not None:
-            self.fabric.clip_gradients(
-                self.forward,
-                self.stepper,
-                max_norm=self.settings.clip,
-                error_if_nonfinite=False,
-            )
+        if not math.isfinite(values["loss"]):
+            raise self._diverged(f"the loss is {values['loss']} at step {step}")
+        self._clip(step)
         self.stepper.step()
         if self.averages is not None:
             self.averages.update_parameters(self.module)
@@ -225,12 +220,40 @@ class _Loop:
         for each in filter(None, (self.module, self.averages)):
             anneal(each, course, epoch)
 
-    def _refuse_divergence(self, loss: float, step: int) -> None:
-        if not math.isfinite(loss):
-            raise InterruptedRunError(
-                f"the loss is {loss} at step {step}, so training stopped; the last "
-                f"checkpoint is kept in {self.run}: lower optimiser.learning_rate and start anew"
+    def _clip(self, step: int) -> None:
+        """Clip the gradients as asked, and refuse those that would ruin the weights.
+
+        Scaled ones may overflow: the scaler leaves out that step and takes a smaller factor.
+        """
+        if self.settings.clip is not None:
+            norm = self.fabric.clip_gradients(
+                self.forward,
+                self.stepper,
+                max_norm=self.settings.clip,
+                error_if_nonfinite=False,
             )
+        else:
+            found = (each.grad for each in self.module.parameters())
+            norm = nn.utils.get_total_norm([each for each in found if each is not None])
+        assert norm is not None
+        if self.config.precision != "float16" and not math.isfinite(norm):
+            raise self._diverged(f"the norm of the gradients is {float(norm)} at step {step}")
+
+    def _refuse_ruined(self) -> None:
+        """Refuse weights that nothing can be computed with, before they are written anywhere."""
+        for module in filter(None, (self.module, self._shown)):
+            ruined = next(_ruined(module), None)
+            if ruined is not None:
+                raise self._diverged(f"{ruined} is no longer finite after step {self.state.step}")
+
+    def _diverged(self, what: str) -> InterruptedRunError:
+        kept = "there is no checkpoint yet"
+        if (self.run / LAST).is_file():
+            kept = f"the last checkpoint is kept in {self.run}"
+        return InterruptedRunError(
+            f"{what}, so training stopped; {kept}: lower optimiser.learning_rate"
+            f"{', or correct the loss,' if self.config.loss else ''} and start anew"
+        )
 
     def _report(self, recent: list[dict[str, float]], logs: Logs | None) -> None:
         state = self.state
@@ -245,6 +268,7 @@ class _Loop:
     def _end_step(self, logs: Logs | None) -> None:
         """Judge, keep and save."""
         state, judged = self.state, self._judges
+        self._refuse_ruined()
         if logs is not None:
             with untorn():
                 better = self._judge(logs) if judged else self.config.validation is None
@@ -303,6 +327,19 @@ class _Loop:
         if self.config.precision == "float16":
             parts["scaler"] = self.fabric.strategy.precision
         return parts
+
+
+def _ruined(module: nn.Module) -> Iterator[str]:
+    """What is learnt and not finite, and statistics that are no numbers, by name.
+
+    Infinity may be meant where nothing learns it, such as in the exponent of a P-pooling.
+    """
+    for name, weight in module.named_parameters():
+        if weight.requires_grad and not weight.isfinite().all():
+            yield f"the weight {name}"
+    for name, buffer in module.named_buffers():
+        if buffer.isnan().any():
+            yield f"the statistic {name}"
 
 
 def _seed(*numbers: int) -> int:

@@ -41,8 +41,8 @@ def own_code(what: str, named: str | None) -> Iterator[None]:
         told = " ".join(str(error).split())[:200]
         raise InterruptedRunError(
             f"the {what} {named} failed with {type(error).__name__}: {told} "
-            f"({_place(error, named)}); the last checkpoint is kept: repair it and run the same "
-            "command again"
+            f"({_place(error, named)}); repair it and run the same command again, which goes on from "
+            "the last checkpoint if there is one"
         ) from error
 
 
