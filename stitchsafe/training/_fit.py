@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -35,6 +35,7 @@ from stitchsafe.training._config import TrainingConfig
 from stitchsafe.training._devices import places_of
 from stitchsafe.training._examples import Examples
 from stitchsafe.training._logs import Logs
+from stitchsafe.training._own_code import own_backward
 from stitchsafe.training._schedule import learning_rate, temperature
 from stitchsafe.training._step import Batch, Objective, layout_weights, stack
 from stitchsafe.training._validation import is_better
@@ -120,6 +121,7 @@ class _Loop:
         self.state = resume(run / LAST, self._parts())
         self.forward, self.stepper = fabric.setup(self.module, self.optimiser)
         self.module.train()
+        self.terms: tuple[str, ...] = ()
 
     def run_all(self) -> Checkpoint:
         state, total = self.state, self.settings.steps
@@ -172,18 +174,18 @@ class _Loop:
         shares = self._shares(batches)
         self.optimiser.zero_grad(set_to_none=True)
         totals: list[Tensor] = []
-        names: list[str] = []
         for turn, batch, share in zip(turns, batches, shares, strict=True):
             torch.manual_seed(_seed(self.config.seed, step, turn, self.fabric.global_rank))
             last = turn == turns[-1]
             with self.fabric.no_backward_sync(self.forward, enabled=not last):
                 terms = self.objective(self.forward, batch, share)
-                self.fabric.backward(terms["loss"] / len(turns))
-            names = list(terms)
-            totals.append(torch.stack([term.detach() for term in terms.values()]))
+                with own_backward(self.config.network.name, self.config.loss):
+                    self.fabric.backward(terms["loss"] / len(turns))
+            self._refuse_other_terms(terms)
+            totals.append(torch.stack([terms[name].detach() for name in self.terms]))
         means = self.fabric.all_reduce(torch.stack(totals).mean(0), reduce_op="mean")
         assert isinstance(means, Tensor)
-        values = dict(zip(names, means.tolist(), strict=True))
+        values = dict(zip(self.terms, means.tolist(), strict=True))
         if not math.isfinite(values["loss"]):
             raise self._diverged(f"the loss is {values['loss']} at step {step}")
         self._clip(step)
@@ -219,6 +221,17 @@ class _Loop:
         course, epoch = temperature(self.config.temperature, step, self.settings.steps)
         for each in filter(None, (self.module, self.averages)):
             anneal(each, course, epoch)
+
+    def _refuse_other_terms(self, terms: Mapping[str, Tensor]) -> None:
+        """Refuse a loss whose terms are not those of the first pass: no mean could be told."""
+        self.terms = self.terms or tuple(terms)
+        if set(terms) != set(self.terms):
+            now, before = (", ".join(each) for each in (terms, self.terms))
+            raise InterruptedRunError(
+                f"the loss {self.config.loss} has the terms {now} now, and had {before} before; "
+                "return the same ones each time, 0 where there is nothing, and run the same "
+                "command again"
+            )
 
     def _clip(self, step: int) -> None:
         """Clip the gradients as asked, and refuse those that would ruin the weights.

@@ -53,6 +53,8 @@ class TrainingWindow:
         From the output's first voxel to the window's.
     places
         Where the windows of one example lie, in windows: ``((0, 0),)`` of one in 2-D.
+    output
+        What the network returns for one input, where that is known.
     """
 
     window: tuple[int, ...]
@@ -60,6 +62,7 @@ class TrainingWindow:
     offset: tuple[int, ...]
     crop: tuple[int, ...]
     places: tuple[tuple[int, ...], ...] = ()
+    output: tuple[int, ...] | None = None
 
     @property
     def centred(self) -> bool:
@@ -140,14 +143,14 @@ def fit_window(
     if not rules.allow_breaking and len(places) == 1 and (why := broken_rule(geometry, window)):
         raise PlanError(f"{why}, or allow_breaking_window: true to study what happens")
     inputs = tuple(_input_size(*pair) for pair in zip(geometry.axes, window, strict=True))
-    crops = tuple(
-        (axis.output_size(whole) - size) // 2
-        for axis, size, whole in zip(geometry.axes, window, inputs, strict=True)
+    outputs = tuple(
+        axis.output_size(whole) for axis, whole in zip(geometry.axes, inputs, strict=True)
     )
+    crops = tuple((whole - size) // 2 for whole, size in zip(outputs, window, strict=True))
     offsets = tuple(
         axis.output_offset + crop for axis, crop in zip(geometry.axes, crops, strict=True)
     )
-    return TrainingWindow(window, inputs, offsets, crops, places)
+    return TrainingWindow(window, inputs, offsets, crops, places, outputs)
 
 
 def broken_rule(geometry: NetworkGeometry, window: Sequence[int]) -> str | None:
