@@ -119,6 +119,7 @@ class _Loop:
         decay = self.settings.ema
         self.averages = None if decay is None else averages_of(self.module, decay)
         self.state = resume(run / LAST, self._parts())
+        self._go_on_with_more_patience()
         self.forward, self.stepper = fabric.setup(self.module, self.optimiser)
         self.module.train()
         self.terms: tuple[str, ...] = ()
@@ -133,6 +134,19 @@ class _Loop:
             return self._steps(None, begin, before)
         with Logs(self.run, state.step, table=logs.csv, tensorboard=logs.tensorboard) as opened:
             return self._steps(opened, begin, before)
+
+    def _go_on_with_more_patience(self) -> None:
+        """Take up a training that stopped early, if more patience is asked for than it had."""
+        state, wish = self.state, self.config.validation
+        if not state.stopped or wish is None:
+            return
+        state.stopped = wish.patience is not None and state.waited >= wish.patience
+        if state.stopped and state.step < self.settings.steps:
+            self.events.say(
+                f"this training stopped early at step {state.step} of {self.settings.steps}, as "
+                f"validation got no better after step {state.best_step}; to go on, raise "
+                f"validation.patience above {state.waited}, or leave it out"
+            )
 
     def _steps(self, logs: Logs | None, begin: float, before: float) -> Checkpoint:
         state = self.state
