@@ -104,6 +104,11 @@ class TrainingConfig(Strict):
         wanted = sorted(self._trained)
         if not wanted and self.loss is None:
             raise ValueError("nothing to learn: give embedding, foreground, affinities or loss")
+        if self.loss is None and not any(getattr(self, name).counts for name in wanted):
+            raise ValueError(
+                f"the weight of {' and '.join(wanted)} is 0, so nothing would be learnt; give a "
+                "loss a weight above 0"
+            )
         heads = sorted(self.heads)
         if self.network.name == "unet" and (
             heads != wanted if self.loss is None else not set(wanted) <= set(heads)

@@ -29,6 +29,11 @@ class EmbeddingLossConfig(Strict):
     reach: Natural = 0
     background: Literal["ignored", "cluster"] = "cluster"
 
+    @property
+    def counts(self) -> bool:
+        """Whether anything is learnt from it."""
+        return self.weight > 0 and any(self.weights)
+
 
 class ForegroundLossConfig(Strict):
     """Binary cross-entropy on the head ``foreground``; `reach` thins the instances to learn.
@@ -42,6 +47,11 @@ class ForegroundLossConfig(Strict):
     reach: Natural = 0
     boundary_weight: Annotated[float, Field(gt=0)] = 1.0
 
+    @property
+    def counts(self) -> bool:
+        """Whether anything is learnt from it."""
+        return self.weight > 0
+
 
 class AffinityLossConfig(Strict):
     """Binary cross-entropy on the head ``affinities``, which has a channel for each offset.
@@ -51,6 +61,11 @@ class AffinityLossConfig(Strict):
 
     offsets: Annotated[tuple[tuple[int, ...], ...], Field(min_length=1)]
     weight: Annotated[float, Field(ge=0)] = 1.0
+
+    @property
+    def counts(self) -> bool:
+        """Whether anything is learnt from it."""
+        return self.weight > 0
 
     def refuse_unfit(self, ndim: int, channels: int | None) -> None:
         """Refuse offsets that are none, or not as many as the head has channels.

@@ -37,7 +37,7 @@ from stitchsafe.training._shown import Show, Shown, choose_part, show_end
 from stitchsafe.training._stamps import stamps_of
 from stitchsafe.training._step import Objective
 from stitchsafe.training._validation import Judge, mean_scores, open_kept_back
-from stitchsafe.training._window import TrainingWindow, WindowRules, fit_window
+from stitchsafe.training._window import TrainingWindow, WindowRules, fit_window, refuse_far_offsets
 
 __all__ = ["TrainingResult", "train"]
 
@@ -201,6 +201,8 @@ def train(
     )
     rules = WindowRules(settings.neighbours, settings.allow_breaking_window)
     window = fit_window(geometry, settings.window, rules)
+    if settings.affinities is not None:
+        refuse_far_offsets(window, settings.affinities.offsets)
     stamps = stamps_of(geometry, window, settings)
     _say_shapes(window, geometry, stamps, events)
     record = DataRecord.of(run, run / _OURS, events, anew=overwrite)
