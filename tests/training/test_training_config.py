@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import pytest
@@ -44,6 +45,37 @@ def test_what_does_not_fit_is_refused_by_name(tmp_path, values, words):
         load_training(written(tmp_path, values))
     for word in words:
         assert word in str(refused.value)
+
+
+@pytest.mark.parametrize("number", [math.inf, math.nan, -0.5])
+@pytest.mark.parametrize(
+    "key",
+    [
+        *(
+            f"augmentation.{name}"
+            for name in ("contrast", "brightness", "gamma", "noise", "invert")
+        ),
+        *("augmentation.rotation", "augmentation.scale", "augmentation.sections.missing"),
+        *("augmentation.elastic.spacing", "augmentation.elastic.sigma"),
+        *(f"optimiser.{name}" for name in ("learning_rate", "weight_decay", "clip", "ema")),
+        *(f"embedding.{name}" for name in ("weight", "delta_pull", "delta_push", "weights.1")),
+        *("foreground.weight", "foreground.boundary_weight", "foreground.dice"),
+        *("affinities.weight", "data.noise", "data.jitter", "data.radius", "validation.threshold"),
+        *("temperature.backbone"),
+    ],
+)
+def test_numbers_that_cannot_work_are_refused_by_their_key(tmp_path, key, number):
+    values = content(foreground={}, affinities={"offsets": [[1, 0]]}, embedding={})
+    values["temperature"] = {"schedule": "cifar10-circular"}
+    values["augmentation"] = {"elastic": {"spacing": 8, "sigma": 1}}
+    values["embedding"]["weights"] = [1, 1, 0]
+    *names, last = (int(part) if part.isdigit() else part for part in key.split("."))
+    inner = values
+    for name in names:
+        inner = inner.setdefault(name, {})
+    inner[last] = number
+    with pytest.raises(InputError, match=rf"is not a training: {key}\b"):
+        load_training(written(tmp_path, values))
 
 
 @pytest.mark.parametrize("path", BUNDLED, ids=lambda p: p.parent.name)
