@@ -195,10 +195,10 @@ def _first(error: ValidationError, content: Mapping[str, Any]) -> str:
 def _written(loc: Sequence[int | str], content: Any, *, missing: bool) -> Iterator[str]:
     """What the file itself says of a place, without the names of what was tried there."""
     for number, part in enumerate(loc):
-        if (isinstance(content, Mapping) and part in content) or (
-            isinstance(content, list) and isinstance(part, int) and part < len(content)
-        ):
+        if isinstance(content, Mapping) and part in content:
             content = content[part]
+        elif isinstance(content, list) and isinstance(part, int):
+            content = content[part] if part < len(content) else None
         elif not (missing and number == len(loc) - 1):
             continue
         yield str(part)
