@@ -7,7 +7,7 @@ nearest known one, since a typing mistake that is ignored changes results in sil
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
@@ -104,6 +104,11 @@ class TrainingConfig(Strict):
         wanted = sorted(self._trained)
         if not wanted and self.loss is None:
             raise ValueError("nothing to learn: give embedding, foreground, affinities or loss")
+        if self.loss is None and not any(getattr(self, name).counts for name in wanted):
+            raise ValueError(
+                f"the weight of {' and '.join(wanted)} is 0, so nothing would be learnt; give a "
+                "loss a weight above 0"
+            )
         heads = sorted(self.heads)
         if self.network.name == "unet" and (
             heads != wanted if self.loss is None else not set(wanted) <= set(heads)
@@ -153,22 +158,50 @@ def load_training(path: Path) -> TrainingConfig:
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         reason = str(error).splitlines()[0]
         raise InputError(f"{path} cannot be read as YAML ({reason}); repair the file") from error
+    if not isinstance(content, Mapping):
+        what = "it is empty" if content is None else f"it holds a {type(content).__name__}"
+        raise InputError(
+            f"{path} is not a training: {what}; give keys and values, such as name: mine"
+        )
     try:
         return TrainingConfig.model_validate(content)
     except ValidationError as error:
-        raise InputError(f"{path} is not a training: {_first(error)}") from error
+        raise InputError(f"{path} is not a training: {_first(error, content)}") from error
 
 
-def _first(error: ValidationError) -> str:
+def _first(error: ValidationError, content: Mapping[str, Any]) -> str:
+    """The first problem, in words of the file."""
     problem = error.errors()[0]
-    place = ".".join(str(part) for part in problem["loc"]) or "the file"
-    if problem["type"] == "extra_forbidden":
+    kind, told = problem["type"], problem["msg"]
+    place = ".".join(_written(problem["loc"], content, missing=kind == "missing"))
+    if kind == "extra_forbidden":
         near = difflib.get_close_matches(
             str(problem["loc"][-1]), sorted(_keys(TrainingConfig)), n=1
         )
         hint = f"did you mean {near[0]!r}?" if near else "remove it"
         return f"unknown key {place!r}; {hint}"
-    return f"{place}: {problem['msg']}"
+    if kind == "missing":
+        return f"{place} is missing; give it"
+    if kind == "value_error":
+        told = str(problem["ctx"]["error"])
+        return f"{place}: {told}" if place else told
+    if kind.startswith("union_tag"):
+        tag = problem["input"].get("kind") if isinstance(problem["input"], Mapping) else None
+        found = "is missing" if tag is None else f"is {tag!r}"
+        return f"{place}.kind {found}; give disks, volume or images"
+    return f"{place} is {problem['input']!r}; {told[0].lower()}{told[1:]}"
+
+
+def _written(loc: Sequence[int | str], content: Any, *, missing: bool) -> Iterator[str]:
+    """What the file itself says of a place, without the names of what was tried there."""
+    for number, part in enumerate(loc):
+        if isinstance(content, Mapping) and part in content:
+            content = content[part]
+        elif isinstance(content, list) and isinstance(part, int):
+            content = content[part] if part < len(content) else None
+        elif not (missing and number == len(loc) - 1):
+            continue
+        yield str(part)
 
 
 def _keys(model: type[BaseModel]) -> Iterator[str]:

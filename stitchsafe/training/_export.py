@@ -107,8 +107,14 @@ def model_config(
 def _of_weights(config: TrainingConfig, state: Checkpoint) -> dict[str, Any]:
     """Which weights these are, where they are not simply the last ones."""
     found: dict[str, Any] = {}
-    if config.optimiser.ema is not None:
-        found["weights"] = f"exponential averages, {config.optimiser.ema:g} kept per step"
+    decay = config.optimiser.ema
+    if decay is not None:
+        found["weights"] = f"exponential averages, {decay:g} kept per step"
+    if state.best:
+        found["weights"] = (
+            f"the {'weights' if decay is None else 'averages'} of step {state.step}, which scored "
+            f"best{'' if decay is None else f' ({decay:g} kept per step)'}"
+        )
     if config.init is not None:
         found["init"] = Path(config.init).name
     if config.allow_breaking_window:
@@ -158,7 +164,9 @@ def show_in_card(folder: Path, found: str) -> None:
     write_whole(path, text.encode())
 
 
-def retell(folder: Path, told: ModelConfig, config: TrainingConfig) -> ModelConfig | None:
+def retell(
+    folder: Path, told: ModelConfig, config: TrainingConfig, before: TrainingConfig
+) -> ModelConfig | None:
     """Write what a configuration says of a model beside its weights, if that has changed.
 
     Scores are those of the labels that were made then, and go with these.
@@ -167,6 +175,8 @@ def retell(folder: Path, told: ModelConfig, config: TrainingConfig) -> ModelConf
     ----------
     told
         What the configuration makes of the model now.
+    before
+        The configuration until now.
 
     Returns
     -------
@@ -174,13 +184,15 @@ def retell(folder: Path, told: ModelConfig, config: TrainingConfig) -> ModelConf
         What the model folder holds now; None where it is as it was.
     """
     held = load_config(folder / "config.yaml")
+    # Data that have moved are the same, and keep the names that they were trained under.
+    renamed = config.card.data != before.card.data
+    data = (told if renamed else held).training["data"]
     now = held.model_copy(
         update={
             name: getattr(told, name)
             for name in ("description", "labels", "tiling", "license", "authors")
         }
-        # Data that have moved are the same, and keep the names that they were trained under.
-        | {"training": held.training | ({"data": said} if (said := config.card.data) else {})}
+        | {"training": held.training | {"data": data}}
     )
     if now.labels != held.labels:
         now = now.model_copy(update={"scores": {}})
@@ -215,9 +227,6 @@ def _card(model: ModelConfig, config: TrainingConfig) -> str:
     }
     if model.authors:
         rows["authors"] = ", ".join(model.authors)
-    if model.scores:
-        best = "averages" if "weights" in model.training else "weights"
-        rows["weights"] = f"the {best} of step {model.training['steps']}, which scored best"
     lines = [f"# {model.name}", "", model.description, "", "| | |", "| --- | --- |"]
     lines += [f"| {key} | {value} |" for key, value in rows.items() if value]
     lines += [f"\n**{note}**" for note in model.notes]

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -35,6 +35,7 @@ from stitchsafe.training._config import TrainingConfig
 from stitchsafe.training._devices import places_of
 from stitchsafe.training._examples import Examples
 from stitchsafe.training._logs import Logs
+from stitchsafe.training._own_code import own_backward
 from stitchsafe.training._schedule import learning_rate, temperature
 from stitchsafe.training._step import Batch, Objective, layout_weights, stack
 from stitchsafe.training._validation import is_better
@@ -86,7 +87,7 @@ def fit(
     Raises
     ------
     InterruptedRunError
-        If the loss is no longer finite; the last checkpoint stays.
+        If the loss, its gradients or the weights are no longer finite; the last checkpoint stays.
     """
     with own_threads(), torch.random.fork_rng(devices=_gpus(fabric)):
         if config.threads is not None:
@@ -118,8 +119,10 @@ class _Loop:
         decay = self.settings.ema
         self.averages = None if decay is None else averages_of(self.module, decay)
         self.state = resume(run / LAST, self._parts())
+        self._go_on_with_more_patience()
         self.forward, self.stepper = fabric.setup(self.module, self.optimiser)
         self.module.train()
+        self.terms: tuple[str, ...] = ()
 
     def run_all(self) -> Checkpoint:
         state, total = self.state, self.settings.steps
@@ -131,6 +134,19 @@ class _Loop:
             return self._steps(None, begin, before)
         with Logs(self.run, state.step, table=logs.csv, tensorboard=logs.tensorboard) as opened:
             return self._steps(opened, begin, before)
+
+    def _go_on_with_more_patience(self) -> None:
+        """Take up a training that stopped early, if more patience is asked for than it had."""
+        state, wish = self.state, self.config.validation
+        if not state.stopped or wish is None:
+            return
+        state.stopped = wish.patience is not None and state.waited >= wish.patience
+        if state.stopped and state.step < self.settings.steps:
+            self.events.say(
+                f"this training stopped early at step {state.step} of {self.settings.steps}, as "
+                f"validation got no better after step {state.best_step}; to go on, raise "
+                f"validation.patience above {state.waited}, or leave it out"
+            )
 
     def _steps(self, logs: Logs | None, begin: float, before: float) -> Checkpoint:
         state = self.state
@@ -172,26 +188,21 @@ class _Loop:
         shares = self._shares(batches)
         self.optimiser.zero_grad(set_to_none=True)
         totals: list[Tensor] = []
-        names: list[str] = []
         for turn, batch, share in zip(turns, batches, shares, strict=True):
             torch.manual_seed(_seed(self.config.seed, step, turn, self.fabric.global_rank))
             last = turn == turns[-1]
             with self.fabric.no_backward_sync(self.forward, enabled=not last):
                 terms = self.objective(self.forward, batch, share)
-                self.fabric.backward(terms["loss"] / len(turns))
-            names = list(terms)
-            totals.append(torch.stack([term.detach() for term in terms.values()]))
+                with own_backward(self.config.network.name, self.config.loss):
+                    self.fabric.backward(terms["loss"] / len(turns))
+            self._refuse_other_terms(terms)
+            totals.append(torch.stack([terms[name].detach() for name in self.terms]))
         means = self.fabric.all_reduce(torch.stack(totals).mean(0), reduce_op="mean")
         assert isinstance(means, Tensor)
-        values = dict(zip(names, means.tolist(), strict=True))
-        self._refuse_divergence(values["loss"], step)
-        if self.settings.clip is not None:
-            self.fabric.clip_gradients(
-                self.forward,
-                self.stepper,
-                max_norm=self.settings.clip,
-                error_if_nonfinite=False,
-            )
+        values = dict(zip(self.terms, means.tolist(), strict=True))
+        if not math.isfinite(values["loss"]):
+            raise self._diverged(f"the loss is {values['loss']} at step {step}")
+        self._clip(step)
         self.stepper.step()
         if self.averages is not None:
             self.averages.update_parameters(self.module)
@@ -225,12 +236,51 @@ class _Loop:
         for each in filter(None, (self.module, self.averages)):
             anneal(each, course, epoch)
 
-    def _refuse_divergence(self, loss: float, step: int) -> None:
-        if not math.isfinite(loss):
+    def _refuse_other_terms(self, terms: Mapping[str, Tensor]) -> None:
+        """Refuse a loss whose terms are not those of the first pass: no mean could be told."""
+        self.terms = self.terms or tuple(terms)
+        if set(terms) != set(self.terms):
+            now, before = (", ".join(each) for each in (terms, self.terms))
             raise InterruptedRunError(
-                f"the loss is {loss} at step {step}, so training stopped; the last "
-                f"checkpoint is kept in {self.run}: lower optimiser.learning_rate and start anew"
+                f"the loss {self.config.loss} has the terms {now} now, and had {before} before; "
+                "return the same ones each time, 0 where there is nothing, and run the same "
+                "command again"
             )
+
+    def _clip(self, step: int) -> None:
+        """Clip the gradients as asked, and refuse those that would ruin the weights.
+
+        Scaled ones may overflow: the scaler leaves out that step and takes a smaller factor.
+        """
+        if self.settings.clip is not None:
+            norm = self.fabric.clip_gradients(
+                self.forward,
+                self.stepper,
+                max_norm=self.settings.clip,
+                error_if_nonfinite=False,
+            )
+        else:
+            found = (each.grad for each in self.module.parameters())
+            norm = nn.utils.get_total_norm([each for each in found if each is not None])
+        assert norm is not None
+        if self.config.precision != "float16" and not math.isfinite(norm):
+            raise self._diverged(f"the norm of the gradients is {float(norm)} at step {step}")
+
+    def _refuse_ruined(self) -> None:
+        """Refuse weights that nothing can be computed with, before they are written anywhere."""
+        for module in filter(None, (self.module, self._shown)):
+            ruined = next(_ruined(module), None)
+            if ruined is not None:
+                raise self._diverged(f"{ruined} is no longer finite after step {self.state.step}")
+
+    def _diverged(self, what: str) -> InterruptedRunError:
+        kept = "there is no checkpoint yet"
+        if (self.run / LAST).is_file():
+            kept = f"the last checkpoint is kept in {self.run}"
+        return InterruptedRunError(
+            f"{what}, so training stopped; {kept}: lower optimiser.learning_rate"
+            f"{', or correct the loss,' if self.config.loss else ''} and start anew"
+        )
 
     def _report(self, recent: list[dict[str, float]], logs: Logs | None) -> None:
         state = self.state
@@ -245,6 +295,7 @@ class _Loop:
     def _end_step(self, logs: Logs | None) -> None:
         """Judge, keep and save."""
         state, judged = self.state, self._judges
+        self._refuse_ruined()
         if logs is not None:
             with untorn():
                 better = self._judge(logs) if judged else self.config.validation is None
@@ -303,6 +354,19 @@ class _Loop:
         if self.config.precision == "float16":
             parts["scaler"] = self.fabric.strategy.precision
         return parts
+
+
+def _ruined(module: nn.Module) -> Iterator[str]:
+    """What is learnt and not finite, and statistics that are no numbers, by name.
+
+    Infinity may be meant where nothing learns it, such as in the exponent of a P-pooling.
+    """
+    for name, weight in module.named_parameters():
+        if weight.requires_grad and not weight.isfinite().all():
+            yield f"the weight {name}"
+    for name, buffer in module.named_buffers():
+        if buffer.isnan().any():
+            yield f"the statistic {name}"
 
 
 def _seed(*numbers: int) -> int:

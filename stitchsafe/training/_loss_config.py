@@ -11,6 +11,9 @@ from stitchsafe.training._schema import Natural, Positive, Share, Strict
 __all__ = ["AffinityLossConfig", "EmbeddingLossConfig", "ForegroundLossConfig"]
 
 
+Weight = Annotated[float, Field(ge=0)]
+
+
 class EmbeddingLossConfig(Strict):
     """The discriminative loss on the head ``embedding``.
 
@@ -19,15 +22,20 @@ class EmbeddingLossConfig(Strict):
     ``pairs``; ``weights`` are of pull, push and regularisation.
     """
 
-    weight: Annotated[float, Field(ge=0)] = 1.0
+    weight: Weight = 1.0
     delta_pull: Annotated[float, Field(ge=0)] = 0.0
     delta_push: Annotated[float, Field(gt=0)] = 3.0
-    weights: tuple[float, float, float] = (1.0, 1.0, 1e-4)
+    weights: tuple[Weight, Weight, Weight] = (1.0, 1.0, 1e-4)
     norm: Literal[1, 2] = 2
     pairs: Literal["all", "touching"] = "all"
     neighbours: Positive = 1
     reach: Natural = 0
     background: Literal["ignored", "cluster"] = "cluster"
+
+    @property
+    def counts(self) -> bool:
+        """Whether anything is learnt from it."""
+        return self.weight > 0 and any(self.weights)
 
 
 class ForegroundLossConfig(Strict):
@@ -37,10 +45,15 @@ class ForegroundLossConfig(Strict):
     voxels between instances, relative to 1.
     """
 
-    weight: Annotated[float, Field(ge=0)] = 1.0
+    weight: Weight = 1.0
     dice: Share = 0.0
     reach: Natural = 0
     boundary_weight: Annotated[float, Field(gt=0)] = 1.0
+
+    @property
+    def counts(self) -> bool:
+        """Whether anything is learnt from it."""
+        return self.weight > 0
 
 
 class AffinityLossConfig(Strict):
@@ -50,7 +63,12 @@ class AffinityLossConfig(Strict):
     """
 
     offsets: Annotated[tuple[tuple[int, ...], ...], Field(min_length=1)]
-    weight: Annotated[float, Field(ge=0)] = 1.0
+    weight: Weight = 1.0
+
+    @property
+    def counts(self) -> bool:
+        """Whether anything is learnt from it."""
+        return self.weight > 0
 
     def refuse_unfit(self, ndim: int, channels: int | None) -> None:
         """Refuse offsets that are none, or not as many as the head has channels.

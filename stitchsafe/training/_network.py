@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 from pathlib import Path
 
 import torch
@@ -71,7 +72,7 @@ def find_loss(config: TrainingConfig, *, trust: bool) -> OwnLoss | None:
     Raises
     ------
     ModelError
-        If there is no trust, or nothing of that name that can be called.
+        If there is no trust, or nothing of that name that can be called with fields and a batch.
     """
     if config.loss is None:
         return None
@@ -92,6 +93,18 @@ def find_loss(config: TrainingConfig, *, trust: bool) -> OwnLoss | None:
             f"the loss {config.loss} is a {type(found).__name__}; name a function of the fields "
             "and the batch"
         )
+    try:
+        taken = inspect.signature(found)
+    except ValueError:  # not written in Python
+        taken = None
+    try:
+        if taken is not None:
+            taken.bind({}, None)
+    except TypeError as error:
+        raise ModelError(
+            f"the loss {config.loss} takes {taken}, and is called with two things: the fields and "
+            "the batch; let it take these"
+        ) from error
     loss: OwnLoss = found
     return loss
 

@@ -1,6 +1,7 @@
 """What must be the same for a training to go on: all that its next step depends on.
 
-Not compared are the number of steps (as long as it is not below what is done), texts, labels and
+Not compared are the number of steps (as long as it is not below what is done), the patience with a
+validation that gets no better, which only ends a training, texts, labels and
 tiling, which only concern what is written; threads, checkpoints and logs; and where data lie, since
 `DataRecord` compares what they are. Weights to start from are compared by the name of their file:
 once there is a checkpoint, they have had their part.
@@ -62,6 +63,8 @@ def _comparable(config: TrainingConfig) -> dict[str, Any]:
     values["optimiser"].pop("steps")
     if config.init is not None:
         values["init"] = Path(config.init).name
+    if values["validation"] is not None:
+        values["validation"].pop("patience")
     judged = (values["validation"] or {}).get("data")
     for data in filter(None, (values["data"], judged)):
         for source in (data, *data.get("sources", ())) if data["kind"] != "disks" else ():

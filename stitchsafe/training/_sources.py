@@ -136,9 +136,9 @@ def _scaled(source: Labelled, rule: InputConfig, record: DataRecord) -> Labelled
     scaled = record.scaled(source, rule)
     if not any(scaled.intensity.gain):
         raise VolumeError(
-            f"normalised by {rule.normalize}, the image {source.image.path} is 0 throughout "
-            f"{source.region}, as it has no contrast there{_between(rule)}; choose another "
-            "normalize, or find out whether chunks are missing"
+            f"the image {source.image.path} has no contrast in {source.region}{_between(rule)}, so "
+            f"normalised by {rule.normalize} there is nothing to see; choose another normalize, or "
+            "find out whether chunks are missing"
         )
     return scaled
 

@@ -21,6 +21,6 @@ def stamps_of(
     period = " x ".join(map(str, geometry.period))
     what = "padded " if any(axis.padded for axis in geometry.axes) else ""
     return (
-        f"allow_breaking_window: trained on single {what}windows of {size} voxels with a period of "
-        f"{period}, so its embeddings may break at seams, as a study of just that",
+        f"this network's embeddings may break at seams, since it learns from single {what}windows "
+        f"of {size} voxels, and its period is {period} (allow_breaking_window: true)",
     )

@@ -157,40 +157,64 @@ class Objective:
         inputs = torch.cat([_cut(image, shift, window.input) for shift in shifts])
         with own_code("network", self.config.network.name):
             outputs = forward(inputs.contiguous(memory_format=layout))
-        tensors = [outputs] if isinstance(outputs, Tensor) else list(_listed(outputs))
-        heads = self.config.heads
-        if isinstance(outputs, Mapping) and list(outputs) != list(heads):
-            raise ModelError(
-                f"the network returns {', '.join(map(str, outputs))}, and the training needs "
-                f"{', '.join(heads)}; return them in this order, by these names"
-            )
-        if len(tensors) != len(heads):
-            raise ModelError(
-                f"the network returns {len(tensors)} tensors, and the training needs "
-                f"{len(heads)}: {', '.join(heads)}; return them in this order"
-            )
+        tensors = self._refuse_unlike(outputs, len(inputs))
         found = {}
-        for name, tensor in zip(heads, tensors, strict=True):
+        for name, tensor in tensors.items():
             field = _cut(tensor, window.crop, window.window).float()
             parts = torch.split(field, len(image))
             found[name] = parts[0] if len(parts) == 1 else _assembled(parts, shifts, window)
         return found
 
+    def _refuse_unlike(self, outputs: Any, count: int) -> dict[str, Tensor]:
+        """Each head's tensor, if they are those for so many inputs that were found on analysis.
+
+        A network may return others while it trains.
+        """
+        heads, who = self.config.heads, f"the network {self.config.network.name}"
+        wanted = f"and the training needs {', '.join(heads)}; return"
+        if isinstance(outputs, Mapping) and list(outputs) != list(heads):
+            names = ", ".join(map(str, outputs))
+            raise ModelError(f"{who} returns {names}, {wanted} them in this order, by these names")
+        tensors = [outputs] if isinstance(outputs, Tensor) else outputs
+        if isinstance(tensors, Mapping):
+            tensors = list(tensors.values())
+        if not isinstance(tensors, list | tuple) or len(tensors) != len(heads):
+            number = len(tensors) if isinstance(tensors, list | tuple) else "no"
+            raise ModelError(f"{who} returns {number} tensors, {wanted} them in this order")
+        pairs = self.config.affinities
+        channels = {"foreground": 1, "affinities": len(pairs.offsets) if pairs else None}
+        for name, tensor in zip(heads, tensors, strict=True):
+            if not isinstance(tensor, Tensor):
+                raise ModelError(f"{who} returns a {type(tensor).__name__}, {wanted} tensors")
+            shape: list[Any] = list(tensor.shape)
+            learnt = getattr(self.config, name, None) is not None
+            expected = [count, channels.get(name) if learnt else None, *(self.window.output or ())]
+            unlike = [want not in (None, size) for want, size in zip(expected, shape, strict=False)]
+            if len(shape) != 2 + len(self.window.window) or any(unlike):
+                text = ", ".join("channels" if size is None else str(size) for size in expected)
+                raise ModelError(
+                    f"{who} returns {name} of the shape ({', '.join(map(str, shape))}) in "
+                    f"training, and ({text}) was expected, as it is when not in training; return "
+                    "the same shape in both"
+                )
+        return dict(zip(heads, tensors, strict=True))
+
     def _own_terms(self, value: Tensor | Mapping[str, Tensor]) -> dict[str, Tensor]:
-        terms = {"own": value} if isinstance(value, Tensor) else dict(value)
+        terms = {"own": value} if isinstance(value, Tensor) else value
+        if not isinstance(terms, Mapping):
+            raise ModelError(
+                f"{self.config.loss} returned {value!r}, a {type(value).__name__}; a loss is one "
+                "scalar tensor, or several by name"
+            )
         reserved = {"loss", "pull", "push", "regular", "foreground", "affinities"}
         if any(not isinstance(term, Tensor) or term.numel() != 1 for term in terms.values()) or (
             reserved & terms.keys()
         ):
             raise ModelError(
-                f"{self.config.loss} returned {', '.join(terms) or 'nothing'}; a loss is one "
-                f"scalar tensor, or several by names other than {', '.join(sorted(reserved))}"
+                f"{self.config.loss} returned {', '.join(map(str, terms)) or 'nothing'}; a loss is "
+                f"one scalar tensor, or several by names other than {', '.join(sorted(reserved))}"
             )
         return {name: term.reshape(()) for name, term in terms.items()}
-
-
-def _listed(outputs: Any) -> Sequence[Tensor]:
-    return list(outputs.values()) if isinstance(outputs, Mapping) else list(outputs)
 
 
 def _cut(tensor: Tensor, begin: Sequence[int], sizes: Sequence[int]) -> Tensor:

@@ -42,7 +42,7 @@ from stitchsafe.training._validation import (
     open_kept_back,
     refuse_trained_on,
 )
-from stitchsafe.training._window import TrainingWindow, WindowRules, fit_window
+from stitchsafe.training._window import TrainingWindow, WindowRules, fit_window, refuse_far_offsets
 
 __all__ = ["TrainingResult", "train"]
 
@@ -82,7 +82,7 @@ class TrainingResult:
         Shapes of the training window, its input, offset and crop, and the network's period.
     scores, best_step
         Of the best validation, and its step, whose weights the folder holds; empty and None where
-        nothing was validated.
+        nothing was validated. Scores are empty, too, where labels have changed since.
     stopped_early
         Whether validation got no better any more.
     shown
@@ -192,6 +192,7 @@ def train(
     if settings.logs.tensorboard:
         require_tensorboard()
     begun = not overwrite and (run / LAST).is_file()
+    before = load_training(run / RECORD) if begun and (run / RECORD).is_file() else settings
     if leads and not overwrite:
         _refuse_others_folder(run)
         refuse_another(run, settings)
@@ -205,6 +206,8 @@ def train(
     )
     rules = WindowRules(settings.neighbours, settings.allow_breaking_window)
     window = fit_window(geometry, settings.window, rules)
+    if settings.affinities is not None:
+        refuse_far_offsets(window, settings.affinities.offsets)
     stamps = stamps_of(geometry, window, settings)
     _say_shapes(window, geometry, stamps, events)
     record = DataRecord.of(run, run / _OURS, events, anew=overwrite)
@@ -243,7 +246,7 @@ def train(
 
     with lease:
         if leads and begun and (run / "config.yaml").is_file():
-            _tell_anew(run, describe(Checkpoint()), settings, events)
+            _tell_anew(run, describe(Checkpoint()), settings, before, events)
         state = fit(
             module,
             examples,
@@ -256,6 +259,7 @@ def train(
         )
         shown = None
         model = describe(state)
+        scores = _scores_of(run, state) if leads else {}
         if show is not None and leads and model.labels is not None:
             part = choose_part(settings, kept_back, examples.sources, model)
             shown = show_end(
@@ -269,7 +273,7 @@ def train(
         parameters=sum(p.numel() for p in module.parameters()),
         losses=state.losses,
         window=_shapes(window, geometry),
-        scores=state.best,
+        scores=scores,
         best_step=state.best_step if state.best else None,
         stopped_early=state.stopped,
         shown=shown,
@@ -289,10 +293,22 @@ def _changed(
     return settings.model_copy(update=update)
 
 
-def _tell_anew(run: Path, told: ModelConfig, settings: TrainingConfig, events: Events) -> None:
+def _scores_of(run: Path, state: Checkpoint) -> dict[str, float]:
+    """Those of the best validation, unless the model has other labels by now."""
+    path = run / "config.yaml"
+    return state.best if path.is_file() and load_config(path).scores else {}
+
+
+def _tell_anew(
+    run: Path,
+    told: ModelConfig,
+    settings: TrainingConfig,
+    before: TrainingConfig,
+    events: Events,
+) -> None:
     """Write what is only said of a model where the configuration says it otherwise by now."""
     scores = load_config(run / "config.yaml").scores
-    now = retell(run, told, settings)
+    now = retell(run, told, settings, before)
     if now is not None:
         gone = ", without scores, which were those of other labels" if now.scores != scores else ""
         events.say(f"config.yaml and card.md of {run} are written anew{gone}")

@@ -24,13 +24,14 @@ neighbouring windows need only be whole periods.
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from stitchsafe.errors import PlanError
 from stitchsafe.geometry import AxisGeometry, NetworkGeometry
 
-__all__ = ["TrainingWindow", "WindowRules", "fit_window"]
+__all__ = ["TrainingWindow", "WindowRules", "fit_window", "refuse_far_offsets"]
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,8 @@ class TrainingWindow:
         From the output's first voxel to the window's.
     places
         Where the windows of one example lie, in windows: ``((0, 0),)`` of one in 2-D.
+    output
+        What the network returns for one input, where that is known.
     """
 
     window: tuple[int, ...]
@@ -60,6 +63,7 @@ class TrainingWindow:
     offset: tuple[int, ...]
     crop: tuple[int, ...]
     places: tuple[tuple[int, ...], ...] = ()
+    output: tuple[int, ...] | None = None
 
     @property
     def centred(self) -> bool:
@@ -140,14 +144,44 @@ def fit_window(
     if not rules.allow_breaking and len(places) == 1 and (why := broken_rule(geometry, window)):
         raise PlanError(f"{why}, or allow_breaking_window: true to study what happens")
     inputs = tuple(_input_size(*pair) for pair in zip(geometry.axes, window, strict=True))
-    crops = tuple(
-        (axis.output_size(whole) - size) // 2
-        for axis, size, whole in zip(geometry.axes, window, inputs, strict=True)
+    outputs = tuple(
+        axis.output_size(whole) for axis, whole in zip(geometry.axes, inputs, strict=True)
     )
+    crops = tuple((whole - size) // 2 for whole, size in zip(outputs, window, strict=True))
     offsets = tuple(
         axis.output_offset + crop for axis, crop in zip(geometry.axes, crops, strict=True)
     )
-    return TrainingWindow(window, inputs, offsets, crops, places)
+    return TrainingWindow(window, inputs, offsets, crops, places, outputs)
+
+
+def refuse_far_offsets(window: TrainingWindow, offsets: Sequence[Sequence[int]]) -> None:
+    """Refuse offsets of affinities that lead out of every window of an example from all its voxels.
+
+    Raises
+    ------
+    PlanError
+        Naming the offset, the window and the nearest offset that can be learnt.
+    """
+    spans = {
+        tuple((there - here) * size for here, there, size in zip(*pair, window.window, strict=True))
+        for pair in itertools.product(window.places or ((0,) * len(window.window),), repeat=2)
+    }
+    for offset in offsets:
+        fitting = [
+            tuple(
+                min(max(step, span - size + 1), span + size - 1)
+                for step, span, size in zip(offset, each, window.window, strict=True)
+            )
+            for each in spans
+        ]
+        near = min(fitting, key=lambda each: (math.dist(each, offset), each))
+        if near != tuple(offset):
+            where = "window" if len(window.places) < 2 else f"{len(window.places)} windows"
+            raise PlanError(
+                f"the offset {tuple(offset)} of affinities leads out of the training {where} of "
+                f"{_times(window.window)} voxels from everywhere, so nothing would learn it; the "
+                f"largest that fits is {near}, or take a larger window"
+            )
 
 
 def broken_rule(geometry: NetworkGeometry, window: Sequence[int]) -> str | None:

@@ -112,7 +112,7 @@ def test_every_source_is_looked_at_before_any_is_read(tmp_path, monkeypatch):
 def test_an_image_without_any_contrast(tmp_path):
     raw, labels = cells()
     message = refused(tmp_path, write(tmp_path, "zarr", raw * 0, labels))
-    assert "no contrast there between percentiles 1 and 99" in message
+    assert "no contrast in 0:24,0:40,0:36 between percentiles 1 and 99" in message
 
 
 def test_an_ignored_id_that_cannot_occur(tmp_path):

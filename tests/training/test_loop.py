@@ -19,6 +19,7 @@ from zygote import Run, Zygote
 
 import stitchsafe
 from stitchsafe.errors import InputError, MissingExtraError, PlanError, StoreError
+from stitchsafe.metrics import Scores
 from stitchsafe.training import TrainingConfig, train
 from stitchsafe.training._averages import averages_of
 from stitchsafe.training._loop_config import OptimiserConfig
@@ -147,6 +148,35 @@ def test_passes_that_are_added_up_equal_one(tmp_path: Path) -> None:
         assert history(tmp_path / name)[-1] == pytest.approx(
             history(tmp_path / "one")[-1], rel=1e-4
         )
+
+
+def patient(steps: int, patience: int | None) -> TrainingConfig:
+    """By a judge that never finds anything better than at first."""
+    return tiny(
+        optimiser={"steps": steps, "batch": 1, "decay": "none"},
+        validation={"every": 1, "count": 1, "size": [16, 16], "patience": patience},
+    )
+
+
+def worse(*given: Any) -> Scores:
+    return Scores(0.5, 1, 1, 1.0, 1.0, {0.5: 0.5}, 1, 1)
+
+
+def test_a_run_that_stopped_early_says_so_and_goes_on_with_more_patience(tmp_path: Path) -> None:
+    run, heard = tmp_path / "run", Heard()
+    assert train(patient(6, 1), run, device="cpu", judge=worse).steps == 2
+    again = train(patient(8, 1), run, device="cpu", judge=worse, events=heard)
+    assert again.stopped_early
+    assert again.steps == again.resumed_from == 2
+    assert "stopped early at step 2 of 8, as validation got no better after step 1" in heard
+    assert "raise validation.patience above 1, or leave it out" in heard
+    assert train(patient(8, 3), run, device="cpu", judge=worse).steps == 4
+    last = train(patient(6, None), run, device="cpu", judge=worse)
+    assert (last.steps, last.resumed_from, last.stopped_early) == (6, 4, False)
+    train(patient(6, None), tmp_path / "whole", device="cpu", judge=worse)
+    parts, whole = checkpoint(run), checkpoint(tmp_path / "whole")
+    assert same(parts["module"], whole["module"])
+    assert same(parts["optimiser"], whole["optimiser"])
 
 
 @pytest.mark.parametrize("damage", [b"xx", b""])

@@ -156,7 +156,7 @@ def test_a_breaking_window_is_taken_if_asked_for_and_stamps_the_model(
     heard = Heard()
     asked = config(**changes, allow_breaking_window=True)
     train(asked, tmp_path / "run", device="cpu", events=heard)
-    assert "its embeddings may break at seams" in heard
+    assert "network's embeddings may break at seams" in heard
     model = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())
     assert model["training"]["allow_breaking_window"] is True
     assert "may break at seams" in model["notes"][0]

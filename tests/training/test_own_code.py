@@ -85,6 +85,52 @@ def unasked(fields):
     return fields["embedding"].mean()
 
 
+def nothing_at_all(fields, batch):
+    return None
+
+
+def bare(fields, batch):
+    return 1.0
+
+
+def leaving(fields, batch):
+    raise SystemExit(0)
+
+
+class Folded(torch.autograd.Function):
+    @staticmethod
+    def forward(context, x):
+        return x.sum()
+
+    @staticmethod
+    def backward(context, gradient):
+        raise OSError("no")
+
+
+def folding(fields, batch):
+    return Folded.apply(fields["embedding"])
+
+
+def overwriting(fields, batch):
+    made = fields["embedding"].exp()
+    value = made.mean()
+    made.zero_()
+    return value
+
+
+names = iter("ab")
+
+
+def changing(fields, batch):
+    return {next(names): fields["embedding"].square().mean()}
+
+
+class Cut(Net):
+    def forward(self, x):
+        made = super().forward(x)
+        return made[..., :5] if self.training else made
+
+
 class Named(Net):
     def forward(self, x):
         made = super().forward(x)
@@ -179,7 +225,19 @@ def test_a_loss_of_ones_own_is_added(own: str, tmp_path: Path) -> None:
         ("number", "is a int"),
         ("wrong", "a loss is one scalar tensor"),
         ("detached", "does not depend on the network's fields"),
-        ("unasked", r"the loss own_.*:unasked failed with TypeError: .*\(in .*own_.*py\)"),
+        ("unasked", r"own_.*:unasked takes \(fields\), and is called with .* fields and the batch"),
+        ("nothing_at_all", "nothing_at_all returned None, a NoneType; a loss is one scalar tensor"),
+        ("bare", r"bare returned 1.0, a float; a loss is one scalar tensor"),
+        ("leaving", r"the loss own_.*:leaving failed with SystemExit: 0 \(.*, line \d+\)"),
+        (
+            "folding",
+            r"backward pass of the loss own_.*:folding failed with OSError: no \(.*line \d+",
+        ),
+        ("overwriting", r"backward pass of the loss own_.*:overwriting failed with RuntimeError: "),
+        (
+            "changing",
+            r"changing has the terms loss, b now, and had loss, a before; return the same",
+        ),
     ],
 )
 def test_what_is_no_loss_is_refused(own: str, tmp_path: Path, name: str, words: str) -> None:
@@ -223,6 +281,18 @@ def test_a_network_that_fails_is_named_with_its_line(own: str) -> None:
     words = rf"the network {own}:Failing failed with RuntimeError: of the third \(.*line \d+\)"
     with pytest.raises(InterruptedRunError, match=words):
         objective(module, batch)
+
+
+def test_a_network_that_returns_another_shape_in_training_is_named(
+    own: str, tmp_path: Path
+) -> None:
+    asked = config(network={"name": f"{own}:Cut", "arguments": {"channels": 5}}, window=[8, 7])
+    words = (
+        rf"the network {own}:Cut returns embedding of the shape \(1, 5, 8, 5\) in training, and "
+        r"\(1, channels, 8, 8\) was expected"
+    )
+    with pytest.raises(ModelError, match=words):
+        train(asked, tmp_path / "run", device="cpu", trust_model=True)
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import pytest
@@ -35,6 +36,19 @@ def test_a_configuration_survives_the_round_trip(tmp_path):
         (content(window=[8, 8, 8]), ["one size per axis"]),
         (content(foreground={}), ["heads", "foreground"]),
         (content(data={"kind": "disc"}), ["disc"]),
+        (
+            content(data={"kind": "volume", "path": "a.h5", "region_": [[0, 9]] * 2}),
+            ["unknown key 'data.region_'; did you mean 'region'"],
+        ),
+        (content(data={"kind": "disks", "radius": [-1, 2]}), ["training: data.radius", "-1"]),
+        (content(data={"kind": "disc"}), ["data.kind is 'disc'; give disks, volume or images"]),
+        (content(data={}), ["data.kind is missing; give disks"]),
+        (content(data={"kind": "volume"}), ["training: data: no volume is named"]),
+        (content(window=[8, 8, 8]), ["is not a training: window (8, 8, 8) needs one size"]),
+        (content(optimiser={}), ["is not a training: optimiser.steps is missing; give it"]),
+        (content(optimiser={"steps": 0}), ["optimiser.steps is 0; input should be greater than 0"]),
+        ("", ["it is empty; give keys"]),
+        ("- 3", ["it holds a list; give keys"]),
         ("a: [", ["YAML"]),
         ("!!python/object/apply:os.getcwd []", ["YAML"]),
     ],
@@ -44,6 +58,37 @@ def test_what_does_not_fit_is_refused_by_name(tmp_path, values, words):
         load_training(written(tmp_path, values))
     for word in words:
         assert word in str(refused.value)
+
+
+@pytest.mark.parametrize("number", [math.inf, math.nan, -0.5])
+@pytest.mark.parametrize(
+    "key",
+    [
+        *(
+            f"augmentation.{name}"
+            for name in ("contrast", "brightness", "gamma", "noise", "invert")
+        ),
+        *("augmentation.rotation", "augmentation.scale", "augmentation.sections.missing"),
+        *("augmentation.elastic.spacing", "augmentation.elastic.sigma"),
+        *(f"optimiser.{name}" for name in ("learning_rate", "weight_decay", "clip", "ema")),
+        *(f"embedding.{name}" for name in ("weight", "delta_pull", "delta_push", "weights.1")),
+        *("foreground.weight", "foreground.boundary_weight", "foreground.dice"),
+        *("affinities.weight", "data.noise", "data.jitter", "data.radius", "validation.threshold"),
+        "temperature.backbone",
+    ],
+)
+def test_numbers_that_cannot_work_are_refused_by_their_key(tmp_path, key, number):
+    values = content(foreground={}, affinities={"offsets": [[1, 0]]}, embedding={})
+    values["temperature"] = {"schedule": "cifar10-circular"}
+    values["augmentation"] = {"elastic": {"spacing": 8, "sigma": 1}}
+    values["embedding"]["weights"] = [1, 1, 0]
+    *names, last = (int(part) if part.isdigit() else part for part in key.split("."))
+    inner = values
+    for name in names:
+        inner = inner.setdefault(name, {})
+    inner[last] = number
+    with pytest.raises(InputError, match=rf"is not a training: {key}\b"):
+        load_training(written(tmp_path, values))
 
 
 @pytest.mark.parametrize("path", BUNDLED, ids=lambda p: p.parent.name)

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
+from stitchsafe.metrics import Scores
 from stitchsafe.networks import load_folder
 from stitchsafe.training import TrainingConfig, train
 from stitchsafe.training._provenance import said_of_data
@@ -56,6 +57,48 @@ def test_nothing_is_made_up(tmp_path: Path) -> None:
     assert config.training["init"] == "first"
     for text in (card, (tmp_path / "second" / "config.yaml").read_text()):
         assert str(tmp_path) not in text
+
+
+@pytest.mark.parametrize("decay", [None, 0.9])
+def test_weights_that_scored_best_stay_so_under_other_labels(
+    tmp_path: Path, decay: float | None
+) -> None:
+    """What no longer holds are the scores: card, configuration and result agree."""
+    run = tmp_path / "run"
+    judged: dict[str, Any] = {
+        "validation": {"every": 1, "count": 1, "size": [16, 16]},
+        "optimiser": {"steps": 2, "ema": decay},
+    }
+
+    def worse(*given: Any) -> Scores:
+        return Scores(0.5, 1, 1, 1.0, 1.0, {0.5: 0.5}, 1, 1)
+
+    first = train(asked(**judged), run, device="cpu", judge=worse)
+    assert first.best_step == 1
+    assert first.scores
+    what = "weights" if decay is None else "averages"
+    words = f"the {what} of step 1, which scored best"
+    assert f"| weights | {words}" in (run / "card.md").read_text()
+    labels = {"from": "embeddings", "window": [64, 64], "bandwidth": 1.5}
+    for _ in range(2):
+        again = train(asked(**judged, labels=labels), run, device="cpu", judge=worse)
+        assert (again.best_step, again.scores) == (1, {})
+        assert again.to_json()["scores"] == {}
+        card = (run / "card.md").read_text()
+        assert f"| weights | {words}" in card
+        assert "| scores | not measured" in card
+        config = load_folder(run).config
+        assert config is not None
+        assert config.training["weights"].startswith(words)
+        assert config.scores == {}
+
+
+def test_words_on_the_data_may_be_withdrawn(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    train(asked(card={"data": "my own"}), run, device="cpu")
+    assert "| data | my own |" in (run / "card.md").read_text()
+    train(asked(), run, device="cpu")
+    assert "| data | synthetic disks |" in (run / "card.md").read_text()
 
 
 def test_an_author_has_a_name_that_packages_take() -> None:
