@@ -157,7 +157,7 @@ class TestPredicting:
         widget.model.choose("disks-2d")
         for field, text in ((widget.out, str(out)), (widget.memory, "4GB"), (widget.region, "")):
             field.setText(text)
-        words = [*shlex.split("--tile-shape 32,32"), "--save", "fields"]
+        words = [*shlex.split("--tile-shape 32,32 --threads 1"), "--save", "fields"]
         original = widget.words
         widget.words = lambda source: [*original(source), *words]
         click(widget.run_button)
