@@ -20,7 +20,7 @@ from dataclasses import dataclass
 
 from stitchsafe.coordinates import Roi, floor_to
 
-__all__ = ["SeamGrid"]
+__all__ = ["SeamGrid", "whole_blocks"]
 
 _LARGEST = {2: 4096, 3: 256}  # of a face, per axis
 
@@ -86,14 +86,26 @@ class SeamGrid:
         """The region in blocks of whole faces, of about `side` voxels along each axis."""
         if self.region.size == 0:
             return
-        spans = []
-        for axis, size in enumerate(side):
-            begin, *rest = self.bounds(axis)
-            found = []
-            for at, after in itertools.zip_longest(rest, rest[1:]):
-                if after is None or after - begin > size:
-                    found.append((begin, at))
-                    begin = at
-            spans.append(found)
-        for corner in itertools.product(*spans):
-            yield Roi.from_bounds([begin for begin, _ in corner], [end for _, end in corner])
+        yield from whole_blocks([self.bounds(axis) for axis in range(self.region.ndim)], side)
+
+
+def whole_blocks(bounds: Sequence[Sequence[int]], side: Sequence[int]) -> Iterator[Roi]:
+    """Blocks of whole parts.
+
+    Parameters
+    ----------
+    bounds
+        Along each axis, where parts begin, and the end of the last.
+    side
+        About so many voxels are in a block along each axis; a larger part is one of its own.
+    """
+    spans = []
+    for (begin, *rest), size in zip(bounds, side, strict=True):
+        found = []
+        for at, after in itertools.zip_longest(rest, rest[1:]):
+            if after is None or after - begin > size:
+                found.append((begin, at))
+                begin = at
+        spans.append(found)
+    for corner in itertools.product(*spans):
+        yield Roi.from_bounds([begin for begin, _ in corner], [end for _, end in corner])

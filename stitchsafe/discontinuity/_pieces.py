@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from stitchsafe.coordinates import Roi, floor_to
 from stitchsafe.discontinuity._across import LABEL_COUNTS, jumps, label_counts
 from stitchsafe.discontinuity._planes import AxisPlanes, planes_of
-from stitchsafe.seam_grid import SeamGrid
+from stitchsafe.seam_grid import SeamGrid, whole_blocks
 
 __all__ = ["Dense", "Layout", "Pieces", "measure_pieces", "quiet_jump"]
 
@@ -91,17 +91,8 @@ class Layout:
 
     def blocks(self, side: int) -> Iterator[Roi]:
         """The region in blocks of whole pieces, of about `side` voxels along each axis."""
-        spans = []
-        for axis in range(self.grid.region.ndim):
-            begin, *rest = self.bounds(axis)
-            found = []
-            for at, after in itertools.zip_longest(rest, rest[1:]):
-                if after is None or after - begin > side:
-                    found.append((begin, at))
-                    begin = at
-            spans.append(found)
-        for corner in itertools.product(*spans):
-            yield Roi.from_bounds([begin for begin, _ in corner], [end for _, end in corner])
+        axes = range(self.grid.region.ndim)
+        return whole_blocks([self.bounds(axis) for axis in axes], [side for _ in axes])
 
     def needed(self, block: Roi) -> Roi:
         """What must be read to measure the planes whose second voxel lies in the block."""
