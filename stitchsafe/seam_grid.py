@@ -20,7 +20,7 @@ from dataclasses import dataclass
 
 from stitchsafe.coordinates import Roi, floor_to
 
-__all__ = ["SeamGrid", "whole_blocks"]
+__all__ = ["SeamGrid", "whole_blocks", "whole_spans"]
 
 _LARGEST = {2: 4096, 3: 256}  # of a face, per axis
 
@@ -99,13 +99,17 @@ def whole_blocks(bounds: Sequence[Sequence[int]], side: Sequence[int]) -> Iterat
     side
         About so many voxels are in a block along each axis; a larger part is one of its own.
     """
-    spans = []
-    for (begin, *rest), size in zip(bounds, side, strict=True):
-        found = []
-        for at, after in itertools.zip_longest(rest, rest[1:]):
-            if after is None or after - begin > size:
-                found.append((begin, at))
-                begin = at
-        spans.append(found)
+    spans = [whole_spans(*each) for each in zip(bounds, side, strict=True)]
     for corner in itertools.product(*spans):
         yield Roi.from_bounds([begin for begin, _ in corner], [end for _, end in corner])
+
+
+def whole_spans(bounds: Sequence[int], side: int) -> list[tuple[int, int]]:
+    """Blocks of whole parts along one axis: where each begins and ends; see `whole_blocks`."""
+    begin, *rest = bounds
+    found = []
+    for at, after in itertools.zip_longest(rest, rest[1:]):
+        if after is None or after - begin > side:
+            found.append((begin, at))
+            begin = at
+    return found

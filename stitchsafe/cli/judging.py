@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -192,6 +194,8 @@ def seams(
             given["period"] = parse_shape(period, "--period")
         if max_memory is not None:
             given["max_memory"] = parse_bytes(max_memory, "--max-memory")
+        if faces is not None:
+            _refuse_place(Path(faces))
         report = stitchsafe.seams(
             out,
             field=field,
@@ -257,6 +261,8 @@ def _save_faces(report: SeamReport, path: str) -> None:
     """The columns of the table of faces, and the names that their numbers stand for."""
     import numpy as np
 
+    from stitchsafe.engine import save_bytes
+
     columns: dict[str, Any] = {
         **vars(report.faces),
         "axes": report.axes,
@@ -264,10 +270,32 @@ def _save_faces(report: SeamReport, path: str) -> None:
         "measures": list(report.measures),
         "threshold": report.threshold,
     }
+    content = io.BytesIO()
+    np.savez(content, **columns)
     try:
-        with Path(path).open("wb") as file:
-            np.savez(file, **columns)
+        save_bytes(Path(path), content.getvalue())
     except OSError as error:
         raise StoreError(
             f"{path} cannot be written: {error.strerror}; choose another place for --faces"
         ) from error
+
+
+def _refuse_place(path: Path) -> None:
+    """Only a table of faces is ever replaced, so that a slip of the hand costs no data."""
+    parent = path.absolute().parent
+    if not parent.is_dir():
+        raise StoreError(f"the folder {parent} does not exist; create it, or change --faces")
+    if path.is_dir():
+        raise StoreError(f"{path} is a folder, and the table is a file; change --faces")
+    if path.exists() and not _is_table(path):
+        raise StoreError(
+            f"{path} is there already and is no table of faces, so it is left alone; change --faces"
+        )
+
+
+def _is_table(path: Path) -> bool:
+    try:
+        with zipfile.ZipFile(path) as file:
+            return {"score.npy", "because.npy", "threshold.npy"} <= set(file.namelist())
+    except (zipfile.BadZipFile, OSError):
+        return False

@@ -47,6 +47,7 @@ _NORMAL_EXCESS = 0.56
 _MOST = math.log(1e5)
 _COLUMN = {2: 128, 3: 48}
 _COLUMNS = 64
+_PART = 2**20  # elements of a column that are held at a time
 _TEXTURE = 16
 _CHANCE = 1e-3
 
@@ -144,10 +145,26 @@ def _profiles(
         quiet = quiet_jump(field, region)
         for scale in _SCALES:
             if length > 4 * scale + 2 * _SHORTEST:
-                logs = [_jump_profile(field.read(each), axis, scale, quiet) for each in columns]
+                logs = [
+                    np.concatenate(
+                        [
+                            _jump_profile(field.read(part), axis, scale, quiet)
+                            for part in _parts(each, axis, 4 * scale, field.channels)
+                        ]
+                    )
+                    for each in columns
+                ]
                 yield f"jump@{scale}", begin + 2 * scale, np.mean(logs, axis=0)
     if labels is not None and length > 4 + 2 * _SHORTEST:
-        counts = np.sum([_label_profile(labels.read(each)[0], axis) for each in columns], axis=0)
+        counts = np.sum(
+            [
+                np.concatenate(
+                    [_label_profile(labels.read(part)[0], axis) for part in _parts(each, axis, 4)]
+                )
+                for each in columns
+            ],
+            axis=0,
+        )
         pairs, splits, ends = counts[:, 0], counts[:, 1], counts[:, 2]
         yield "splits", begin + 2, np.log((splits + 1) / (pairs + 1))
         yield "ends", begin + 2, np.log((ends + 1) / (pairs + 1))
@@ -170,6 +187,16 @@ def _columns(region: Roi, axis: int) -> Iterator[Roi]:
         spans.append([(int(at), int(at) + width) for at in starts])
     for bounds in itertools.product(*spans):
         yield Roi.from_bounds([b for b, _ in bounds], [e for _, e in bounds])
+
+
+def _parts(column: Roi, axis: int, thick: int, channels: int = 1) -> Iterator[Roi]:
+    """A column in parts that are held one at a time; slabs of a thickness are whole in one each."""
+    lateral = column.size // column.shape[axis] * channels
+    planes = max(1, _PART // lateral)
+    for at in range(column.offset[axis], column.end[axis] - thick + 1, planes):
+        begin, end = list(column.offset), list(column.end)
+        begin[axis], end[axis] = at, min(at + planes + thick - 1, end[axis])
+        yield Roi.from_bounds(begin, end)
 
 
 def _jump_profile(

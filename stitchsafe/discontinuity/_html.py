@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import html
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -22,7 +22,7 @@ from stitchsafe.legible import legible
 __all__ = ["write_html"]
 
 _WORST, _TYPICAL = 4, 2
-_MOST_MAPS, _MOST_CELLS = 24, 40
+_MOST_MAPS, _MOST_CELLS, _MOST_FRAMED, _LEVELS = 12, 40, 400, 8
 
 _STYLE = """
 :root { color-scheme: light dark; --ink: #1b1f24; --soft: #59636e; --paper: #fff; --card: #f6f8fa;
@@ -35,6 +35,7 @@ body { margin: 0 auto; max-width: 62rem; padding: 1rem; background: var(--paper)
   font: 16px/1.5 system-ui, sans-serif; overflow-wrap: anywhere; }
 h1 { font-size: 1.4rem; } h2 { font-size: 1.15rem; margin-top: 2rem; }
 .verdict { border-left: .4rem solid; padding: .5rem 1rem; background: var(--card); }
+.verdict.open { border-color: var(--soft); }
 .verdict.good { border-color: var(--good); } .verdict.bad { border-color: var(--bad); }
 .verdict strong { font-size: 1.2rem; } .soft, figcaption, caption { color: var(--soft); }
 .wide { overflow-x: auto; } table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
@@ -117,9 +118,11 @@ def _text(value: object) -> str:
 
 def _verdict(report: SeamReport) -> Iterator[str]:
     kind, words = ("good", "No seams found") if report.ok else ("bad", "Seams found")
-    if not report.grids:
-        words = "No grid found"
-    yield f'<div class="verdict {kind}"><strong>{"✓" if report.ok else "✗"} {words}</strong><br>'
+    sign = "✓" if report.ok else "✗"
+    if not report.compared:
+        kind, sign = "open", "–"
+        words = "Nothing to compare" if report.grids else "No grid found"
+    yield f'<div class="verdict {kind}"><strong>{sign} {words}</strong><br>'
     if not report.grids:
         yield "Nothing repeats along any axis that would be a seam.</div>"
         return
@@ -232,20 +235,31 @@ def _maps(report: SeamReport) -> Iterator[str]:
     )
     for axis in np.unique(faces.axis):
         rows = np.flatnonzero(faces.axis == axis)
-        positions = faces.position[rows]
-        worst = {int(p): float(faces.score[rows[positions == p]].max()) for p in set(positions)}
-        chosen = sorted(worst, key=lambda p: (-worst[p], p))[:_MOST_MAPS]
+        positions, plane = np.unique(faces.position[rows], return_inverse=True)
+        worst = np.zeros(len(positions))
+        np.maximum.at(worst, plane, faces.score[rows])
+        chosen = np.argsort(-worst, kind="stable")[:_MOST_MAPS]
         letter = _text(report.axes[axis])
-        yield f"<h3>Across {letter}: {len(chosen)} of {len(worst)} planes, worst first</h3>"
+        others = [_text(each) for k, each in enumerate(report.axes) if k != axis]
+        ways = " and ".join(
+            f"{each} {way}"
+            for each, way in zip(others, ("downwards", "to the right")[-len(others) :], strict=True)
+        )
+        count = f"{len(chosen)} of {len(positions):,} planes"
+        yield f"<h3>Across {letter}: {count}, worst first; {ways}</h3>"
         yield '<div class="maps">'
-        for position in chosen:
+        for at in chosen:
             yield "<figure>"
-            yield from _map(report, rows[positions == position], int(axis))
-            yield f"<figcaption>{letter} = {position}</figcaption></figure>"
+            several = yield from _map(report, rows[plane == at], int(axis))
+            yield f"<figcaption>{letter} = {positions[at]}{several}</figcaption></figure>"
         yield "</div>"
 
 
-def _map(report: SeamReport, rows: NDArray[np.intp], axis: int) -> Iterator[str]:
+def _map(report: SeamReport, rows: NDArray[np.intp], axis: int) -> Generator[str, None, str]:
+    """One plane's faces; where they are many, a square is the worst of several, which it says.
+
+    Quiet squares are drawn together, level by level, so that a map of any plane is small.
+    """
     faces = report.faces
     others = [k for k in range(len(report.axes)) if k != axis]
     places = [np.unique(faces.corner[rows, k], return_inverse=True)[1] for k in others]
@@ -253,25 +267,34 @@ def _map(report: SeamReport, rows: NDArray[np.intp], axis: int) -> Iterator[str]
         places.insert(0, np.zeros(len(rows), int))
     strides = [max(1, -(-(int(p.max()) + 1) // _MOST_CELLS)) for p in places]
     height, width = (int(p.max()) // s + 1 for p, s in zip(places, strides, strict=True))
-    worst: dict[tuple[int, int], int] = {}
-    for row, y, x in zip(rows, places[0] // strides[0], places[1] // strides[1], strict=True):
-        kept = worst.setdefault((int(y), int(x)), int(row))
-        if faces.score[row] > faces.score[kept]:
-            worst[int(y), int(x)] = int(row)
+    square = places[0] // strides[0] * width + places[1] // strides[1]
+    order = np.lexsort((-faces.score[rows], square))
+    first = np.unique(square[order], return_index=True)[1]
+    rows, square = rows[order][first], square[order][first]
+    scores = faces.score[rows].astype(np.float64)
+    bad = scores > report.threshold
+    level = np.ceil(_LEVELS * np.minimum(1, scores / max(report.threshold, 1e-9))).astype(int)
     size = 14
+    x, y = square % width * size + 1, square // width * size + 1
     yield f'<svg width="{width * size + 2}" height="{height * size + 2}" role="img">'
-    for (y, x), row in worst.items():
-        score = float(faces.score[row])
-        bad = score > report.threshold
-        strength = min(1.0, 0.08 + 0.8 * score / max(report.threshold, 1e-9))
-        frame = ' stroke="var(--ink)" stroke-width="2"' if bad else ' stroke="var(--line)"'
-        corner = ",".join(map(str, faces.corner[row]))
+    for value in np.unique(level):
+        here = level == value
+        squares = "".join(f"M{a} {b}h12v12h-12z" for a, b in zip(x[here], y[here], strict=True))
+        strength = 0.08 + 0.8 * value / _LEVELS
         yield (
-            f'<rect x="{x * size + 1}" y="{y * size + 1}" width="{size - 2}" height="{size - 2}" '
-            f'fill="var(--seam)" fill-opacity="{strength:.2f}"{frame}>'
-            f"<title>from {corner}: score {score:.1f}</title></rect>"
+            f'<path d="{squares}" fill="var(--seam)" fill-opacity="{strength:.2f}" '
+            'stroke="var(--line)"/>'
+        )
+    for at in np.flatnonzero(bad)[np.argsort(-scores[bad], kind="stable")][:_MOST_FRAMED]:
+        corner = ",".join(map(str, faces.corner[rows[at]]))
+        yield (
+            f'<rect x="{x[at]}" y="{y[at]}" width="12" height="12" fill="none" '
+            'stroke="var(--ink)" stroke-width="2">'
+            f"<title>from {corner}: score {scores[at]:.1f}</title></rect>"
         )
     yield "</svg>"
+    each = strides[0] * strides[1]
+    return "" if each == 1 else f", each square the worst of {each:,}"
 
 
 def _faces(report: SeamReport, views: Views) -> Iterator[str]:

@@ -9,7 +9,7 @@ control's face, to learn what chance does.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -69,23 +69,6 @@ class _Across:
     areas: Values
     labels: Values  # (plane, piece, count)
 
-    @classmethod
-    def of(cls, layout: Layout, pieces: Pieces, axis: int) -> _Across:
-        rows = np.flatnonzero(pieces.axis == axis)
-        rows = rows[np.argsort(pieces.corner[rows, axis], kind="stable")]
-        planes = len(layout.planes[axis].positions)
-        count = len(rows) // max(planes, 1)
-
-        def spread(values: Values) -> Values:
-            return values[rows].reshape(planes, count, values.shape[1])
-
-        first = rows[:count]
-        return cls(
-            layout, axis, pieces.corner[first], pieces.shape[first],
-            spread(pieces.contrasts), spread(pieces.logs),
-            spread(pieces.areas), spread(pieces.labels),
-        )  # fmt: skip
-
     @cached_property
     def place(self) -> dict[int, int]:
         """Row of each plane."""
@@ -133,6 +116,8 @@ class _Across:
     def by_face(self, values: Values) -> Values:
         """Sums over the pieces of each face: (plane, piece, …) to (plane, face, …)."""
         index, corners, _ = self.face
+        if len(corners) == len(index):  # each piece is a face
+            return values
         found = np.zeros((values.shape[0], len(corners), *values.shape[2:]), values.dtype)
         for at, face in enumerate(index):
             found[:, face] += values[:, at]
@@ -149,7 +134,9 @@ class _Across:
         return found
 
 
-def judge(layout: Layout, pieces: Pieces, axes: str, *, field: bool, labels: bool) -> Judged:
+def judge(
+    layout: Layout, pieces: Sequence[Pieces], axes: str, *, field: bool, labels: bool
+) -> Judged:
     """Ratios and faces.
 
     Parameters
@@ -159,7 +146,7 @@ def judge(layout: Layout, pieces: Pieces, axes: str, *, field: bool, labels: boo
     field, labels
         Whether there were any.
     """
-    across = [_Across.of(layout, pieces, axis) for axis in range(len(axes))]
+    across = [_Across(layout, axis, **vars(each)) for axis, each in enumerate(pieces)]
     scales = layout.scales if field else ()
     measures = (*(f"jump@{s}" for s in scales), *(_EVENTS if labels else ()))
     ratios = _ratios(layout, across, axes, measures)
@@ -253,7 +240,7 @@ def _faces(
         at = layout.scales.index(scale)
         jump, control = (_mean(columns, prefix, at) for prefix in ("", "control_"))
     counts = {
-        prefix + name: columns[prefix + "labels"][:, index]
+        prefix + name: columns[prefix + "labels"][:, index].astype(np.int64)
         for prefix in ("", "control_")
         for index, name in enumerate(LABEL_COUNTS)
     }

@@ -1,14 +1,15 @@
 """Measures every plane of a grid in pieces, streamed over a field, labels, or both.
 
-A *piece* is what a cube grid cuts out of a face: of these, faces, families and intervals are made
-afterwards. What is measured of a piece depends on the voxels within a few of it and on nothing
-else, and pieces are put in order at the end, so blocks change no bit. Kept in memory are one block
-and the numbers of all pieces.
+A *piece* is a face, or a part of one that is large: of these, faces, families and intervals are
+made afterwards. What is measured of a piece depends on the voxels within a few of it and on nothing
+else, and each has its place, so blocks change no bit. Kept in memory are one block and the numbers
+of all pieces.
 """
 
 from __future__ import annotations
 
 import itertools
+import math
 from bisect import bisect_left
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -20,14 +21,17 @@ from numpy.typing import NDArray
 from stitchsafe.coordinates import Roi, floor_to
 from stitchsafe.discontinuity._across import LABEL_COUNTS, jumps, label_counts
 from stitchsafe.discontinuity._planes import AxisPlanes, planes_of
-from stitchsafe.seam_grid import SeamGrid, whole_blocks
+from stitchsafe.seam_grid import SeamGrid, whole_blocks, whole_spans
 
 __all__ = ["Dense", "Layout", "Pieces", "measure_pieces", "quiet_jump"]
 
 _FEWEST = 64
 _SIDES = {2: (16, 512), 3: (16, 128)}
+_LARGEST = {2: 512, 3: 64}  # of a piece, per axis: the least that a block has to hold
 _BLOCK_BYTES = 256 * 2**20
 _QUIET = 1e-3
+_JUMP, _COUNTED = 12, 64  # bytes: of a slab's element, and of a plane's voxel where labels meet
+_JUDGED = 700  # bytes of a face while it is judged, the report's row included
 
 
 class Dense(Protocol):
@@ -84,10 +88,17 @@ class Layout:
         return tuple(sorted({scale for each in self.planes for scale in each.scales}))
 
     def bounds(self, axis: int) -> list[int]:
-        """Where pieces begin along an axis, and the end of the last."""
+        """Where pieces begin along an axis, and the end of the last.
+
+        Faces that are no larger than a piece may be are pieces as they stand.
+        """
+        side = min(self.side, _LARGEST[self.grid.region.ndim])
         begin, end = self.grid.region.offset[axis], self.grid.region.end[axis]
-        cuts = range(floor_to(begin, self.side) + self.side, end, self.side)
-        return sorted({begin, end, *self.planes[axis].seams, *cuts})
+        cuts = {begin, end, *self.planes[axis].seams}
+        for a, b in itertools.pairwise(sorted(cuts)):
+            if b - a > side:
+                cuts.update(range(floor_to(a, side) + side, b, side))
+        return sorted(cuts)
 
     def blocks(self, side: int) -> Iterator[Roi]:
         """The region in blocks of whole pieces, of about `side` voxels along each axis."""
@@ -96,40 +107,104 @@ class Layout:
 
     def needed(self, block: Roi) -> Roi:
         """What must be read to measure the planes whose second voxel lies in the block."""
-        begin, end = list(block.offset), list(block.end)
+        spans = [
+            self._span(axis, at, end)
+            for axis, (at, end) in enumerate(zip(block.offset, block.end, strict=True))
+        ]
+        return Roi.from_bounds([at for at, _ in spans], [end for _, end in spans])
+
+    def _span(self, axis: int, begin: int, end: int) -> tuple[int, int]:
+        """What must be read along an axis for the planes from one voxel up to another."""
+        positions, region = self.planes[axis].positions, self.grid.region
+        first, last = bisect_left(positions, begin), bisect_left(positions, end)
+        if first == last:
+            return begin, end
+        reach = 4 * max(self.planes[axis].scales)
+        return (
+            max(region.offset[axis], min(begin, positions[first] - reach)),
+            min(region.end[axis], max(end, positions[last - 1] + reach)),
+        )
+
+    def kept_bytes(self) -> tuple[int, int]:
+        """What the numbers of all pieces take, and what faces take while they are judged."""
+        pieces = faces = 0
         for axis, each in enumerate(self.planes):
-            reach = 4 * max(each.scales)
-            for at in _within(each.positions, block, axis):
-                begin[axis] = min(begin[axis], at - reach)
-                end[axis] = max(end[axis], at + reach)
-        return Roi.from_bounds(begin, end).intersect(self.grid.region)
+            others = [k for k in range(self.grid.region.ndim) if k != axis]
+            pieces += len(each.positions) * math.prod(len(self.bounds(k)) - 1 for k in others)
+            faces += len(each.seams) * math.prod(len(self.grid.bounds(k)) - 1 for k in others)
+        values = 20 * len(self.scales) + 4 * len(LABEL_COUNTS)
+        return pieces * values, faces * _JUDGED
+
+    def block_side(self, field: Dense | None, labels: Dense | None, most: int) -> int:
+        """The `side` of the largest blocks that take no more than some bytes, or of the least."""
+        side = max(self.grid.region.shape)
+        while side > 1 and self.block_bytes(field, labels, side) > most:
+            side -= -(-side // 8)
+        return side
+
+    def block_bytes(self, field: Dense | None, labels: Dense | None, side: int) -> int:
+        """What the largest of the blocks of a side takes while it is measured."""
+        ndim = self.grid.region.ndim
+        spans = [whole_spans(self.bounds(axis), side) for axis in range(ndim)]
+        sides = [max(end - begin for begin, end in each) for each in spans]
+        voxels = math.prod(
+            max(end - begin for begin, end in (self._span(axis, *span) for span in each))
+            for axis, each in enumerate(spans)
+        )
+        # A slab is as thick as the largest scale asks, and as wide as the block itself.
+        deepest, lateral = 8 * max(self.scales), math.prod(sides) / min(sides)
+        taken = 0.0
+        if field is not None:
+            taken += field.channels * (voxels * field.dtype.itemsize + lateral * deepest * _JUMP)
+        if labels is not None:
+            taken += voxels * labels.dtype.itemsize + lateral * _COUNTED
+        return round(taken)
 
 
 @dataclass(frozen=True)
 class Pieces:
-    """Measures of n pieces; of planes that seams are, and of controls.
+    """Measures of n pieces of every plane across one axis, seams and controls alike.
 
     Parameters
     ----------
-    axis, corner, shape
-        Where a piece lies, shapes (n,), (n, d), (n, d); ``corner[axis]`` is the plane's position.
+    corner, shape
+        Of the pieces, as the first plane has them, shape (n, d). All planes have the same.
     contrasts, logs, areas
         Sums of the contrasts, of the logarithms of jumps, and the voxels they stand for, by scale,
-        shape (n, scales); 0 where a scale was not measured.
+        shape (planes, n, scales); 0 where a scale was not measured.
     labels
-        Counts, in the order of `LABEL_COUNTS`, shape (n, 5).
+        Counts, in the order of `LABEL_COUNTS`, shape (planes, n, 5).
     """
 
-    axis: NDArray[np.int64]
     corner: NDArray[np.int64]
     shape: NDArray[np.int64]
     contrasts: NDArray[np.float64]
     logs: NDArray[np.float64]
-    areas: NDArray[np.float64]
-    labels: NDArray[np.int64]
+    areas: NDArray[np.int32]
+    labels: NDArray[np.int32]
 
-    def __len__(self) -> int:
-        return len(self.axis)
+    @classmethod
+    def empty(cls, layout: Layout, axis: int) -> Pieces:
+        """Room for the pieces of an axis."""
+        bounds = [np.asarray(layout.bounds(k)) for k in range(layout.grid.region.ndim)]
+        positions = layout.planes[axis].positions
+        spans = [np.diff(each) for each in bounds]
+        begins = [each[:-1] for each in bounds]
+        begins[axis], spans[axis] = np.asarray(positions[:1]), np.ones(len(positions[:1]), np.int64)
+        corner, shape = (
+            np.stack(np.meshgrid(*each, indexing="ij"), -1).reshape(-1, len(bounds))
+            for each in (begins, spans)
+        )
+        size = len(positions), len(corner)
+        by_scale, by_count = (*size, len(layout.scales)), (*size, len(LABEL_COUNTS))
+        return cls(
+            corner=corner,
+            shape=shape,
+            contrasts=np.zeros(by_scale),
+            logs=np.zeros(by_scale),
+            areas=np.zeros(by_scale, np.int32),
+            labels=np.zeros(by_count, np.int32),
+        )
 
 
 def measure_pieces(
@@ -139,34 +214,33 @@ def measure_pieces(
     *,
     block_bytes: int = _BLOCK_BYTES,
     watch: Callable[[Roi], None] | None = None,
-) -> Pieces:
-    """Measure all pieces.
+) -> list[Pieces]:
+    """Measure all pieces, by axis.
 
     Parameters
     ----------
     field, labels
         What to measure, of one shape; either may be left out.
     block_bytes
-        About so much is held of them at a time. Does not change the measures.
+        So much is held of them at a time, or what the least block takes. Changes no measure.
     watch
         Told of each block that has been measured.
     """
-    ndim, scales = layout.grid.region.ndim, layout.scales
-    voxel = 8 + (0 if field is None else 8 * field.channels) + (0 if labels is None else 24)
-    side = max(layout.side, int((block_bytes / voxel) ** (1 / ndim)) - 8 * max(scales))
+    ndim = layout.grid.region.ndim
     quiet = np.ones(1) if field is None else quiet_jump(field, layout.grid.region)
-    rows: list[tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.int64]]] = []
     bounds = [layout.bounds(axis) for axis in range(ndim)]
-    for block in layout.blocks(side):
+    pieces = [Pieces.empty(layout, axis) for axis in range(ndim)]
+    for block in layout.blocks(layout.block_side(field, labels, block_bytes)):
         needed = layout.needed(block)
         if any(_within(each.positions, block, k) for k, each in enumerate(layout.planes)):
             dense = None if field is None else field.read(needed)
             marked = None if labels is None else labels.read(needed)[0]
             for axis in range(ndim):
-                rows += _block(layout, bounds, axis, block, needed, dense, marked, quiet)
+                _block(layout, bounds, pieces[axis], axis, block, needed, dense, marked, quiet)
+            del dense, marked  # before the next ones are read
         if watch is not None:
             watch(block)
-    return _sorted(rows, ndim, len(scales))
+    return pieces
 
 
 def quiet_jump(field: Dense, region: Roi) -> NDArray[np.float64]:
@@ -196,31 +270,33 @@ def quiet_jump(field: Dense, region: Roi) -> NDArray[np.float64]:
 def _block(
     layout: Layout,
     bounds: list[list[int]],
+    pieces: Pieces,
     axis: int,
     block: Roi,
     needed: Roi,
     field: NDArray[Any] | None,
     labels: NDArray[Any] | None,
     quiet: NDArray[np.float64],
-) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.int64]]]:
-    """All pieces of the planes across one axis in a block."""
+) -> None:
+    """Measure all pieces of the planes across one axis in a block."""
     others = [k for k in range(block.ndim) if k != axis]
     inside = block.relative_to(needed).slices
-    spans = [bounds[k][bisect_left(bounds[k], block.offset[k]) :] for k in others]
     spans = [
-        span[: bisect_left(span, block.end[k]) + 1] for span, k in zip(spans, others, strict=True)
+        slice(bisect_left(bounds[k], block.offset[k]), bisect_left(bounds[k], block.end[k]))
+        for k in others
     ]
-    starts = [np.asarray(s[:-1], np.int64) - s[0] for s in spans]
-    corners = np.stack(np.meshgrid(*(s[:-1] for s in spans), indexing="ij"), -1)
-    shapes = np.stack(np.meshgrid(*(np.diff(s) for s in spans), indexing="ij"), -1)
-    count = corners[..., 0].size
-    for position in _within(layout.planes[axis].positions, block, axis):
-        where = np.empty((count, 1 + 2 * block.ndim), np.int64)
-        where[:, 0] = axis
-        where[:, [1 + k for k in others]] = corners.reshape(count, -1)
-        where[:, 1 + axis] = position
-        where[:, [1 + block.ndim + k for k in others]] = shapes.reshape(count, -1)
-        where[:, 1 + block.ndim + axis] = 1
+    begins = (np.asarray(bounds[k][span], np.int64) for k, span in zip(others, spans, strict=True))
+    starts = [each - each[0] for each in begins]
+    positions = layout.planes[axis].positions
+    grid = [len(positions), *(len(bounds[k]) - 1 for k in others)]
+
+    def of(values: NDArray[Any], plane: int) -> NDArray[Any]:
+        """The block's part of the values of a plane, (*grid of pieces, …)."""
+        part: NDArray[Any] = values.reshape(*grid, values.shape[-1])[plane][tuple(spans)]
+        return part
+
+    for position in _within(positions, block, axis):
+        plane = bisect_left(positions, position)
         at = position - needed.offset[axis]
 
         def slab(data: NDArray[Any], reach: int, at: int = at) -> NDArray[Any] | None:
@@ -234,45 +310,22 @@ def _block(
             found = data[(slice(None),) * lead + tuple(index)]
             return np.moveaxis(found, axis + lead, lead)
 
-        sums = np.zeros((count, 3, len(layout.scales)))
-        if field is not None:
-            for k, scale in enumerate(layout.scales):
-                part = (
-                    slab(field, 4 * scale) if layout.planes[axis].allows(position, scale) else None
-                )
-                if part is not None:
-                    sums[:, :, k] = jumps(part, scale, starts, quiet).reshape(3, -1).T
-        counts = np.zeros((count, len(LABEL_COUNTS)), np.int64)
+        for k, scale in enumerate(layout.scales if field is not None else ()):
+            assert field is not None  # there are no scales to look at else
+            part = slab(field, 4 * scale) if layout.planes[axis].allows(position, scale) else None
+            if part is not None:
+                contrasts, logs, areas = jumps(part, scale, starts, quiet)
+                of(pieces.contrasts, plane)[..., k] = contrasts
+                of(pieces.logs, plane)[..., k] = logs
+                of(pieces.areas, plane)[..., k] = areas
         part = None if labels is None else slab(labels, 2)
         if part is not None:
-            counts = label_counts(part, starts).reshape(len(LABEL_COUNTS), -1).T
-        yield where, sums, counts
+            of(pieces.labels, plane)[...] = np.moveaxis(label_counts(part, starts), 0, -1)
 
 
 def _within(positions: list[int], block: Roi, axis: int) -> list[int]:
     first = bisect_left(positions, block.offset[axis])
     return positions[first : bisect_left(positions, block.end[axis])]
-
-
-def _sorted(
-    rows: list[tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.int64]]],
-    ndim: int,
-    scales: int,
-) -> Pieces:
-    where = np.concatenate([np.empty((0, 1 + 2 * ndim), np.int64), *(row[0] for row in rows)])
-    sums = np.concatenate([np.empty((0, 3, scales)), *(row[1] for row in rows)])
-    counts = np.concatenate([np.empty((0, len(LABEL_COUNTS)), np.int64), *(row[2] for row in rows)])
-    order = np.lexsort(where[:, ndim::-1].T)
-    where, sums, counts = where[order], sums[order], counts[order]
-    return Pieces(
-        axis=where[:, 0],
-        corner=where[:, 1 : 1 + ndim],
-        shape=where[:, 1 + ndim :],
-        contrasts=sums[:, 0],
-        logs=sums[:, 1],
-        areas=sums[:, 2],
-        labels=counts,
-    )
 
 
 def _cubes(shape: Sequence[int], side: int) -> int:

@@ -137,6 +137,11 @@ class SeamReport:
         """Whether no seam shows: no ratio tells of one, and no face is bad."""
         return not self.bad and not self.telling
 
+    @property
+    def compared(self) -> bool:
+        """Whether any seam could be held against a control; if not, nothing is known."""
+        return bool(self._together)
+
     def to_json(self) -> dict[str, Any]:
         """The object of ``stitchsafe seams --json``."""
         faces = self.faces
@@ -210,7 +215,8 @@ class SeamReport:
                     f"{','.join(map(str, face['corner']))}: score {face['score']:.1f} "
                     f"({face['because']})"
                 )
-        return "\n".join([*lines, "no seams found" if self.ok else "SEAMS found"])
+        verdict = "no seams found" if self.ok else "SEAMS found"
+        return "\n".join([*lines, verdict if self.compared else "nothing to compare"])
 
 
 def tells(measure: str, ratio: Ratio) -> bool:

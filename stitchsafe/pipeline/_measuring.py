@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
+from numpy.typing import NDArray
+
 from stitchsafe.coordinates import Roi
 from stitchsafe.discontinuity import SeamReport, Views, guess_grid, measure_seams, write_html
-from stitchsafe.engine import Events, FieldMaker, Silent, load_json
+from stitchsafe.engine import Events, FieldMaker, Silent, load_json, save_bytes
 from stitchsafe.errors import InputError, StitchsafeError, StoreError, VolumeError
 from stitchsafe.networks import load_network
 from stitchsafe.pipeline._consensus import load_consensus
 from stitchsafe.pipeline._devices import places_for
 from stitchsafe.pipeline._inputs import ModelLike, VolumeLike
+from stitchsafe.pipeline._machine import usable_cores
 from stitchsafe.pipeline._origin import Origin
 from stitchsafe.pipeline._reopen import reopen
 from stitchsafe.pipeline._result import is_result
@@ -22,12 +26,10 @@ from stitchsafe.pipeline._seams import measure_at_seams
 from stitchsafe.pipeline._settings import Bound, Settings
 from stitchsafe.pipeline._store import ResultStore
 from stitchsafe.seam_grid import SeamGrid
-from stitchsafe.tiling import Recipe, grid_of
+from stitchsafe.tiling import Recipe, Storage, grid_of
 from stitchsafe.volumes import Volume, open_volume
 
 __all__ = ["seams"]
-
-_DEFAULT_MEMORY = 512 * 2**20
 
 
 def seams(
@@ -78,7 +80,8 @@ def seams(
     image
         What the report's pictures show beside; a result's own by default.
     max_memory
-        About so many bytes of data are held at a time.
+        No more bytes of data are held at a time, or it is refused; by default blocks of 256 MiB,
+        and what the faces take.
     events
         Told of progress.
 
@@ -90,6 +93,8 @@ def seams(
     ------
     InputError
         If there is nothing to measure, shapes differ, or the grid is none.
+    PlanError
+        `max_memory` is too little.
     """
     events = events or Silent()
     if html is not None:
@@ -121,7 +126,9 @@ def seams(
         axes=found.axes,
         out=found.name,
         period=period,
-        block_bytes=(max_memory or _DEFAULT_MEMORY) // 2,
+        computed=_computed(found),
+        max_bytes=max_memory,
+        decoding=_decoding(found),
         watch=lambda block: events.advance(block.size),
     )
     report = replace(
@@ -130,12 +137,17 @@ def seams(
         labels=found.labels_name,
         guessed=isinstance(grid, str),
         recomputed=_recomputed(found, recompute, model, events) if recompute else None,
-        notes=found.notes,
+        notes=(*found.notes, *_silences(report, found)),
     )
     if html is not None:
         views = Views(image=picture, field=found.field, labels=found.labels)
         text = write_html(report, views, provenance=_provenance(found))
-        Path(html).write_text(text, encoding="utf-8")
+        try:
+            save_bytes(Path(html), text.encode())
+        except OSError as error:
+            raise StoreError(
+                f"{html} cannot be written: {error.strerror}; choose another place for --html"
+            ) from error
         events.say(f"report: {html}")
     return report
 
@@ -178,6 +190,9 @@ def _found(out: Any, field: Any, labels: Any, axes: str | None) -> _Found:
         found = _of_others(out, field, axes)
     if labels is not None:
         found = replace(found, labels=_opened(labels), labels_name=_named(labels, "the labels"))
+    notes = {note: None for each in (found.field, found.labels) if each for note in each.notes}
+    if found.store is None:
+        found = replace(found, notes=(*found.notes, *notes))
     for volume, name in ((found.labels, found.labels_name), (found.field, found.field_name)):
         if volume is not None and volume.shape != found.shape:
             raise VolumeError(
@@ -221,6 +236,7 @@ def _of_result(store: ResultStore, field: Any, axes: str | None) -> _Found:
         volume, name = _opened(field, axes), _named(field, "the field")
     elif names:
         name = str(field) if field is not None else names[0]
+        _refuse_scaled(store, recipe, name)
         volume = open_volume(store.field(name))
     else:
         notes = ("the result keeps no field, so only labels are measured; --save fields keeps it",)
@@ -229,6 +245,18 @@ def _of_result(store: ResultStore, field: Any, axes: str | None) -> _Found:
         raise StoreError(f"{store.path} holds neither labels nor a field; predict it again")
     marked = None if labels is None else "instances"
     return _Found(str(store.path), volume, labels, name, marked, store, notes)
+
+
+def _refuse_scaled(store: ResultStore, recipe: Recipe, name: str) -> None:
+    scale = next(each.scale for each in recipe.fields if each.name == name)
+    others = [each.name for each in recipe.fields if each.scale == (1,) * len(scale)]
+    if name not in others:
+        instead = f"--field {others[0]}, or " if others else ""
+        raise StoreError(
+            f"the field {name!r} of {store.path} has {', '.join(map(str, scale))} elements to a "
+            f"voxel, and its tiles meet between voxels of the image; measure {instead}"
+            f"{store.field(name)} by itself, with a --grid in its own elements"
+        )
 
 
 def _opened(source: Any, axes: str | None = None) -> Volume:
@@ -338,6 +366,54 @@ def _recomputed(
     return {**measured.to_json(), "tolerance": allowed if recipe.exact else None}
 
 
+def _computed(found: _Found) -> Callable[[NDArray[np.int64]], NDArray[np.bool_]] | None:
+    """Which voxels of a result a mask did not leave out; None where there is no mask."""
+    recipe = found.recipe
+    if recipe is None or recipe.skipping is None:
+        return None
+    skipping, cell = recipe.skipping, recipe.cell_shape
+
+    def computed(voxels: NDArray[np.int64]) -> NDArray[np.bool_]:
+        cells, index = np.unique(voxels // np.asarray(cell), axis=0, return_inverse=True)
+        wanted = np.array([not skipping.skips(each) for each in cells.tolist()], bool)
+        return wanted[index.reshape(-1)]
+
+    return computed
+
+
+def _silences(report: SeamReport, found: _Found) -> Iterator[str]:
+    """Why a report says nothing, or less than is thought."""
+    if not report.grids or report.compared:
+        return
+    if not len(report.faces):
+        yield f"no seam of the grid lies within {report.region}, so nothing was measured"
+    else:
+        what = " or ".join(
+            words
+            for volume, words in ((found.labels, "labelled"), (found.field, "finite"))
+            if volume is not None
+        )
+        yield (
+            f"no seam could be held against a plane between seams: cells leave no room for one, or "
+            f"nothing is {what} there"
+        )
+
+
+def _decoding(found: _Found) -> int:
+    """Bytes that decoding takes while the result is read: stored chunks are decoded whole."""
+    return max(
+        Storage(
+            itemsize=each.dtype.itemsize,
+            extent=each.shape,
+            chunk_shape=each.chunk_shape,
+            decoded_bytes=each.decoded_bytes,
+            decoders=max(2, usable_cores()),
+        ).decoding(each.shape)
+        for each in (found.field, found.labels)
+        if each is not None
+    )
+
+
 def _provenance(found: _Found) -> dict[str, Any]:
     """What a result says of how it was made, by heading."""
     store, recipe = found.store, found.recipe
@@ -359,8 +435,21 @@ def _optional_json(place: Any) -> dict[str, Any]:
 
 
 def _refuse_place(path: Path) -> None:
+    """Only a page is ever replaced, so that a slip of the hand costs no data."""
     parent = path.absolute().parent
     if not parent.is_dir():
         raise StoreError(f"the folder {parent} does not exist; create it, or change --html")
     if path.is_dir():
         raise StoreError(f"{path} is a folder, and the report is a file; change --html")
+    if path.exists() and not _is_page(path):
+        raise StoreError(
+            f"{path} is there already and is no report, so it is left alone; change --html"
+        )
+
+
+def _is_page(path: Path) -> bool:
+    try:
+        with path.open("rb") as file:
+            return file.read(15).lower() == b"<!doctype html>"
+    except OSError:
+        return False

@@ -112,6 +112,7 @@ def test_right_labels_are_none(run: Run, here: Path) -> None:
         (("--grid", "16,32", "--recompute", "1"), "no result of predict"),
         (("--grid", "16,32", "--roi", "0:99,:"), "leaves the volume"),
         (("--grid", "16,32", "--period", "4,4,4"), "does not fit"),
+        (("--grid", "16,32", "--max-memory", "1MB"), "give 17 MB, a coarser grid"),
     ],
 )
 def test_what_cannot_be_is_one_line(
@@ -122,6 +123,87 @@ def test_what_cannot_be_is_one_line(
     assert reason in ended.err
     assert ended.err.strip().count("\n") == 0
     assert not (here / "report.html").exists()
+
+
+@pytest.mark.parametrize("option", ["--html", "--faces"])
+def test_only_its_own_files_are_replaced(run: Run, here: Path, cut: Path, option: str) -> None:
+    labels = cut.read_bytes()
+    ended = run("seams", cut, "--grid", "16,32", option, cut)
+    assert ended.code == 2
+    assert "so it is left alone" in ended.err
+    assert cut.read_bytes() == labels
+    assert run("seams", cut, "--grid", "16,32", option, "own").code == 1
+    first = (here / "own").read_bytes()
+    assert run("seams", cut, "--grid", "16,48", option, "own").code == 0
+    assert (here / "own").read_bytes() != first
+    assert sorted(each.name for each in here.iterdir() if each.suffix == ".partial") == []
+
+
+@pytest.mark.parametrize(
+    ("what", "grid", "reason"),
+    [
+        (1, "99,99", "no seam of the grid lies within 0:48,0:96"),
+        (1, "1,1", "no room for one"),
+        (0, "16,32", "nothing is labelled there"),
+    ],
+)
+def test_nothing_to_compare_is_no_praise(
+    run: Run, here: Path, what: int, grid: str, reason: str
+) -> None:
+    np.save(here / "labels.npy", np.full((48, 96), what, np.uint8))
+    ended = run("seams", "labels.npy", "--grid", grid, "--html", "report.html")
+    assert ended.code == 0
+    assert reason in ended.out
+    assert "no seams found" not in ended.out
+    page = (here / "report.html").read_text(encoding="utf-8")
+    assert "Nothing to compare" in page
+    assert "No seams found" not in page
+
+
+def test_a_masks_cells_are_no_faces(run: Run, here: Path, model: Path) -> None:
+    """A quarter of the tiles is left out; their zeros are neither seam nor control."""
+    from stitchsafe.volumes import open_volume
+
+    volume = open_volume("volume.zarr")
+    mask = np.ones(volume.shape, np.uint8)
+    mask[:, :16, :16] = 0
+    np.save(here / "mask.npy", mask)
+    options = ("--tile-shape", "8,8,8", "--save", "labels,fields")
+    faces = {}
+    for name, given in (("all", ()), ("some", ("--mask", "mask.npy"))):
+        out = f"{name}.zarr"
+        assert run("predict", "volume.zarr", "-m", model, "-o", out, *options, *given).code == 0
+        ended = run("seams", out, "--faces", f"{name}.npz", "--json")
+        assert ended.code in (0, 1)
+        with np.load(here / f"{name}.npz") as file:
+            faces[name] = dict(file)
+    some, every = faces["some"], faces["all"]
+    inside = [
+        bool(mask[tuple(corner)] and mask[tuple(corner - (np.arange(3) == axis))])
+        for corner, axis in zip(every["corner"], every["axis"], strict=True)
+    ]
+    assert 0 < sum(inside) < len(inside)
+    assert np.array_equal(some["corner"], every["corner"][inside])
+    np.testing.assert_allclose(some["jump"], every["jump"][inside], rtol=0.02)  # spreads differ
+
+
+def test_a_field_of_another_scale_is_refused(run: Run, here: Path) -> None:
+    import torch
+    from torch import nn
+
+    import stitchsafe
+
+    torch.manual_seed(0)
+    module = nn.Sequential(nn.Conv2d(1, 2, 3, stride=2, padding=1))
+    image = np.random.default_rng(0).normal(size=(64, 64)).astype(np.float32)
+    stitchsafe.predict(
+        image, model=module, out=here / "half.zarr", save=("fields",), tile_shape=(16, 16)
+    )
+    ended = run("seams", "half.zarr")
+    assert ended.code == 2
+    assert "1/2, 1/2 elements to a voxel" in ended.err
+    place = next((here / "half.zarr" / "fields").iterdir())
+    assert run("seams", place, "--grid", "8,8", "--json").code in (0, 1)
 
 
 def test_every_face_is_written_for_other_programs(cut: Path, here: Path, run: Run) -> None:

@@ -9,7 +9,9 @@ from scipy.ndimage import gaussian_filter
 from wrong_tilings import TILE, WAYS, forward, image
 
 import stitchsafe
-from stitchsafe.discontinuity import cut_labels
+from stitchsafe.coordinates import Roi
+from stitchsafe.discontinuity import _guess, cut_labels
+from stitchsafe.discontinuity._guess import _profiles
 
 
 @pytest.mark.parametrize("way", ["normalised", "snapped"])
@@ -27,6 +29,35 @@ def test_no_grid_is_found_in_a_right_field() -> None:
     assert report.ok
     assert report.to_json()["grid"] is None
     assert "no grid found" in report.describe()
+
+
+def test_a_long_column_is_read_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    field, marked = forward(image())[:, :, :96, :96], labels(1)[:, :96, :96]
+    region = Roi.whole(marked.shape)
+    sizes: list[int] = []
+
+    class Watched:
+        def __init__(self, data: np.ndarray) -> None:
+            self.data, self.shape, self.dtype = data, data.shape[1:], data.dtype
+            self.channels = len(data)
+
+        def read(self, roi: Roi) -> np.ndarray:
+            sizes.append(self.channels * roi.size)
+            return self.data[:, *roi.slices]
+
+    volumes = Watched(field[:, :40]), Watched(marked[None])
+
+    def profiles() -> list[np.ndarray]:
+        return [each for axis in range(3) for _, _, each in _profiles(region, axis, *volumes)]
+
+    whole = profiles()
+    assert len(whole) == 8  # along y and x two scales of the field, splits and ends of labels
+    monkeypatch.setattr(_guess, "_PART", 1)
+    sizes.clear()
+    parts = profiles()
+    assert max(sizes) <= 3 * 16 * 48**2
+    for one, other in zip(whole, parts, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-9)
 
 
 def labels(seed: int) -> np.ndarray:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import itertools
-from dataclasses import fields
+import re
+import tracemalloc
+from dataclasses import dataclass, fields
 from functools import cache
+from typing import Any
 
 import cc3d
 import numpy as np
@@ -24,9 +27,11 @@ from wrong_tilings import (
 
 import stitchsafe
 from stitchsafe.coordinates import Roi
-from stitchsafe.discontinuity import FaceTable, SeamReport, cut_labels, measure_seams
+from stitchsafe.discontinuity import FaceTable, cut_labels, measure_seams
 from stitchsafe.discontinuity._across import jumps, label_counts
-from stitchsafe.errors import InputError
+from stitchsafe.discontinuity._judge import Judged, judge
+from stitchsafe.discontinuity._pieces import Layout, measure_pieces
+from stitchsafe.errors import InputError, PlanError
 from stitchsafe.seam_grid import SeamGrid
 from stitchsafe.volumes import open_volume
 
@@ -62,6 +67,18 @@ def same(one: FaceTable, other: FaceTable) -> bool:
         )
         for each in fields(one)
     )
+
+
+@dataclass(frozen=True)
+class Empty:
+    """A volume that holds nothing, of any size."""
+
+    shape: tuple[int, ...]
+    channels: int
+    dtype: np.dtype[Any]
+
+    def read(self, roi: Roi) -> NDArray[Any]:
+        return np.ones((self.channels, *roi.shape), self.dtype)
 
 
 class TestJumps:
@@ -201,15 +218,18 @@ class TestStreaming:
         )
         volumes = open_volume(field, axes=axes), open_volume(labels)
 
-        def measured(size: int) -> SeamReport:
-            return measure_seams(grid, field=volumes[0], labels=volumes[1], block_bytes=size)
+        layout = Layout.of(grid)
+
+        def measured(size: int) -> Judged:
+            pieces = measure_pieces(layout, *volumes, block_bytes=size)
+            return judge(layout, pieces, axes[1:], field=True, labels=True)
 
         whole = measured(2**30)
         for size in (1, 2**20):
             parts = measured(size)
             assert same(parts.faces, whole.faces)
             assert parts.ratios == whole.ratios
-        assert set(whole.per_family) == {"window", "tile"}
+        assert {family for family, _ in whole.ratios} == {"", "window", "tile"}
 
     def test_no_more_than_a_block_is_read_at_a_time(self) -> None:
         field = noise((64, 64, 64), 0)
@@ -224,8 +244,35 @@ class TestStreaming:
                 return volume.read(roi)
 
         grid = SeamGrid({"grid": (32, 32, 32)}, Roi.whole(volume.shape))
-        measure_seams(grid, field=Watched(), block_bytes=1)
+        measure_pieces(Layout.of(grid), Watched(), None, block_bytes=1)
         assert max(sizes) <= (16 + 2 * 16) ** 3
+
+    @pytest.mark.parametrize(
+        ("grid", "channels", "taken"),
+        [((48, 48, 48), 8, 40), ((48, 48, 48), 0, 20), ((8, 8, 8), 1, 30), ((128, 128), 3, 20)],
+    )
+    def test_what_is_given_is_enough_and_less_is_refused(
+        self, grid: tuple[int, ...], channels: int, taken: int
+    ) -> None:
+        """For a deep field, labels alone, many faces, and an image."""
+        shape = (112, 112, 112) if len(grid) == 3 else (700, 700)
+        seams = SeamGrid({"grid": grid}, Roi.whole(shape))
+        volumes = {"labels": Empty(shape, 1, np.dtype(np.uint32))}
+        if channels:
+            volumes["field"] = Empty(shape, channels, np.dtype(np.float32))
+        small = SeamGrid({"grid": grid}, Roi.whole((64,) * len(grid)))
+        measure_seams(small, **volumes)  # what is imported on the way counts to nobody
+        with pytest.raises(PlanError, match="a coarser grid") as least:
+            measure_seams(seams, **volumes, max_bytes=1)
+        said = int(re.findall(r"give ([\d,]+) MB", str(least.value))[0].replace(",", ""))
+        assert said <= taken
+        tracemalloc.start()
+        measure_seams(seams, **volumes, max_bytes=said * 10**6)
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert peak <= said * 10**6
+        with pytest.raises(PlanError, match="too few"):
+            measure_seams(seams, **volumes, max_bytes=(said - 1) * 10**6)
 
     def test_faces_tile_their_planes(self) -> None:
         report = stitchsafe.seams(noise((40, 50, 70), 1), grid=(20, 26, 32))
