@@ -22,7 +22,8 @@ from stitchsafe.legible import legible
 __all__ = ["write_html"]
 
 _WORST, _TYPICAL = 4, 2
-_MOST_MAPS, _MOST_CELLS, _MOST_FRAMED, _LEVELS = 12, 40, 400, 8
+_MOST_MAPS, _MOST_CELLS, _MOST_NAMED, _LEVELS = 12, 40, 40, 8
+_MAP, _LEAST_SQUARE, _LARGEST_SQUARE = 240, 6, 14  # pixels
 
 _STYLE = """
 :root { color-scheme: light dark; --ink: #1b1f24; --soft: #59636e; --paper: #fff; --card: #f6f8fa;
@@ -33,19 +34,20 @@ _STYLE = """
 * { box-sizing: border-box; }
 body { margin: 0 auto; max-width: 62rem; padding: 1rem; background: var(--paper); color: var(--ink);
   font: 16px/1.5 system-ui, sans-serif; overflow-wrap: anywhere; }
-h1 { font-size: 1.4rem; } h2 { font-size: 1.15rem; margin-top: 2rem; }
+h1 { font-size: 1.4rem; } h2 { font-size: 1.2rem; margin-top: 2rem; }
+h3 { font-size: 1rem; margin-bottom: 0; } h3 + p { margin-top: 0; } figure { margin: 0; }
 .verdict { border-left: .4rem solid; padding: .5rem 1rem; background: var(--card); }
 .verdict.open { border-color: var(--soft); }
 .verdict.good { border-color: var(--good); } .verdict.bad { border-color: var(--bad); }
-.verdict strong { font-size: 1.2rem; } .soft, figcaption, caption { color: var(--soft); }
+.verdict strong { font-size: 1.2rem; } .soft, figcaption { color: var(--soft); }
 .wide { overflow-x: auto; } table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
 th, td { border-bottom: 1px solid var(--line); padding: .3rem .7rem; text-align: left;
-  vertical-align: top; overflow-wrap: normal; } caption { text-align: left; }
+  vertical-align: top; overflow-wrap: normal; }
 td.raised { color: var(--bad); font-weight: 600; }
 svg { max-width: 100%; height: auto; display: block; }
-svg text { fill: var(--soft); font-size: 12px; }
-.maps { display: flex; flex-wrap: wrap; gap: 1rem; } .maps figure, .pair figure { margin: 0; }
-.pair { display: grid; grid-template-columns: repeat(auto-fit, minmax(9rem, 1fr)); gap: .6rem; }
+svg.plot { width: 36rem; } svg text { fill: var(--soft); font-size: 10px; }
+.maps { display: flex; flex-wrap: wrap; gap: 1rem; }
+.pair { display: grid; grid-template-columns: repeat(auto-fill, minmax(9rem, 1fr)); gap: .6rem; }
 .crop { position: relative; } .crop img { width: 100%; display: block; image-rendering: pixelated; }
 .crop i { position: absolute; width: 0; border-left: 2px dashed #fff; mix-blend-mode: difference;
   height: 8%; } .crop i.top { top: 0; } .crop i.bottom { bottom: 0; }
@@ -59,6 +61,13 @@ _WORDS = {
     "splits": "labels split",
     "ends": "labels ended",
     "merges": "labels merged",
+}
+
+
+_DOES = {
+    "splits": "Labels are split",
+    "ends": "Labels end",
+    "merges": "Labels are merged",
 }
 
 
@@ -126,10 +135,10 @@ def _verdict(report: SeamReport) -> Iterator[str]:
     if not report.grids:
         yield "Nothing repeats along any axis that would be a seam.</div>"
         return
-    yield f"{report.bad:,} of {len(report.faces):,} faces stand out. "
-    raised = sorted({_name(name) for each in report.telling.values() for name in each})
-    if raised:
-        yield f"Unlike at seams and between them: {_text(', '.join(raised))}. "
+    reasons = np.unique(report.faces.because[report.faces.score > report.threshold])
+    why = ", ".join(_name(report.measures[each]) for each in reasons)
+    yield f"{report.bad:,} of {len(report.faces):,} faces stand out{why and f' by {_text(why)}'}. "
+    yield from _findings(report)
     if report.recomputed:
         again = report.recomputed
         yield (
@@ -147,6 +156,32 @@ def _verdict(report: SeamReport) -> Iterator[str]:
     )
 
 
+def _findings(report: SeamReport) -> Iterator[str]:
+    """The ratios that speak of seams, as sentences."""
+    telling = report.telling
+    together = telling.get(("", ""), {})
+    jump = f"jump@{report.scale}"
+    jumps = {jump: together[jump]} if jump in together else _jumps(together)
+    for name, ratio in {**jumps, **{k: v for k, v in together.items() if k in _DOES}}.items():
+        does = _DOES.get(name, "The field jumps")
+        value, low, high = map(_short, (ratio.value, ratio.low, ratio.high))
+        yield f"{does} {value} times ({low} to {high}) as much at seams as between them. "
+    elsewhere = {name for each in telling.values() for name in each if name not in together}
+    if elsewhere and not _jumps(together):
+        yield f"Across some axes or families: {_text(', '.join(sorted(map(_name, elsewhere))))}. "
+    if report.compared and report.ok:
+        yield "Seams look like what lies between them. "
+
+
+def _jumps(ratios: Mapping[str, Ratio]) -> dict[str, Ratio]:
+    """The one of jumps that lies farthest from 1, if any."""
+    found = {name: ratio for name, ratio in ratios.items() if name.startswith("jump")}
+    if not found:
+        return {}
+    name = max(found, key=lambda each: abs(math.log(found[each].value)))
+    return {name: found[name]}
+
+
 def _name(measure: str) -> str:
     if measure.startswith("jump@"):
         return f"jump at scale {measure.removeprefix('jump@')}"
@@ -159,15 +194,17 @@ def _figures(report: SeamReport) -> Iterator[str]:
         columns.update(report.per_family)
     columns.update({f"across {axis}": found for axis, found in report.per_axis.items()})
     yield "<h2>Seam ÷ control</h2>"
-    yield '<div class="wide"><table>'
     yield (
-        "<caption>1: as between seams. In brackets what it may be, for all intervals of the table "
-        f"together with 99 %; ▲ and ▼ where all of it lies off 1 by more than {TOLERANCE:g} in a "
-        "way that speaks of seams.</caption>"
+        '<p class="soft">1: as between seams. In brackets what it may be, for all intervals of the '
+        f"table together with 99 %; ▲ and ▼ where all of it lies off 1 by more than {TOLERANCE:g} "
+        "in a way that speaks of seams, of three planes at least.</p>"
     )
+    yield '<div class="wide"><table>'
     heads = "".join(f"<th scope=col>{_text(name)}</th>" for name in columns)
     yield f"<thead><tr><th scope=col>measure</th>{heads}</tr></thead><tbody>"
     for measure in report.measures:
+        if not any(measure in found for found in columns.values()):
+            continue
         cells = "".join(_cell(measure, found.get(measure)) for found in columns.values())
         yield f"<tr><th scope=row>{_text(_name(measure))}</th>{cells}</tr>"
     yield "</tbody></table></div>"
@@ -183,7 +220,12 @@ def _cell(measure: str, ratio: Ratio | None) -> str:
 
 
 def _short(value: float) -> str:
-    return "∞" if math.isinf(value) else f"{value:.3g}"
+    """Three digits, as people write them."""
+    if math.isinf(value):
+        return "∞"
+    if 0 < value < 0.001:
+        return "&lt; 0.001"
+    return f"{value:.3g}" if value < 1000 else f"{float(f'{value:.3g}'):,.0f}"
 
 
 def _histogram(report: SeamReport) -> Iterator[str]:
@@ -200,22 +242,27 @@ def _histogram(report: SeamReport) -> Iterator[str]:
     top = max(share.max() for share in shares)
     yield "<h2>Jumps of the field</h2><figure>"
     yield (
-        '<svg viewBox="0 0 640 220" role="img" aria-label="Histogram of the mean jump of faces, '
-        'at seams and at controls">'
+        '<svg class="plot" viewBox="0 0 360 190" role="img" aria-label="Histogram of the mean jump '
+        'of faces, at seams and at controls">'
     )
-    for share, colour, dash in zip(shares, ("seam", "control"), ("", "6 4"), strict=True):
-        heights = 190 - 170 * share / top
-        steps = "".join(f"H{20 + 600 * k / 32:.1f}V{y:.1f}H{20 + 600 * (k + 1) / 32:.1f}"
+    yield '<path d="M38 8V150H352" fill="none" stroke="var(--soft)"/>'
+    for share, colour, dash in zip(shares, ("seam", "control"), ("", "5 3"), strict=True):
+        heights = 150 - 136 * share / top
+        steps = "".join(f"H{38 + 312 * k / 32:.1f}V{y:.1f}H{38 + 312 * (k + 1) / 32:.1f}"
                         for k, y in enumerate(heights))  # fmt: skip
         yield (
-            f'<path d="M20 190{steps}V190" fill="var(--{colour})" fill-opacity=".18" '
-            f'stroke="var(--{colour})" stroke-width="2" stroke-dasharray="{dash}"/>'
+            f'<path d="M38 150{steps}V150" fill="var(--{colour})" fill-opacity=".18" '
+            f'stroke="var(--{colour})" stroke-width="1.5" stroke-dasharray="{dash}"/>'
         )
     for k in range(5):
         value = 10 ** (edges[0] + (edges[-1] - edges[0]) * k / 4)
         anchor = ("start", "middle", "middle", "middle", "end")[k]
-        yield f'<text x="{20 + 150 * k}" y="210" text-anchor="{anchor}">{value:.2g}</text>'
-    yield "</svg><figcaption>Mean jump of each face at scale "
+        yield f'<text x="{38 + 78 * k}" y="163" text-anchor="{anchor}">{value:.2g}</text>'
+    for part in (0, 0.5, 1):
+        at = 153 - 136 * part
+        yield f'<text x="34" y="{at:.0f}" text-anchor="end">{100 * top * part:.2g} %</text>'
+    yield '<text x="195" y="182" text-anchor="middle">mean jump of a face, in units of the field'
+    yield "</text></svg><figcaption>Share of faces by their jump at scale "
     yield (
         f'{report.scale}: <span style="color:var(--seam)">━ seams</span>, '
         '<span style="color:var(--control)">╍ controls</span>.</figcaption></figure>'
@@ -241,12 +288,12 @@ def _maps(report: SeamReport) -> Iterator[str]:
         chosen = np.argsort(-worst, kind="stable")[:_MOST_MAPS]
         letter = _text(report.axes[axis])
         others = [_text(each) for k, each in enumerate(report.axes) if k != axis]
-        ways = " and ".join(
+        ways = ", ".join(
             f"{each} {way}"
             for each, way in zip(others, ("downwards", "to the right")[-len(others) :], strict=True)
         )
         count = f"{len(chosen)} of {len(positions):,} planes"
-        yield f"<h3>Across {letter}: {count}, worst first; {ways}</h3>"
+        yield f'<h3>Across {letter}</h3><p class="soft">{count}, worst first; {ways}.</p>'
         yield '<div class="maps">'
         for at in chosen:
             yield "<figure>"
@@ -274,23 +321,28 @@ def _map(report: SeamReport, rows: NDArray[np.intp], axis: int) -> Generator[str
     scores = faces.score[rows].astype(np.float64)
     bad = scores > report.threshold
     level = np.ceil(_LEVELS * np.minimum(1, scores / max(report.threshold, 1e-9))).astype(int)
-    size = 14
+    size = max(_LEAST_SQUARE, min(_LARGEST_SQUARE, _MAP // max(width, height)))
     x, y = square % width * size + 1, square // width * size + 1
+    outline = f"h{size - 2}v{size - 2}h{2 - size}z"
+
+    def squares(which: NDArray[np.bool_]) -> str:
+        return "".join(f"M{a} {b}{outline}" for a, b in zip(x[which], y[which], strict=True))
+
     yield f'<svg width="{width * size + 2}" height="{height * size + 2}" role="img">'
     for value in np.unique(level):
-        here = level == value
-        squares = "".join(f"M{a} {b}h12v12h-12z" for a, b in zip(x[here], y[here], strict=True))
         strength = 0.08 + 0.8 * value / _LEVELS
         yield (
-            f'<path d="{squares}" fill="var(--seam)" fill-opacity="{strength:.2f}" '
-            'stroke="var(--line)"/>'
+            f'<path d="{squares(level == value)}" fill="var(--seam)" '
+            f'fill-opacity="{strength:.2f}" stroke="var(--line)" stroke-width="{size / 14:.1f}"/>'
         )
-    for at in np.flatnonzero(bad)[np.argsort(-scores[bad], kind="stable")][:_MOST_FRAMED]:
+    yield (
+        f'<path d="{squares(bad)}" fill="none" stroke="var(--ink)" stroke-width="{size / 9:.1f}"/>'
+    )
+    for at in np.flatnonzero(bad)[np.argsort(-scores[bad], kind="stable")][:_MOST_NAMED]:
         corner = ",".join(map(str, faces.corner[rows[at]]))
         yield (
-            f'<rect x="{x[at]}" y="{y[at]}" width="12" height="12" fill="none" '
-            'stroke="var(--ink)" stroke-width="2">'
-            f"<title>from {corner}: score {scores[at]:.1f}</title></rect>"
+            f'<rect x="{x[at]}" y="{y[at]}" width="{size - 2}" height="{size - 2}" '
+            f'fill-opacity="0"><title>from {corner}: score {scores[at]:.1f}</title></rect>'
         )
     yield "</svg>"
     each = strides[0] * strides[1]
@@ -325,7 +377,7 @@ def _face(report: SeamReport, row: int, pictures: Sequence[Picture]) -> Iterator
     )
     figures = []
     if report.field is not None:
-        figures.append(f"jump {face['jump']:.3g}, beside it {face['control_jump']:.3g}")
+        figures.append(f"jump {_known(face['jump'])}, beside it {_known(face['control_jump'])}")
     if report.labels is not None:
         figures.append(
             f"{face['pairs']:,} pairs: {face['splits']:,} split, {face['ends']:,} ended, "
@@ -333,10 +385,13 @@ def _face(report: SeamReport, row: int, pictures: Sequence[Picture]) -> Iterator
         )
     yield f'<p class="soft">{_text("; ".join(figures))}</p>'
     if pictures:
+        yield f'<p class="soft">{_text(_extent(report, row, pictures[0]))}</p>'
         yield '<div class="pair">'
         for each in pictures:
             place = face["position"] if each.at == "seam" else face["control"]
-            words = f"{each.what}, {each.at} {face['axis']} = {place}"
+            words = (
+                f"{each.what}, {each.at} {face['axis']}\N{NO-BREAK SPACE}=\N{NO-BREAK SPACE}{place}"
+            )
             mark = f'style="left:calc({100 * each.plane:.2f}% - 1px)"'
             yield (
                 f'<figure><div class="crop"><img src="{each.data}" alt="{_text(words)}">'
@@ -345,6 +400,23 @@ def _face(report: SeamReport, row: int, pictures: Sequence[Picture]) -> Iterator
             )
         yield "</div>"
     yield "</article>"
+
+
+def _known(value: float) -> str:
+    return f"{value:.3g}" if math.isfinite(value) else "–"
+
+
+def _extent(report: SeamReport, row: int, picture: Picture) -> str:
+    """What a face's pictures show, in voxels."""
+    axis, box = int(report.faces.axis[row]), picture.box
+    across = f"{report.axes[axis]} {box.offset[axis]} to {box.end[axis]} from left to right"
+    down = f"{report.axes[picture.along]} {box.offset[picture.along]} to {box.end[picture.along]}"
+    at = [
+        f"at {letter} = {box.offset[k]}"
+        for k, letter in enumerate(report.axes)
+        if k not in (axis, picture.along)
+    ]
+    return f"Pictures of voxels: {', '.join([across, f'{down} downwards', *at])}."
 
 
 def _origin(report: SeamReport, provenance: Mapping[str, Any]) -> Iterator[str]:

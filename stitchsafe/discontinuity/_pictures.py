@@ -51,19 +51,23 @@ class Picture:
         A PNG as a URL that holds it.
     plane
         Where the plane lies in the picture, as a share of its width.
+    box, along
+        What is shown, and the axis that runs downwards.
     """
 
     what: str
     at: str
     data: str
     plane: float
+    box: Roi
+    along: int
 
 
 def crop_of(faces: FaceTable, row: int, position: int, region: Roi) -> tuple[Roi, int]:
     """A slice that a plane cuts from side to side, and the axis that runs along the cut.
 
     It lies at the middle of the face; of the axes along the cut, the last is taken. Across the
-    plane it is so wide that a control's picture ends at the seam.
+    plane it is so wide that a control's picture ends at the seam, and along it twice that at most.
     """
     axis = int(faces.axis[row])
     seam, control = int(faces.corner[row, axis]), int(faces.control[row])
@@ -79,7 +83,7 @@ def crop_of(faces: FaceTable, row: int, position: int, region: Roi) -> tuple[Roi
         elif k != along:
             begin[k], end[k] = middle, middle + 1
             continue
-        side = 2 * reach if k == axis else _SIDE
+        side = 2 * reach if k == axis else min(_SIDE, 4 * reach)
         low = max(region.offset[k], min(middle - side // 2, region.end[k] - side))
         begin[k], end[k] = low, min(region.end[k], low + side)
     return Roi.from_bounds(begin, end), along
@@ -111,10 +115,10 @@ def pictures_of(
         painted = _PAINTERS[name](list(planes.values()))
         for key, pixels in zip(planes, painted, strict=True):
             row, at = key
-            box, _, position = crops[key]
+            box, along, position = crops[key]
             axis = int(faces.axis[row])
             share = (position - box.offset[axis]) / box.shape[axis]
-            found[row].append(Picture(name, at, _png(pixels), share))
+            found[row].append(Picture(name, at, _png(pixels), share, box, along))
     return found
 
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from stitchsafe.coordinates import Roi
 from stitchsafe.discontinuity import SeamReport, Views, guess_grid, measure_seams, write_html
-from stitchsafe.engine import Events, FieldMaker, Silent, load_json, save_bytes
+from stitchsafe.engine import Events, FieldMaker, Silent, load_json, return_freed_memory, save_bytes
 from stitchsafe.errors import InputError, StitchsafeError, StoreError, VolumeError
 from stitchsafe.networks import load_network
 from stitchsafe.pipeline._consensus import load_consensus
@@ -97,6 +97,8 @@ def seams(
         `max_memory` is too little.
     """
     events = events or Silent()
+    if max_memory is not None:
+        return_freed_memory()
     if html is not None:
         _refuse_place(Path(html))
     found = _found(out, field, labels, axes)

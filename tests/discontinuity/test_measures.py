@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import re
 import tracemalloc
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import cache
 from typing import Any
 
@@ -27,7 +27,7 @@ from wrong_tilings import (
 
 import stitchsafe
 from stitchsafe.coordinates import Roi
-from stitchsafe.discontinuity import FaceTable, cut_labels, measure_seams
+from stitchsafe.discontinuity import FaceTable, Views, cut_labels, measure_seams, write_html
 from stitchsafe.discontinuity._across import jumps, label_counts
 from stitchsafe.discontinuity._judge import Judged, judge
 from stitchsafe.discontinuity._pieces import Layout, measure_pieces
@@ -281,6 +281,42 @@ class TestStreaming:
             area = report.faces.shape[rows].prod(axis=1).sum()
             others = [s for k, s in enumerate((40, 50, 70)) if k != axis]
             assert area == len(set(report.faces.position[rows])) * np.prod(others)
+
+
+class TestPage:
+    def test_it_stays_small_however_many_faces_there_are(self) -> None:
+        """And where all of them are bad."""
+        grid = SeamGrid({"grid": (6, 6, 6)}, Roi.whole((120, 120, 120)))
+        report = measure_seams(grid, labels=Empty(grid.region.shape, 1, np.dtype(np.uint8)))
+        faces = replace(report.faces, score=np.full(len(report.faces), 99, np.float32))
+        page = write_html(replace(report, faces=faces))
+        assert len(faces) == 22_800
+        assert len(page) < 1_000_000
+
+        assert page.count("<") < 7_000
+        first = re.search(r'<path d="([^"]*)" fill="none" stroke="var\(--ink\)"', page)
+        assert first
+        assert first[1].count("M") == 20 * 20  # every bad face of a plane is framed
+
+    def test_a_square_that_stands_for_several_is_the_worst_and_says_so(self) -> None:
+        grid = SeamGrid({"grid": (4, 4)}, Roi.whole((8, 400)))
+        report = measure_seams(grid, labels=Empty((8, 400), 1, np.dtype(np.uint8)))
+        score = np.zeros(len(report.faces), np.float32)
+        row = np.flatnonzero((report.faces.axis == 0) & (report.faces.corner[:, 1] == 204))[0]
+        score[row] = 99
+        page = write_html(replace(report, faces=replace(report.faces, score=score)))
+        assert "y = 4, each square the worst of 3" in page
+        assert page.count("<title>from 4,204: score 99.0</title>") == 1
+
+    def test_pictures_say_what_they_show(self) -> None:
+        field = noise((32, 48, 64), 0)
+        volume = open_volume(field, axes="czyx")
+        report = stitchsafe.seams(field, grid=(16, 24, 32))
+        page = write_html(report, Views(field=volume))
+        worst = report.face(int(report.faces.ranked()[0]))
+        reach = abs(worst["control"] - worst["position"])
+        low = worst["position"] - reach
+        assert f"{worst['axis']} {low} to {low + 2 * reach} from left to right" in page
 
 
 class TestRefusals:
