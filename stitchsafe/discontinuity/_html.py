@@ -128,7 +128,7 @@ def _text(value: object) -> str:
 def _verdict(report: SeamReport) -> Iterator[str]:
     kind, words = ("good", "No seams found") if report.ok else ("bad", "Seams found")
     sign = "✓" if report.ok else "✗"
-    if not report.compared:
+    if report.ok and not report.compared:
         kind, sign = "open", "–"
         words = "Nothing to compare" if report.grids else "No grid found"
     yield f'<div class="verdict {kind}"><strong>{sign} {words}</strong><br>'

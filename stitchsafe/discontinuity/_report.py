@@ -215,8 +215,9 @@ class SeamReport:
                     f"{','.join(map(str, face['corner']))}: score {face['score']:.1f} "
                     f"({face['because']})"
                 )
-        verdict = "no seams found" if self.ok else "SEAMS found"
-        return "\n".join([*lines, verdict if self.compared else "nothing to compare"])
+        if not self.ok:
+            return "\n".join([*lines, "SEAMS found"])
+        return "\n".join([*lines, "no seams found" if self.compared else "nothing to compare"])
 
 
 def tells(measure: str, ratio: Ratio) -> bool:

@@ -70,6 +70,7 @@ def test_a_result_of_predict(run: Run, here: Path, model: Path, repository: Path
     assert values["field"] == "embedding"
     # Across z one seam of windows with 3 × 3 faces, one of tiles; likewise across y and x.
     assert values["faces"] == 2 * 9 + 2 * 9 + 2 * 9
+    assert values["recomputed"]["seams"] == 3  # one across each axis
     assert values["recomputed"]["max_abs_diff"] <= values["recomputed"]["tolerance"]
     page = Page((here / "report.html").read_text(encoding="utf-8"))
     assert not page.open
@@ -193,17 +194,68 @@ def test_a_field_of_another_scale_is_refused(run: Run, here: Path) -> None:
 
     import stitchsafe
 
+    class Two(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.coarse, self.same = nn.Conv2d(1, 2, 3, 2, 1), nn.Conv2d(1, 3, 3, 1, 1)
+
+        def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+            return self.coarse(x), self.same(x)
+
     torch.manual_seed(0)
-    module = nn.Sequential(nn.Conv2d(1, 2, 3, stride=2, padding=1))
     image = np.random.default_rng(0).normal(size=(64, 64)).astype(np.float32)
     stitchsafe.predict(
-        image, model=module, out=here / "half.zarr", save=("fields",), tile_shape=(16, 16)
+        image, model=Two(), out=here / "two.zarr", save=("fields",), tile_shape=(16, 16)
     )
-    ended = run("seams", "half.zarr")
+    ended = run("seams", "two.zarr")
     assert ended.code == 2
     assert "1/2, 1/2 elements to a voxel" in ended.err
-    place = next((here / "half.zarr" / "fields").iterdir())
-    assert run("seams", place, "--grid", "8,8", "--json").code in (0, 1)
+    assert "--field output1" in ended.err
+    values = json.loads(run("seams", "two.zarr", "--field", "output1", "--json").out)
+    assert values["field"] == "output1"
+    assert values["grid"] == {"tile": [16, 16]}
+    place = here / "two.zarr" / "fields" / "output0"
+    assert json.loads(run("seams", place, "--grid", "8,8", "--json").out)["faces"] == 24
+
+
+def test_every_option_is_heard(run: Run, here: Path, cut: Path) -> None:
+    """Of labels that were cut at x = 32, and of a field whose channels come last."""
+
+    def told(what: str | Path, *words: str | Path) -> tuple[int, dict[str, Any]]:
+        ended = run("seams", what, "--json", *words)
+        return ended.code, json.loads(ended.out)
+
+    code, values = told(cut, "--grid", "16,32", "--origin", "4,20", "--faces", "faces.npz")
+    assert code == 0  # seams at 20, 52, 84
+    assert values["origin"] == [4, 20]
+    with np.load(here / "faces.npz") as faces:
+        corners = faces["corner"][np.arange(len(faces["axis"])), faces["axis"]]
+        assert set(corners[faces["axis"] == 0]) == {4, 20, 36}
+        assert set(corners[faces["axis"] == 1]) == {20, 52, 84}
+    code, values = told(cut, "--grid", "16,32", "--roi", "8:40,40:")
+    assert (code, values["region"]) == (0, [[8, 40], [40, 96]])
+    assert values["faces"] == 2 * 2 + 1 * 3
+    for period in (3, 5):
+        told(cut, "--grid", "16,32", "--period", f"{period},{period}", "--faces", "faces.npz")
+        with np.load(here / "faces.npz") as faces:
+            at = faces["corner"][np.arange(len(faces["axis"])), faces["axis"]]
+            assert (faces["control"] >= 0).all()
+            assert not ((faces["control"] - at) % period).any()
+    noise = np.random.default_rng(0).normal(size=(48, 96, 2)).astype(np.float32)
+    np.save(here / "field.npy", noise)
+    given = ("--grid", "16,32", "--axes", "yxc")
+    code, values = told("field.npy", *given, "--labels", cut)
+    assert (code, values["axes"], values["field"]) == (1, "yx", "field.npy")
+    assert values["labels"] == str(cut)
+    assert values["split_ratio"] is not None
+    assert 0.5 < values["jump_ratio"] < 2
+    assert told(cut, *given, "--field", "field.npy")[1]["jump_ratio"] == values["jump_ratio"]
+    assert told("field.npy", *given)[1]["split_ratio"] is None
+    pictures = []
+    for words in ((), ("--image", cut)):
+        told("field.npy", *given, "--html", "report.html", *words)
+        pictures.append((here / "report.html").read_text(encoding="utf-8").count("<img"))
+    assert pictures[1] == 2 * pictures[0] > 0
 
 
 def test_every_face_is_written_for_other_programs(cut: Path, here: Path, run: Run) -> None:
