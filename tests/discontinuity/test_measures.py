@@ -156,6 +156,9 @@ class TestPlantedSeams:
         blend = {"grid": stride, "origin": middle} if way == "blended" else {"grid": TILE}
         report = stitchsafe.seams(tiled(way), **blend)  # type: ignore[arg-type]
         assert not report.ok
+        if way == "snapped":
+            assert report.jump_interval is not None
+            assert report.jump_interval[0] > 1
 
     @pytest.mark.parametrize("way", ["misaligned", "normalised", "snapped"])
     def test_wrong_faces_rank_first(self, way: str) -> None:
@@ -273,6 +276,12 @@ class TestStreaming:
         assert peak <= said * 10**6
         with pytest.raises(PlanError, match="too few"):
             measure_seams(seams, **volumes, max_bytes=(said - 1) * 10**6)
+
+    def test_a_face_has_the_controls_on_both_of_its_sides(self) -> None:
+        grid = SeamGrid({"grid": (24, 24, 24)}, Roi.whole((72, 72, 72)))
+        faces = measure_seams(grid, labels=Empty((72,) * 3, 1, np.dtype(np.uint8))).faces
+        assert (faces.pairs == 24 * 24).all()
+        assert (faces.control_pairs == 2 * faces.pairs).all()
 
     def test_faces_tile_their_planes(self) -> None:
         report = stitchsafe.seams(noise((40, 50, 70), 1), grid=(20, 26, 32))
