@@ -8,7 +8,8 @@
 3. Else trace one size per residue modulo ``P``, all axes at once, and axis by axis where that
    fails. Residues that agree form a class; classes that drop no remainder come first, then those
    that take most residues.
-4. The smallest valid size is found by bisection.
+4. The smallest valid size is found by bisection, near the least that leaves something of each
+   output.
 
 ``min + k * step`` is a hint; :func:`agrees` on a trace of the very shape is the proof.
 """
@@ -180,7 +181,7 @@ def _agree_afar(search: Search, smallest: tuple[int, ...], chosen: list[Choice])
 
 
 def _smallest(search: Search, known: tuple[int, ...], chosen: list[Choice]) -> tuple[int, ...]:
-    """The least valid size per axis: bisection together, then each axis alone."""
+    """The least valid size per axis: of all together, then of each alone."""
     strides = [step for _, step in chosen]
 
     def least(axes: list[int], shape: tuple[int, ...]) -> tuple[int, ...]:
@@ -190,12 +191,19 @@ def _smallest(search: Search, known: tuple[int, ...], chosen: list[Choice]) -> t
                 for a, s in enumerate(shape)
             )
 
-        good, bad = 0, max(-(-shape[a] // strides[a]) for a in axes)
-        middle = bad - 1  # most networks take the least size that there is
+        # Most networks take each size that leaves something of all outputs: begin at the least of
+        # these, and leave it by leaps that double.
+        facts = search.at(shape)
+        assert facts is not None
+        last = {a: (shape[a] - 1) // strides[a] for a in axes}
+        room = [n for a in axes if (n := facts[a].room(strides[a])) < last[a]]
+        good, bad, leap = 0, max(last.values()) + 1, 1
+        middle = max(1, min(room, default=bad - 1))
         while bad - good > 1:
             runs = _agrees_at(search, reduced(middle), chosen)
             good, bad = (middle, bad) if runs else (good, middle)
-            middle = (good + bad) // 2
+            near = good + leap if runs else bad - leap
+            middle, leap = near if good < near < bad else (good + bad) // 2, 2 * leap
         return reduced(good)
 
     shape = least(search.free, known) if search.free else known

@@ -55,6 +55,10 @@ class Fact:
     def residue(self) -> int:
         return self.input_size % self.period
 
+    def room(self, step: int) -> int:
+        """How many steps shorter the input may be before nothing is left of an output."""
+        return min(int((each.size - 1) / (each.rate * step)) for each in self.maps)
+
     def joins(self, other: Fact, *, lossy: bool = False) -> bool:
         """Whether the network does the same at this size as at the other.
 

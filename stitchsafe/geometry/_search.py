@@ -18,6 +18,8 @@ __all__ = ["MOST_RESIDUES", "Search", "moved"]
 Refusal = SizeRefusal | LatticeMismatch
 
 BASES = (576, 1152, 320, 243, 96, 128, 224, 256, 512, 64)
+LEAPS = 4
+"""By the period of what ran, before what stopped the network is taken for something else."""
 MOST_RESIDUES = 128
 FEWEST_RESIDUES = 32
 """Tried even where operators ask for fewer, as a network may refuse sizes of its own will."""
@@ -50,7 +52,7 @@ class Search:
         self.fixed = tuple(fixed)
         self.graph: Graph | None = None
         self.refusals: list[Refusal] = []
-        self._period = 1
+        self._period = self._last_period = 1
 
     @property
     def free(self) -> list[int]:
@@ -75,6 +77,7 @@ class Search:
                 self.refusals.append(error)
                 periods = getattr(error, "periods", periods)
             # After how many voxels the outcome repeats, as far as that is known.
+            self._last_period = math.lcm(*periods)
             self._period = min(math.lcm(self._period, *periods), MOST_RESIDUES)
         return self._known[shape]
 
@@ -86,7 +89,7 @@ class Search:
         """
         if not self.free:
             return self._found(())
-        for base in BASES:
+        for base in self._bases():
             if found := self._found([base] * len(self.free)):
                 return found
             if self.graph is not None and self.graph.breaks:
@@ -104,6 +107,24 @@ class Search:
             if found := self._found([BASES[0] + offset for offset in offsets]):
                 return found
         return None
+
+    def _bases(self) -> Iterator[int]:
+        """Sizes to try first, each once it is known what ran at those before.
+
+        A network may ask each of its levels for whole windows, and so take one residue of many.
+        What ran at a size until it was refused has the period of the levels that it is right for,
+        and leaps by that period keep it so.
+        """
+        base, *further = BASES
+        yield base
+        period = self._last_period
+        leaps = 0
+        while leaps < LEAPS:
+            leaps += 1
+            yield base + leaps * period
+            if period < self._last_period <= MOST_RESIDUES:
+                base, period, leaps = base + leaps * period, self._last_period, 0
+        yield from further
 
     def _found(self, sizes: Sequence[int]) -> tuple[int, ...] | None:
         left = iter(sizes)

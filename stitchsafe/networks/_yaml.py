@@ -35,13 +35,16 @@ def read_yaml(path: Path) -> Any:
                 f"{MOST_BYTES}; give the model's own description"
             )
         text = path.read_text(encoding="utf-8")
-        node = yaml.compose(text, Loader=yaml.SafeLoader)
-        if node is not None and _entries(node, {}, set()) > MOST_ENTRIES:
+        loader = yaml.SafeLoader(text)
+        node = loader.get_single_node()
+        if node is None:
+            return None
+        if _entries(node, {}, set()) > MOST_ENTRIES:
             raise ModelError(
                 f"{path} grows to more than {MOST_ENTRIES} entries by aliases that repeat each "
                 "other; write it without them"
             )
-        return yaml.safe_load(text)
+        return loader.construct_document(node)
     except ModelError:
         raise
     except RecursionError as error:

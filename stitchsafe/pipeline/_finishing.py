@@ -15,6 +15,7 @@ are 0 in the end). Nothing is changed in place.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import cast
@@ -60,11 +61,16 @@ def field_tallies(store: ResultStore) -> Tallies:
     return Tallies(store.field_statistics, "field ")
 
 
+@functools.cache
+def _chains() -> TypeAdapter[tuple[Finishing, ...]]:
+    return TypeAdapter(tuple[Finishing, ...])
+
+
 def deciding_fields(raw: RawFields) -> Generator[Pass, Tally, Maps]:
     """Ask for passes over the raw fields until the maps of all are known."""
     maps: Maps = {}
     for name, (layout, listed) in raw.recipe.finished.items():
-        steps = TypeAdapter(tuple[Finishing, ...]).validate_python(listed)
+        steps = _chains().validate_python(listed)
         view = cast(Volume, FieldView(raw, (layout,)))  # as much of one as statistics ask for
         region = layout.elements(raw.recipe.roi)
         maps[name] = yield from deciding_chain(view, steps, range(layout.channels), roi=region)

@@ -8,6 +8,7 @@ work is done; by construction nothing in it reaches the arithmetic.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 from collections.abc import Sequence
@@ -221,6 +222,7 @@ def _shown(value: object) -> str:
     return str(value) if isinstance(value, Skipping) else repr(value)
 
 
+@functools.cache  # to make one takes longer than all that it is then asked for
 def _recipes() -> TypeAdapter[Recipe]:
     return TypeAdapter(Recipe)
 

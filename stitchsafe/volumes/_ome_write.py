@@ -13,11 +13,12 @@ metadata that name them, and each metadata file appears whole or not at all.
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -28,6 +29,9 @@ from stitchsafe.volumes._pyramid import PyramidLevel
 from stitchsafe.volumes._store import ArrayStore
 from stitchsafe.volumes._tensorstore import first_line, is_disk_full
 from stitchsafe.volumes._voxel_size import VoxelSize
+
+if TYPE_CHECKING:
+    from pydantic import TypeAdapter
 
 __all__ = [
     "Ngff",
@@ -275,11 +279,18 @@ def _create(
 
 def _validated(metadata: dict[str, Any], ngff: Ngff) -> dict[str, Any]:
     """The attributes that hold some OME metadata, checked against the schema of the version."""
-    import yaozarrs
-
     attributes = {"ome": {"version": "0.5", **metadata}} if ngff == "0.5" else metadata
-    yaozarrs.validate_ome_object(attributes["ome"] if ngff == "0.5" else attributes)
+    _schema(ngff).validate_python(attributes["ome"] if ngff == "0.5" else attributes)
     return attributes
+
+
+@functools.cache  # to make one takes longer than all that it is then asked for
+def _schema(ngff: Ngff) -> TypeAdapter[Any]:
+    """Of the metadata of a version."""
+    from pydantic import TypeAdapter
+    from yaozarrs import v04, v05
+
+    return TypeAdapter(v05.OMEMetadata if ngff == "0.5" else v04.OMEZarrGroupJSON)
 
 
 def _read_attributes(path: Place, ngff: Ngff) -> dict[str, Any]:

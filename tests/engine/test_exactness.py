@@ -63,7 +63,10 @@ def test_the_whole_pass_is_the_networks_own_pass_over_the_extended_volume():
         (2, 3, 8, 4, 0), (2, 3, 16, 3, 0), (2, 3, 24, 2, 0),
         (2, 3, 12, 4, 0.750), (2, 3, 20, 5, 0.640), (2, 3, 6, 15, 0.929), (2, 3, 18, 5, 0.840),
         (2, 3, 28, 3, 0.556),
-        (3, 2, 4, 3, 0), (3, 2, 8, 2, 0), (3, 2, 6, 2, 0.875), (3, 2, 10, 3, 0.704),
+        (3, 2, 8, 2, 0), (3, 2, 6, 2, 0.875),
+        # With 27 tiles in place of 8.
+        pytest.param(3, 2, 4, 3, 0, marks=pytest.mark.slow),
+        pytest.param(3, 2, 10, 3, 0.704, marks=pytest.mark.slow),
     ],
 )  # fmt: skip
 def test_a_wrong_crop_fails_as_the_theory_says(ndim, levels, stride, tiles, expected):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import replace
 from fractions import Fraction
 
@@ -155,6 +156,12 @@ VALID = UNet(
 )
 
 
+@functools.cache
+def geometry_of(net: nn.Module) -> NetworkGeometry:
+    """Of a network of two dimensions that several tests have."""
+    return analyse(net, ndim=2, channels=1)
+
+
 def altered(geometry: NetworkGeometry, number: int, *, output=None, **joint) -> NetworkGeometry:
     """The geometry with other facts along one axis."""
     axes = list(geometry.axes)
@@ -220,7 +227,7 @@ def moved(support, first, last):
 @pytest.mark.parametrize("net", [PADDED, VALID], ids=["padded", "valid"])
 @pytest.mark.parametrize("fact", WRONG)
 def test_every_wrong_fact_is_caught(fact, net):
-    geometry = analyse(net, ndim=2, channels=1)
+    geometry = geometry_of(net)
     wrong = WRONG[fact](geometry)
     assert wrong != geometry
     found = probe(runner(positive_weights(net)), wrong, positive=True)
@@ -270,7 +277,7 @@ def test_float32_rounding_contradicts_nothing():
 
 
 def test_what_needs_too_much_memory_is_skipped_aloud():
-    geometry = analyse(PADDED, ndim=2, channels=1)
+    geometry = geometry_of(PADDED)
     found = probe(
         runner(PADDED), geometry, bytes_needed=lambda shape: 8 * int(np.prod(shape)), max_bytes=10
     )
@@ -300,7 +307,7 @@ def test_outputs_of_other_scales_and_starts():
 
 
 def test_a_network_that_takes_one_size_is_measured_inside_it_or_skipped_aloud():
-    geometry = analyse(PADDED, ndim=2, channels=1)
+    geometry = geometry_of(PADDED)
     fixed = altered(geometry, 1, input_min=64, input_step=0)
     found = probe(runner(PADDED), fixed)
     assert found.contradictions == found.skipped == ()
@@ -314,7 +321,7 @@ def test_a_network_that_takes_one_size_is_measured_inside_it_or_skipped_aloud():
 
 
 def test_a_network_that_never_gives_the_same_twice_contradicts_nothing():
-    geometry, inner = analyse(VALID, ndim=2, channels=1), runner(VALID)
+    geometry, inner = geometry_of(VALID), runner(VALID)
     rng = np.random.default_rng(0)
 
     def run(batch):
@@ -324,7 +331,7 @@ def test_a_network_that_never_gives_the_same_twice_contradicts_nothing():
 
 
 def test_a_valid_size_that_is_refused_is_a_contradiction():
-    geometry, inner = analyse(VALID, ndim=2, channels=1), runner(VALID)
+    geometry, inner = geometry_of(VALID), runner(VALID)
 
     def run(batch):
         if batch.shape[2] > geometry.input_min[0]:
@@ -336,7 +343,7 @@ def test_a_valid_size_that_is_refused_is_a_contradiction():
 
 
 def test_what_gives_no_numbers_is_not_said_to_be_measured():
-    geometry = analyse(VALID, ndim=2, channels=1)
+    geometry = geometry_of(VALID)
     found = probe(lambda batch: tuple(np.nan * y for y in runner(VALID)(batch)), geometry)
     assert "no finite numbers" in found.skipped[0]
     assert not found.equal
@@ -386,7 +393,7 @@ class Halving(nn.Module):
     ],
 )
 def test_what_no_support_shows_is_seen_in_windows(spoil, net, words):
-    geometry, inner = analyse(net, ndim=2, channels=1), runner(net)
+    geometry, inner = geometry_of(net), runner(net)
     assert probe(inner, geometry).contradictions == ()
     found = probe(lambda batch: tuple(spoil(batch, y) for y in inner(batch)), geometry)
     assert any(words in text for text in found.contradictions), found.contradictions

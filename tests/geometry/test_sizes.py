@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from stitchsafe.geometry import Graph, analyse, analyse_module, trace
+from stitchsafe.nn import UNet
 
 
 class Asking(nn.Module):
@@ -122,21 +123,21 @@ def test_a_resize_by_three_halves_is_named_as_such() -> None:
     assert "3/2, which is no whole factor" in found.breaks[0].reason
 
 
+def traced(module: nn.Module, ndim: int) -> tuple[tuple[int, ...], int]:
+    """The steps of a safe network, and the number of traces that it took to find them."""
+    shapes = []
+
+    def run(shape: tuple[int, ...]) -> Graph:
+        shapes.append(shape)
+        return trace(module, shape, 1)
+
+    found = analyse(run, ndim=ndim)
+    assert found.verdict == "safe"
+    return found.input_step, len(shapes)
+
+
 def test_few_traces_are_made() -> None:
     """A strict network of period 32 in three axes, and one that takes any size."""
-    counts = []
-
-    def count(module: nn.Module, ndim: int) -> tuple[int, ...]:
-        shapes = []
-
-        def run(shape: tuple[int, ...]) -> Graph:
-            shapes.append(shape)
-            return trace(module, shape, 1)
-
-        found = analyse(run, ndim=ndim)
-        assert found.verdict == "safe"
-        counts.append(len(shapes))
-        return found.input_step
 
     class Skipping(nn.Module):
         def __init__(self) -> None:
@@ -146,9 +147,17 @@ def test_few_traces_are_made() -> None:
         def forward(self, x: Tensor) -> Tensor:
             return x + self.up(F.max_pool3d(x, 32))
 
-    assert count(Skipping(), 3) == (32, 32, 32)
-    assert count(nn.Conv3d(1, 1, 3, padding=1), 3) == (1, 1, 1)
-    assert max(counts) <= 16, counts
+    strict, any_size = traced(Skipping(), 3), traced(nn.Conv3d(1, 1, 3, padding=1), 3)
+    assert (strict[0], any_size[0]) == ((32, 32, 32), (1, 1, 1))
+    assert max(strict[1], any_size[1]) <= 16
+
+
+def test_few_traces_are_made_of_a_network_that_takes_one_residue_of_many() -> None:
+    """Without padding each level asks for a size of its own, and the least size is far from 1."""
+    network = UNet(ndim=2, levels=4, base_channels=1, growth=1, convs_per_level=1)
+    steps, traces = traced(network, 2)
+    assert steps == (16, 16)
+    assert traces <= 18
 
 
 class Attentive(nn.Module):

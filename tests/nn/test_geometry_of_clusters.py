@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import numpy as np
 import pytest
 import torch
@@ -11,6 +13,7 @@ from torch import Tensor, nn
 import stitchsafe
 from stitchsafe.errors import UnsafeNetworkError
 from stitchsafe.geometry import NetworkGeometry, analyse_module, trace
+from stitchsafe.networks import TorchNetwork
 from stitchsafe.nn import HCFCN, ClosedFormFit, ClusterUp, SoftClusterDown
 
 torch.set_num_threads(1)
@@ -44,11 +47,17 @@ def segmenter(ndim: int, levels: int, padding: str, **settings: object) -> HCFCN
     torch.manual_seed(0)
     widths = (3,) * (levels + 1)
     settings = {"widths": widths, "depth": 1, "padding": padding, **settings}
-    return HCFCN(ndim=ndim, out_channels=2, **settings).double()
+    return HCFCN(ndim=ndim, out_channels=2, **settings).double().eval()
 
 
 def geometry_of(module: nn.Module, ndim: int) -> NetworkGeometry:
     return analyse_module(module.eval(), ndim=ndim, channels=1)
+
+
+@functools.cache
+def plain(padding: str) -> TorchNetwork:
+    """A segmenter of two levels, analysed once."""
+    return TorchNetwork(segmenter(2, 2, padding))
 
 
 @pytest.mark.parametrize(("ndim", "levels"), [(2, 1), (2, 3), (3, 1)])
@@ -66,11 +75,10 @@ def test_valid_clusters_are_periodic_with_the_halo_of_theory(ndim: int, levels: 
 def test_what_layers_declare_is_what_their_operators_do(
     padding: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    network = segmenter(2, 2, padding)
-    declared = geometry_of(network, 2)
+    declared = plain(padding).geometry
     monkeypatch.delattr("stitchsafe.nn._soft_clustering._Assignment.lattice_geometry")
     monkeypatch.delattr("stitchsafe.nn._soft_clustering._Decoding.lattice_geometry")
-    followed = geometry_of(network, 2)
+    followed = geometry_of(segmenter(2, 2, padding), 2)
     assert (declared.verdict, followed.verdict) == ("safe", "safe")
     for own, other in zip(declared.axes, followed.axes, strict=True):
         assert (own.period, own.context, own.output_offset, own.receptive_field) == (
@@ -102,8 +110,8 @@ def test_axes_that_are_not_downsampled_have_no_period() -> None:
 @pytest.mark.parametrize(
     ("network", "ndim", "tile"),
     [
-        (segmenter(2, 2, "valid"), 2, (8, 12)),
-        (segmenter(2, 2, "same"), 2, (8, 12)),
+        (plain("valid"), 2, (8, 12)),
+        (plain("same"), 2, (8, 12)),
         (segmenter(2, 2, "same", encoder="resnet"), 2, (8, 12)),
         (segmenter(2, 2, "same", clustered=1), 2, (8, 12)),
         (segmenter(3, 1, "valid"), 3, (4, 6, 6)),
@@ -111,17 +119,19 @@ def test_axes_that_are_not_downsampled_have_no_period() -> None:
     ],
     ids=["valid", "same", "resnet", "bilinear", "valid 3-D", "same 3-D"],
 )
-def test_stitched_equals_whole(network: HCFCN, ndim: int, tile: tuple[int, ...]) -> None:
+def test_stitched_equals_whole(
+    network: HCFCN | TorchNetwork, ndim: int, tile: tuple[int, ...]
+) -> None:
     shape = (45, 50) if ndim == 2 else (10, 14, 15)
     data = np.random.default_rng(0).normal(size=(1, *shape))
-    maker = field_maker(network.eval(), data, tile)
+    maker = field_maker(network, data, tile)
     (found,), (expected,) = stitched_fields(maker).values(), own_pass(maker)[0].values()
     assert found.shape == expected.shape
     assert relative_error(found, expected) <= 1e-12
 
 
 def test_tiles_off_the_grid_differ() -> None:
-    network = segmenter(2, 2, "valid").eval()
+    network = segmenter(2, 2, "valid")
     x = torch.randn(1, 1, 82, 82, dtype=torch.float64)
     with torch.no_grad():
         whole = network(x)
@@ -205,7 +215,7 @@ def test_predict_refuses_a_network_of_it_and_stitches_clusters() -> None:
     image = np.random.default_rng(0).normal(size=(40, 40)).astype(np.float32)
     with pytest.raises(UnsafeNetworkError, match="pool"):
         stitchsafe.predict(image, model=Classifier(), save="fields")
-    network = segmenter(2, 1, "same").float().eval()
+    network = segmenter(2, 1, "same").float()
     made = stitchsafe.predict(image, model=network, save="fields", tile_shape=(16, 16))
     with torch.no_grad():
         whole = network(torch.from_numpy(image)[None, None])[0].numpy()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 from typing import Any, get_args
 
@@ -11,7 +12,8 @@ import torch
 from stitching import field_maker, own_pass, relative_error, stitched_fields
 from torch import nn
 
-from stitchsafe.geometry import analyse_module
+from stitchsafe.geometry import NetworkGeometry, analyse_module
+from stitchsafe.networks import TorchNetwork
 from stitchsafe.nn import Classifier, ResNet, UNet, pinned
 from stitchsafe.nn._sampling import Downsampling, Padding, Upsampling
 
@@ -31,6 +33,12 @@ def unet(down: str, up: str, *, padding: str = "valid", ndim: int = 2, **more: A
     return made.double().eval()
 
 
+@functools.cache
+def geometry_of(down: str, up: str, padding: str = "valid") -> NetworkGeometry:
+    """Of two levels in two dimensions."""
+    return analyse_module(unet(down, up, padding=padding), ndim=2, channels=1)
+
+
 def test_each_name_stands_in_a_pair() -> None:
     assert {down for down, _ in PAIRS} == set(get_args(Downsampling))
     assert {up for _, up in PAIRS} == set(get_args(Upsampling))
@@ -46,7 +54,7 @@ def test_each_name_stands_in_a_pair() -> None:
     ],
 )
 def test_check_gives_each_its_class(down: str, up: str, padding: str) -> None:
-    found = analyse_module(unet(down, up, padding=padding), ndim=2, channels=1)
+    found = geometry_of(down, up, padding)
     if padding == "circular":
         assert found.verdict == "unsafe"
         return
@@ -72,7 +80,9 @@ def test_check_gives_each_its_class(down: str, up: str, padding: str) -> None:
     ],
 )  # fmt: skip
 def test_stitched_equals_whole(down: str, up: str, padding: str, ndim: int) -> None:
-    network = unet(down, up, padding=padding, ndim=ndim, levels=2 if ndim == 2 else 1)
+    network = TorchNetwork(unet(down, up, padding=padding, ndim=ndim, levels=2 if ndim == 2 else 1))
+    if ndim == 2:
+        vars(network)["geometry"] = geometry_of(down, up, padding)
     shape = (24, 28) if ndim == 2 else (8, 10, 8)
     data = np.random.default_rng(0).random((1, *shape))
     maker = field_maker(network, data, (8, 4) if ndim == 2 else (4, 4, 4))
