@@ -38,7 +38,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["LABEL_COUNTS", "Starts", "jumps", "label_counts", "log_jump"]
+__all__ = ["LABEL_COUNTS", "Starts", "jumps", "label_counts", "log_jump", "summed"]
 
 LABEL_COUNTS = ("pairs", "splits", "ends", "boundaries", "merges")
 
@@ -99,7 +99,7 @@ def jumps(
     weights = np.where(good, areas, 0.0)
     inside = [np.searchsorted(*each) for each in zip(cubes, starts, strict=True)]
     maps = (np.where(good, each, 0.0) * weights for each in (contrast, at))
-    return np.stack([_summed(each, inside) for each in (*maps, weights)])
+    return np.stack([summed(each, inside) for each in (*maps, weights)])
 
 
 def _cubes(pieces: NDArray[np.int64], size: int, scale: int) -> NDArray[np.int64]:
@@ -140,10 +140,11 @@ def label_counts(slab: NDArray[Any], starts: Starts) -> NDArray[np.int64]:
         boundaries[here] += labelled & (before | behind)
         merges[here] += labelled & (before ^ behind)
     maps = ((b != 0) | (c != 0), apart & both, apart & ~both, boundaries, merges)
-    return np.stack([_summed(each.astype(np.int64), starts) for each in maps])
+    return np.stack([summed(each.astype(np.int64), starts) for each in maps])
 
 
-def _summed(values: NDArray[Any], starts: Starts) -> NDArray[Any]:
+def summed(values: NDArray[Any], starts: Starts) -> NDArray[Any]:
+    """Sums over the pieces of a plane."""
     for axis, first in enumerate(starts):
         values = np.add.reduceat(values, first, axis=axis)
     return values

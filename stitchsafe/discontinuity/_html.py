@@ -58,13 +58,14 @@ dt { color: var(--soft); } dd { margin: 0; }
 """
 
 _WORDS = {
+    "innovation": "what cannot be foretold",
     "splits": "labels split",
     "ends": "labels ended",
     "merges": "labels merged",
 }
 
-
 _DOES = {
+    "innovation": "The field does what could not be foretold",
     "splits": "Labels are split",
     "ends": "Labels end",
     "merges": "Labels are merged",

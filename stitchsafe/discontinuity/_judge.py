@@ -40,8 +40,9 @@ class Judged:
     Parameters
     ----------
     ratios
-        Seam ÷ control by measure (``jump@1``, …, ``splits``, ``ends``, ``merges``): of all seams
-        under the key ``("", "")``, of one family or axis or both under (family, axis's letter).
+        Seam ÷ control by measure (``jump@1``, …, ``innovation``, ``splits``, ``ends``,
+        ``merges``): of all seams under the key ``("", "")``, of one family or axis or both under
+        (family, axis's letter).
     faces
         One row each.
     measures
@@ -134,23 +135,20 @@ class _Across:
         return found
 
 
-def judge(
-    layout: Layout, pieces: Sequence[Pieces], axes: str, *, field: bool, labels: bool
-) -> Judged:
+def judge(layout: Layout, pieces: Sequence[Pieces], axes: str, *, labels: bool) -> Judged:
     """Ratios and faces.
 
     Parameters
     ----------
     axes
         Letters of the axes.
-    field, labels
+    labels
         Whether there were any.
     """
     across = [_Across(layout, axis, **vars(each)) for axis, each in enumerate(pieces)]
-    scales = layout.scales if field else ()
-    measures = (*(f"jump@{s}" for s in scales), *(_EVENTS if labels else ()))
+    measures = (*layout.field_measures, *(_EVENTS if labels else ()))
     ratios = _ratios(layout, across, axes, measures)
-    scale = _telling_scale(ratios, scales)
+    scale = _telling_scale(ratios, layout.scales)
     return Judged(ratios, _faces(layout, across, measures, scale), measures, scale)
 
 
@@ -193,7 +191,7 @@ def _ratios(
                 list(layout.planes[axis].seams.values()).count(name) for axis, name in members
             )
             joined = [np.concatenate(each) for each in zip(*columns, strict=True)]
-            if measure.startswith("jump"):
+            if measure not in _EVENTS:
                 logs, weights, unit = joined
                 ratio = mean_ratio(logs, weights, unit, chance, planes)
             else:
@@ -208,8 +206,8 @@ def _matched(across: _Across, family: str, measure: str) -> Iterator[Values]:
     """Pieces of a family's seams beside their controls, and their units: columns for a ratio."""
     names = list(across.layout.planes[across.axis].seams.values())
     chosen = [row for row, name in enumerate(names) if name == family]
-    if measure.startswith("jump"):
-        at = across.layout.scales.index(int(measure.removeprefix("jump@")))
+    if measure not in _EVENTS:
+        at = across.layout.field_measures.index(measure)
         sums, areas = across.contrasts[..., at], across.areas[..., at]
         other, over = across.beside_seams(sums)[chosen], across.beside_seams(areas)[chosen]
         own, area = sums[across.seams][chosen], areas[across.seams][chosen]
@@ -294,12 +292,12 @@ def _scores(across: list[_Across], measure: str) -> Values:
 
     An axis with too few controls of its own has the spread of all.
     """
-    found = _jump_statistic if measure.startswith("jump") else _count_statistic
+    found = _count_statistic if measure in _EVENTS else _contrast_statistic
     pairs = [found(each, measure) for each in across if each.seams]
     spreads = [float(np.sqrt(np.nanmean(c**2))) if _known(c) >= 8 else np.nan for _, c in pairs]
     every = np.concatenate([controls for _, controls in pairs])
     common = float(np.sqrt(np.nanmean(every**2))) if _known(every) else 1.0
-    least = 1e-9 if measure.startswith("jump") else 1.0
+    least = 1.0 if measure in _EVENTS else 1e-9
     spreads = [max(common if np.isnan(s) else s, least) for s in spreads]
     values = np.concatenate([s / spread for (s, _), spread in zip(pairs, spreads, strict=True)])
     null = np.concatenate([c / spread for (_, c), spread in zip(pairs, spreads, strict=True)])
@@ -312,9 +310,9 @@ def _known(values: Values) -> int:
     return int(np.isfinite(values).sum())
 
 
-def _jump_statistic(across: _Across, measure: str) -> tuple[Values, Values]:
+def _contrast_statistic(across: _Across, measure: str) -> tuple[Values, Values]:
     """Contrast beyond that of all controls across the axis, of seams' faces and of controls'."""
-    at = across.layout.scales.index(int(measure.removeprefix("jump@")))
+    at = across.layout.field_measures.index(measure)
     sums, areas = across.by_face(across.contrasts[..., at]), across.by_face(across.areas[..., at])
     own = _divided(sums, areas)
     total = areas[across.owned].sum()

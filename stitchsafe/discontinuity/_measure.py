@@ -71,7 +71,7 @@ def measure_seams(
         been read by then.
     """
     letters = axes or "zyx"[-grid.region.ndim :]
-    layout = Layout.of(grid, period)
+    layout = Layout.of(grid, period, 0 if field is None else field.channels)
     block_bytes = _BLOCK_BYTES
     if max_bytes is not None:
         block_bytes = _room(layout, field, labels, max_bytes, decoding)
@@ -79,7 +79,7 @@ def measure_seams(
     if computed is not None:
         for axis, each in enumerate(pieces):
             _forget(layout, axis, each, computed)
-    judged = judge(layout, pieces, letters, field=field is not None, labels=labels is not None)
+    judged = judge(layout, pieces, letters, labels=labels is not None)
     return SeamReport(
         out=out,
         axes=letters,

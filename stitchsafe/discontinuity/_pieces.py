@@ -13,13 +13,15 @@ import math
 from bisect import bisect_left
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property, partial
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from stitchsafe.coordinates import Roi, floor_to
-from stitchsafe.discontinuity._across import LABEL_COUNTS, jumps, label_counts
+from stitchsafe.discontinuity._across import LABEL_COUNTS, Starts, jumps, label_counts
+from stitchsafe.discontinuity._innovation import Innovation, reach_of, samples
 from stitchsafe.discontinuity._planes import AxisPlanes, planes_of
 from stitchsafe.seam_grid import SeamGrid, whole_blocks, whole_spans
 
@@ -59,14 +61,19 @@ class Layout:
         Per axis.
     side
         Of the cubes that cut faces into pieces.
+    channels
+        Of the field; 0 where there is none.
     """
 
     grid: SeamGrid
     planes: tuple[AxisPlanes, ...]
     side: int
+    channels: int
 
     @classmethod
-    def of(cls, grid: SeamGrid, period: Sequence[int | None] | None = None) -> Layout:
+    def of(
+        cls, grid: SeamGrid, period: Sequence[int | None] | None = None, channels: int = 0
+    ) -> Layout:
         """The layout for a grid; cubes are so large that there are some dozens of them.
 
         Parameters
@@ -80,12 +87,32 @@ class Layout:
         least, side = _SIDES[ndim]
         while side > least and _cubes(grid.region.shape, side) < _FEWEST:
             side //= 2
-        return cls(grid, planes, side)
+        return cls(grid, planes, side, channels)
 
     @property
     def scales(self) -> tuple[int, ...]:
-        """All scales that any axis allows."""
+        """All scales that any axis allows; none without a field."""
+        if not self.channels:
+            return ()
         return tuple(sorted({scale for each in self.planes for scale in each.scales}))
+
+    @cached_property
+    def reaches(self) -> tuple[int, ...]:
+        """Voxels that innovations are measured from, per axis; 0 where they are not."""
+        if not self.channels:
+            return (0,) * len(self.planes)
+        return tuple(reach_of(each, self.channels) for each in self.planes)
+
+    @property
+    def field_measures(self) -> tuple[str, ...]:
+        """Names of what is measured of a field, in the order of `Pieces`."""
+        innovation = ("innovation",) if any(self.reaches) else ()
+        return (*(f"jump@{scale}" for scale in self.scales), *innovation)
+
+    def reach(self, axis: int) -> int:
+        """Voxels that are needed on both sides of a plane."""
+        jump = 4 * max(self.planes[axis].scales) if self.channels else 0
+        return max(2, jump, self.reaches[axis])
 
     def bounds(self, axis: int) -> list[int]:
         """Where pieces begin along an axis, and the end of the last.
@@ -119,7 +146,7 @@ class Layout:
         first, last = bisect_left(positions, begin), bisect_left(positions, end)
         if first == last:
             return begin, end
-        reach = 4 * max(self.planes[axis].scales)
+        reach = self.reach(axis)
         return (
             max(region.offset[axis], min(begin, positions[first] - reach)),
             min(region.end[axis], max(end, positions[last - 1] + reach)),
@@ -132,7 +159,7 @@ class Layout:
             others = [k for k in range(self.grid.region.ndim) if k != axis]
             pieces += len(each.positions) * math.prod(len(self.bounds(k)) - 1 for k in others)
             faces += len(each.seams) * math.prod(len(self.grid.bounds(k)) - 1 for k in others)
-        values = 20 * len(self.scales) + 4 * len(LABEL_COUNTS)
+        values = 20 * len(self.field_measures) + 4 * len(LABEL_COUNTS)
         return pieces * values, faces * _JUDGED
 
     def block_side(self, field: Dense | None, labels: Dense | None, most: int) -> int:
@@ -151,8 +178,9 @@ class Layout:
             max(end - begin for begin, end in (self._span(axis, *span) for span in each))
             for axis, each in enumerate(spans)
         )
-        # A slab is as thick as the largest scale asks, and as wide as the block itself.
-        deepest, lateral = 8 * max(self.scales), math.prod(sides) / min(sides)
+        # A slab is as thick as the largest reach, and as wide as the block itself.
+        deepest = 2 * max(self.reach(axis) for axis in range(ndim))
+        lateral = math.prod(sides) / min(sides)
         taken = 0.0
         if field is not None:
             taken += field.channels * (voxels * field.dtype.itemsize + lateral * deepest * _JUMP)
@@ -170,8 +198,8 @@ class Pieces:
     corner, shape
         Of the pieces, as the first plane has them, shape (n, d). All planes have the same.
     contrasts, logs, areas
-        Sums of the contrasts, of the logarithms of jumps, and the voxels they stand for, by scale,
-        shape (planes, n, scales); 0 where a scale was not measured.
+        Sums of the contrasts, of the logarithms they are made from, and the voxels they stand for,
+        shape (planes, n, measures) by `Layout.field_measures`; 0 where one was not measured.
     labels
         Counts, in the order of `LABEL_COUNTS`, shape (planes, n, 5).
     """
@@ -196,13 +224,14 @@ class Pieces:
             for each in (begins, spans)
         )
         size = len(positions), len(corner)
-        by_scale, by_count = (*size, len(layout.scales)), (*size, len(LABEL_COUNTS))
+        by_measure = (*size, len(layout.field_measures))
+        by_count = (*size, len(LABEL_COUNTS))
         return cls(
             corner=corner,
             shape=shape,
-            contrasts=np.zeros(by_scale),
-            logs=np.zeros(by_scale),
-            areas=np.zeros(by_scale, np.int32),
+            contrasts=np.zeros(by_measure),
+            logs=np.zeros(by_measure),
+            areas=np.zeros(by_measure, np.int32),
             labels=np.zeros(by_count, np.int32),
         )
 
@@ -230,13 +259,17 @@ def measure_pieces(
     quiet = np.ones(1) if field is None else quiet_jump(field, layout.grid.region)
     bounds = [layout.bounds(axis) for axis in range(ndim)]
     pieces = [Pieces.empty(layout, axis) for axis in range(ndim)]
+    innovations = [
+        None if field is None else _learned(layout, field, axis, quiet) for axis in range(ndim)
+    ]
     for block in layout.blocks(layout.block_side(field, labels, block_bytes)):
         needed = layout.needed(block)
         if any(_within(each.positions, block, k) for k, each in enumerate(layout.planes)):
             dense = None if field is None else field.read(needed)
             marked = None if labels is None else labels.read(needed)[0]
             for axis in range(ndim):
-                _block(layout, bounds, pieces[axis], axis, block, needed, dense, marked, quiet)
+                kind = _Measures(layout, axis, quiet, innovations[axis])
+                _block(kind, bounds, pieces[axis], block, needed, dense, marked)
             del dense, marked  # before the next ones are read
         if watch is not None:
             watch(block)
@@ -267,18 +300,53 @@ def quiet_jump(field: Dense, region: Roi) -> NDArray[np.float64]:
     return quiet
 
 
+def _learned(
+    layout: Layout, field: Dense, axis: int, quiet: NDArray[np.float64]
+) -> Innovation | None:
+    """Predictors across an axis, where there is room for them and enough to learn from."""
+    reach = layout.reaches[axis]
+    if not reach:
+        return None
+    positions = layout.planes[axis].undisturbed(reach)
+    slabs = samples(field, layout.grid.region, axis, positions, reach)
+    return Innovation.learned(slabs, reach, quiet)
+
+
+@dataclass(frozen=True)
+class _Measures:
+    """What is measured across one axis."""
+
+    layout: Layout
+    axis: int
+    quiet: NDArray[np.float64]
+    innovation: Innovation | None
+
+    def of_field(
+        self, position: int, slab: Callable[[int], NDArray[Any] | None], starts: Starts
+    ) -> Iterator[tuple[int, NDArray[np.float64]]]:
+        """Index of each measure that a plane allows, and what it gives."""
+        planes = self.layout.planes[self.axis]
+        for index, scale in enumerate(self.layout.scales):
+            if planes.allows(position, scale) and (part := slab(4 * scale)) is not None:
+                yield index, jumps(part, scale, starts, self.quiet)
+        found = self.innovation
+        if found is not None and found.reach <= planes.rooms.get(position, found.reach):
+            part = slab(found.reach)
+            if part is not None:
+                yield len(self.layout.scales), found.contrasts(part, starts)
+
+
 def _block(
-    layout: Layout,
+    measures: _Measures,
     bounds: list[list[int]],
     pieces: Pieces,
-    axis: int,
     block: Roi,
     needed: Roi,
     field: NDArray[Any] | None,
     labels: NDArray[Any] | None,
-    quiet: NDArray[np.float64],
 ) -> None:
     """Measure all pieces of the planes across one axis in a block."""
+    layout, axis = measures.layout, measures.axis
     others = [k for k in range(block.ndim) if k != axis]
     inside = block.relative_to(needed).slices
     spans = [
@@ -299,7 +367,7 @@ def _block(
         plane = bisect_left(positions, position)
         at = position - needed.offset[axis]
 
-        def slab(data: NDArray[Any], reach: int, at: int = at) -> NDArray[Any] | None:
+        def slab(data: NDArray[Any], at: int, reach: int) -> NDArray[Any] | None:
             """From some voxels before the plane to some behind it, if they are there."""
             if at < reach or at + reach > needed.shape[axis]:
                 return None
@@ -310,15 +378,14 @@ def _block(
             found = data[(slice(None),) * lead + tuple(index)]
             return np.moveaxis(found, axis + lead, lead)
 
-        for k, scale in enumerate(layout.scales if field is not None else ()):
-            assert field is not None  # there are no scales to look at else
-            part = slab(field, 4 * scale) if layout.planes[axis].allows(position, scale) else None
-            if part is not None:
-                contrasts, logs, areas = jumps(part, scale, starts, quiet)
+        if field is not None:
+            for k, (contrasts, logs, areas) in measures.of_field(
+                position, partial(slab, field, at), starts
+            ):
                 of(pieces.contrasts, plane)[..., k] = contrasts
                 of(pieces.logs, plane)[..., k] = logs
                 of(pieces.areas, plane)[..., k] = areas
-        part = None if labels is None else slab(labels, 2)
+        part = None if labels is None else slab(labels, at, 2)
         if part is not None:
             of(pieces.labels, plane)[...] = np.moveaxis(label_counts(part, starts), 0, -1)
 

@@ -44,12 +44,18 @@ class AxisPlanes:
         Those at which some control does not reach over a seam.
     rooms
         Voxels from each control to the nearest seam.
+    step
+        Voxels that a control may be moved by and keep the seams' phase.
+    bounds
+        Where gaps between seams begin, and the end of the last.
     """
 
     seams: dict[int, str]
     controls: tuple[int | None, ...]
     scales: tuple[int, ...]
     rooms: dict[int, int] = field(default_factory=dict)
+    step: int = 1
+    bounds: tuple[int, ...] = ()
 
     def allows(self, position: int, scale: int) -> bool:
         """Whether a plane can be measured at a scale."""
@@ -59,6 +65,15 @@ class AxisPlanes:
     def positions(self) -> list[int]:
         """All planes, in order."""
         return sorted({*self.seams, *(at for at in self.controls if at is not None)})
+
+    def undisturbed(self, reach: int) -> list[int]:
+        """All planes of the seams' phase that have so many voxels without a seam on both sides."""
+        return [
+            at
+            for a, b in itertools.pairwise(self.bounds)
+            for at in range(_anchor(a, b, self.bounds[0]) % self.step, b, self.step)
+            if a + reach <= at <= b - reach
+        ]
 
 
 def planes_of(grid: SeamGrid, axis: int, period: int | None = None) -> AxisPlanes:
@@ -78,7 +93,7 @@ def planes_of(grid: SeamGrid, axis: int, period: int | None = None) -> AxisPlane
     begin, end = grid.region.offset[axis], grid.region.end[axis]
     bounds = [begin, *seams, end]
     controls = tuple(
-        _control(a, b, anchor=b if a == begin else a, step=step)
+        _control(a, b, anchor=_anchor(a, b, begin), step=step)
         for a, b in itertools.pairwise(bounds)
     )
     rooms = {
@@ -91,7 +106,12 @@ def planes_of(grid: SeamGrid, axis: int, period: int | None = None) -> AxisPlane
     }
     most = max(rooms.values(), default=0)
     scales = tuple(s for s in SCALES if s == 1 or 4 * s <= most)
-    return AxisPlanes(seams, controls, scales, rooms)
+    return AxisPlanes(seams, controls, scales, rooms, step, tuple(bounds))
+
+
+def _anchor(begin: int, end: int, first: int) -> int:
+    """The seam of a gap whose phase its planes are to have."""
+    return end if begin == first else begin
 
 
 def _step(cell: int, period: int | None) -> int:

@@ -221,11 +221,11 @@ class TestStreaming:
         )
         volumes = open_volume(field, axes=axes), open_volume(labels)
 
-        layout = Layout.of(grid)
+        layout = Layout.of(grid, None, len(field))
 
         def measured(size: int) -> Judged:
             pieces = measure_pieces(layout, *volumes, block_bytes=size)
-            return judge(layout, pieces, axes[1:], field=True, labels=True)
+            return judge(layout, pieces, axes[1:], labels=True)
 
         whole = measured(2**30)
         for size in (1, 2**20):
@@ -247,7 +247,7 @@ class TestStreaming:
                 return volume.read(roi)
 
         grid = SeamGrid({"grid": (32, 32, 32)}, Roi.whole(volume.shape))
-        measure_pieces(Layout.of(grid), Watched(), None, block_bytes=1)
+        measure_pieces(Layout.of(grid, None, len(field)), Watched(), None, block_bytes=1)
         assert max(sizes) <= (16 + 2 * 16) ** 3
 
     @pytest.mark.parametrize(
