@@ -32,6 +32,7 @@ from numpy.typing import NDArray
 
 from stitchsafe.coordinates import Roi
 from stitchsafe.discontinuity._across import label_counts, log_jump
+from stitchsafe.discontinuity._innovation import Innovation, samples, widest
 from stitchsafe.discontinuity._pieces import Dense, quiet_jump
 
 __all__ = ["Comb", "Guess", "guess_grid"]
@@ -63,7 +64,7 @@ class Comb:
     chance
         That as strong a comb comes about in a profile without one.
     measure
-        Of the profile: ``jump@1``, ``jump@4`` or ``labels``.
+        Of the profile: ``jump@1``, ``jump@4``, ``innovation``, ``splits`` or ``ends``.
     """
 
     period: int
@@ -155,6 +156,22 @@ def _profiles(
                     for each in columns
                 ]
                 yield f"jump@{scale}", begin + 2 * scale, np.mean(logs, axis=0)
+        reach = widest(field.channels)
+        if reach and length > 2 * reach + 2 * _SHORTEST:
+            places = range(begin + reach, begin + length - reach + 1)
+            slabs = samples(field, region, axis, places, reach)
+            innovation = Innovation.learned(slabs, reach, quiet)
+            if innovation is not None:
+                contrasts = [
+                    np.concatenate(
+                        [
+                            innovation.profile(np.moveaxis(field.read(part), axis + 1, 1))
+                            for part in _parts(each, axis, 2 * reach, field.channels)
+                        ]
+                    )
+                    for each in columns
+                ]
+                yield "innovation", begin + reach, np.mean(contrasts, axis=0)
     if labels is not None and length > 4 + 2 * _SHORTEST:
         counts = np.sum(
             [
@@ -247,13 +264,29 @@ def _strongest(profile: Profile, first: int, measure: str) -> Comb | None:
         standing = _folded((surprise > -math.log(1 - _TAIL)).astype(float), period)[0]
         combs = (number >= _FEWEST_TEETH) & (standing >= 0.75 * number)
         strength = np.where(combs, -_log_chance(unlikely, number), 0.0)
-        at = int(strength.argmax())
+        # A tooth's neighbours may stand out no less surely: then the highest is meant.
+        certain = strength >= strength.max()
+        at = int(np.where(certain, _folded(plain, period)[0], -np.inf).argmax())
         best = max(best, (float(strength[at]), period, at, int(number[at])))
     _, period, phase, _ = best
     if period < _SHORTEST:
         return None
     chance = _chance_at(heights, period, phase) * (len(profile) ** 2 / 8)
+    if not measure.endswith("4"):
+        phase = _between_twins(heights, period, phase)
     return Comb(period, (first + phase) % period, chance, measure)
+
+
+def _between_twins(heights: Profile, period: int, phase: int) -> int:
+    """The plane in the middle, where two stand out that have one between them.
+
+    Voxels at the border of a tile that was predicted by itself differ from those within it, on both
+    sides of a seam. A step stands out at one plane alone, and at half its height beside it.
+    """
+    folded = _folded(heights, period)[0]
+    twin = max((2, -2), key=lambda step: float(folded[(phase + step) % period]))
+    alike = folded[(phase + twin) % period] > 0.5 * folded[phase]
+    return (phase + twin // 2) % period if alike else phase
 
 
 def _fitting(periods: set[int], profiles: list[tuple[str, int, Profile]]) -> Iterator[Comb]:

@@ -28,7 +28,7 @@ from stitchsafe.coordinates import Roi
 from stitchsafe.discontinuity._across import Starts, summed
 from stitchsafe.discontinuity._planes import AxisPlanes
 
-__all__ = ["Innovation", "reach_of", "samples"]
+__all__ = ["Innovation", "reach_of", "samples", "widest"]
 
 _BEFORE, _LEAST = 8, 2
 _BESIDE = 2
@@ -45,14 +45,16 @@ class _Readable(Protocol):
     def read(self, roi: Roi) -> NDArray[Any]: ...
 
 
-def reach_of(planes: AxisPlanes, channels: int) -> int:
-    """Voxels on both sides of a plane that its innovation is measured from; 0 where none can be.
+def widest(channels: int) -> int:
+    """Voxels on both sides that innovations are measured from; 0 where channels are too many."""
+    before = min(_BEFORE, _FEATURES // channels)
+    return before + _BESIDE if before >= _LEAST else 0
 
-    No more planes foretell the next one than there is room for between two seams.
-    """
-    most = min(_BEFORE, _FEATURES // channels) + _BESIDE
-    least = _LEAST + _BESIDE
-    return next((reach for reach in range(most, least - 1, -1) if planes.undisturbed(reach)), 0)
+
+def reach_of(planes: AxisPlanes, channels: int) -> int:
+    """The widest reach that there is room for between two seams; 0 where there is none."""
+    reaches = range(widest(channels), _LEAST + _BESIDE - 1, -1)
+    return next((reach for reach in reaches if planes.undisturbed(reach)), 0)
 
 
 def samples(
@@ -171,6 +173,37 @@ class Innovation:
         good = np.isfinite(contrast)
         maps = [np.where(good, each, 0.0) for each in (contrast, here)]
         return np.stack([summed(each.reshape(lateral), starts) for each in (*maps, good * 1.0)])
+
+
+    def profile(self, data: Slab) -> NDArray[np.float64]:
+        """Mean contrast of every plane with `reach` voxels on both sides, by one predictor.
+
+        Parameters
+        ----------
+        data
+            Shape (channels, n, *lateral).
+
+        Returns
+        -------
+        ndarray
+            Shape (n − 2·reach + 1,).
+        """
+        columns = _columns(data)
+        before, count = self.reach - _BESIDE, columns.shape[1]
+        found = np.zeros(count - 2 * self.reach + 1)
+        for direction, ordered in enumerate((columns, columns[:, ::-1])):
+            *weights, constant = self.weights[direction, 0]
+            sizes = np.zeros(count)
+            for at in range(before, count):
+                planes = ordered[:, at - before : at].reshape(len(weights), -1)
+                rest = np.abs(ordered[:, at].T - planes.T @ weights - constant)
+                logs = np.log(rest / self.spread[direction, 0] + _QUIET).mean(axis=1)
+                good = np.isfinite(logs)
+                sizes[at] = logs[good].mean() if good.any() else 0.0
+            contrast = sizes - np.mean([np.roll(sizes, k + 1) for k in range(_BESIDE)], axis=0)
+            inside = contrast[self.reach : count - self.reach + 1]
+            found += (inside if direction == 0 else inside[::-1]) / 2
+        return found
 
 
 def _columns(slab: Slab) -> NDArray[np.float64]:

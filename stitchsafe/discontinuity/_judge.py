@@ -317,7 +317,18 @@ def _contrast_statistic(across: _Across, measure: str) -> tuple[Values, Values]:
     own = _divided(sums, areas)
     total = areas[across.owned].sum()
     common = sums[across.owned].sum() / total if total else np.nan
-    return (own[across.seams] - common).reshape(-1), (own[across.owned] - common).reshape(-1)
+    beyond = (own - common) * _steadiness(areas)
+    return beyond[across.seams].reshape(-1), beyond[across.owned].reshape(-1)
+
+
+def _steadiness(areas: Values) -> Values:
+    """By what the means of faces that are smaller than most are less certain.
+
+    By the square root of the area: were neighbours less alike than in fact they are, by so much.
+    """
+    usual = np.median(areas[areas > 0]) if (areas > 0).any() else 1.0
+    found: Values = np.sqrt(np.minimum(1.0, areas / usual))
+    return found
 
 
 def _count_statistic(across: _Across, measure: str) -> tuple[Values, Values]:
