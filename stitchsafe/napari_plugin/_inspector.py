@@ -35,6 +35,7 @@ from qtpy.QtWidgets import (
 
 from stitchsafe.coordinates import Roi
 from stitchsafe.errors import InputError, StitchsafeError
+from stitchsafe.napari_plugin._canvas import free_layers_in_their_context
 from stitchsafe.napari_plugin._faces import FaceModel, Faces
 from stitchsafe.napari_plugin._layer_choice import LayerChoice
 from stitchsafe.napari_plugin._lazy import channel_of, levels_of, scale_of
@@ -145,6 +146,7 @@ class SeamInspector(QWidget):
         self.program.advanced.connect(self._advanced)
         self.program.ended.connect(self._ended)
         self.destroyed.connect(self.program.end)
+        free_layers_in_their_context(self.viewer, self)
 
     # Measuring.
 
@@ -302,9 +304,10 @@ class SeamInspector(QWidget):
             if stored is not None:
                 region = Result.at(stored).roi
             self._add_grid(shape, region, list(grids.values()), answer.get("origin"), placed)
-        remove(self.viewer, FACE_LAYER)
         self._scores = None
-        if len(faces):
+        if not len(faces):
+            remove(self.viewer, FACE_LAYER)
+        else:
             self._scores = FaceScores(faces.axis, faces.corner, faces.shape, faces.shown)
             shown = add_heat(self.viewer, FACE_LAYER, shape, self._scores, **placed)
             shown.visible = self.show_faces.isChecked()

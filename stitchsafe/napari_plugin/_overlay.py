@@ -65,8 +65,16 @@ def add_heat(viewer: Any, name: str, shape: Sequence[int], faces: FaceScores, **
 
 
 def _add(viewer: Any, name: str, data: Sequence[Any], **options: Any) -> Any:
-    remove(viewer, name)
     several = len(data) > 1
+    shapes = [tuple(level.shape) for level in data]
+    if name in viewer.layers:
+        shown = viewer.layers[name]
+        if _lies_as(shown, shapes, options):
+            # The same layer goes on: its look stays as the user made it, and nothing is rebuilt.
+            shown.data = list(data) if several else data[0]
+            viewer.layers.move(viewer.layers.index(shown), len(viewer.layers))
+            return shown
+        remove(viewer, name)
     return viewer.add_image(
         list(data) if several else data[0],
         name=name,
@@ -77,6 +85,16 @@ def _add(viewer: Any, name: str, data: Sequence[Any], **options: Any) -> Any:
         interpolation3d="nearest",
         **options,
     )
+
+
+def _lies_as(layer: Any, shapes: Sequence[tuple[int, ...]], options: dict[str, Any]) -> bool:
+    """Whether a layer has these levels, and lies where a new one would."""
+    if [tuple(shape) for shape in layer.level_shapes] != list(shapes):
+        return False
+    ndim = len(shapes[0])
+    wanted = (options.get("scale", (1.0,) * ndim), options.get("translate", (0.0,) * ndim))
+    lies = (layer.scale, layer.translate)
+    return all(np.array_equal(old, new) for old, new in zip(lies, wanted, strict=True))
 
 
 def remove(viewer: Any, name: str) -> None:
