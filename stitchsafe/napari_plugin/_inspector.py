@@ -7,9 +7,8 @@ chosen a picture across it beside the same across its control plane.
 
 from __future__ import annotations
 
-import shutil
-import tempfile
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -75,7 +74,7 @@ class SeamInspector(QWidget):
         self.seam_title, self.control_title = QLabel("at the seam"), QLabel("at its control")
         self._measured: Any = None
         self._scores: FaceScores | None = None
-        self._scratch: str | None = None
+        self._scratch: TemporaryDirectory[str] | None = None
         self._copying: Any = None
         self._asked = 0
         self._lay_out()
@@ -164,7 +163,8 @@ class SeamInspector(QWidget):
         known = layer.metadata.get(SOURCE, {})
         path, grid = known.get("result"), self.grid.text().strip()
         self._show_known_grid(layer, path)
-        self._scratch = tempfile.mkdtemp(prefix="stitchsafe-")
+        self._scratch = TemporaryDirectory(prefix="stitchsafe-", ignore_cleanup_errors=True)
+        self.destroyed.connect(self._scratch.cleanup)
         axes = axes_choices(layer)[0]
         source = source_of(layer, axes, self._step(layer, axes), None)
         if path is not None and not grid:
@@ -178,7 +178,7 @@ class SeamInspector(QWidget):
         elif source is not None and "--time" not in source.words:
             self._start(source.path)
         else:
-            self._copy(layer, axes, Path(self._scratch) / "labels.npy")
+            self._copy(layer, axes, Path(self._scratch.name) / "labels.npy")
 
     def _opened(self) -> Any:
         """A layer for the path that is typed."""
@@ -243,7 +243,7 @@ class SeamInspector(QWidget):
     def _start(self, path: str) -> None:
         assert self._scratch is not None  # it is made before
         grid = self.grid.text().strip()
-        words = ["seams", path, "--faces", str(Path(self._scratch) / "faces.npz")]
+        words = ["seams", path, "--faces", str(Path(self._scratch.name) / "faces.npz")]
         self.bar.setRange(0, 0)
         self.summary.setText("measuring")
         self.program.start([*words, *(["--grid", grid] if grid else [])])
@@ -276,13 +276,13 @@ class SeamInspector(QWidget):
                 show_error(self.summary.text())
             else:
                 assert self._scratch is not None  # it is made before
-                self.show_report(ending.answer, Faces.load(Path(self._scratch) / "faces.npz"))
+                self.show_report(ending.answer, Faces.load(Path(self._scratch.name) / "faces.npz"))
         finally:
             self._finish()
 
     def _finish(self) -> None:
         if self._scratch is not None:
-            shutil.rmtree(self._scratch, ignore_errors=True)
+            self._scratch.cleanup()
             self._scratch = None
         self.bar.setRange(0, 1)
         self.bar.setValue(0)

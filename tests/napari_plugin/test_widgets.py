@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -186,6 +188,54 @@ class TestPredicting:
         assert np.allclose(*fields, atol=1e-4)
         if how == "cancel":
             widget.words = original
+
+
+@pytest.fixture
+def closed(screen: None, repository: Path) -> Any:
+    """Close a window while a run is under way; the process must end well, and its run with it."""
+
+    def close(*words: object) -> None:
+        script = Path(__file__).with_name("closing.py")
+        done = subprocess.run(
+            [sys.executable, str(script), *map(str, words)],
+            cwd=repository, capture_output=True, text=True, timeout=240,
+            env={**os.environ, "PYTHONPATH": str(repository)},
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        assert "Traceback" not in done.stderr
+        assert "Destroyed while" not in done.stderr
+        with pytest.raises(ProcessLookupError):
+            os.kill(int(done.stdout), signal.SIGCONT)
+
+    return close
+
+
+class TestClosing:
+    def test_the_command_line_resumes_what_a_closed_window_began(
+        self, closed: Any, predicted: Any, tmp_path: Path
+    ) -> None:
+        np.save(tmp_path / "noise.npy", np.random.default_rng(0).random((288, 288), np.float32))
+        out, whole = tmp_path / "noise.zarr", tmp_path / "whole.zarr"
+        closed("predict", tmp_path / "noise.npy", out)
+        options = ("--save", "fields", "--tile-shape", "32,32")
+        resumed = predicted(tmp_path / "noise.npy", out, *options)
+        assert 0 < resumed["blocks_resumed"] < resumed["blocks_total"]
+        predicted(tmp_path / "noise.npy", whole, *options)
+        arrays = [
+            {file.relative_to(each): file.read_bytes() for file in each.rglob("c/**/*")
+             if file.is_file()}
+            for each in (out / "fields", whole / "fields")
+        ]  # fmt: skip
+        assert arrays[0]
+        assert arrays[0] == arrays[1]
+
+    def test_a_closed_window_leaves_no_measurement_behind(
+        self, closed: Any, tmp_path: Path
+    ) -> None:
+        np.save(tmp_path / "labels.npy", np.random.default_rng(0).integers(0, 99, (200, 256, 256)))
+        (tmp_path / "scratch").mkdir()
+        closed("measure", tmp_path / "labels.npy", tmp_path / "scratch")
+        assert not any((tmp_path / "scratch").iterdir())
 
 
 def test_layers_may_leave_a_window_that_a_widget_is_docked_in(screen: None) -> None:
