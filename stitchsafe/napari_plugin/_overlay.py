@@ -16,6 +16,14 @@ from stitchsafe.napari_plugin._planes import FaceScores, grid_levels, heat_level
 __all__ = ["add_grid", "add_heat", "placed_like", "remove"]
 
 
+_CIVIDIS = [
+    "00224e", "002e6a", "1a386f", "32436d", "434e6c", "535a6d",
+    "61656f", "6f7073", "7d7c78", "8c8878", "9b9476", "aba072",
+    "bcae6c", "cdbb63", "dec958", "f0d846", "fee838",
+]  # fmt: skip
+"""At equal steps: importing matplotlib for it would be felt."""
+
+
 def placed_like(layer: Any, ndim: int) -> dict[str, Any]:
     """Scale, place and units of the last `ndim` axes of a layer, as arguments of another."""
     placed: dict[str, Any] = {
@@ -49,10 +57,13 @@ def add_grid(
 
 def add_heat(viewer: Any, name: str, shape: Sequence[int], faces: FaceScores, **placed: Any) -> Any:
     """Show faces in the colour of their score, in place of what has the name."""
-    from matplotlib import colormaps
     from napari.utils import Colormap
 
-    colours = colormaps["cividis"](np.linspace(0, 1, 64))
+    stops = np.array([list(bytes.fromhex(colour)) for colour in _CIVIDIS]) / 255
+    steps = np.linspace(0, 1, 64)
+    colours = np.ones((64, 4))
+    for channel, values in enumerate(stops.T):
+        colours[:, channel] = np.interp(steps, np.linspace(0, 1, len(stops)), values)
     colours[:, 3] = np.linspace(0.08, 1, 64)
     colours[0] = 0
     data = heat_levels(shape, faces)

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 import stitchsafe
+from stitchsafe.bundled import demo_labels
 from stitchsafe.coordinates import Roi
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
@@ -362,6 +363,24 @@ class TestInspecting:
         assert "tile 64 x 64" in inspector.summary.text()
         assert inspector.faces.families[-1] == "tile"
 
+    def test_the_grid_of_others_is_found_and_their_layer_left_alone(
+        self, clean: Any, inspector: Any, until: Any, quick: None
+    ) -> None:
+        volume = stitchsafe.open_volume(f"{demo_labels()}:wrong")
+        labels = volume.read(Roi.whole(volume.shape))[0]
+        layer = clean.add_labels(labels.copy(), name="others", scale=(3, 1, 1), opacity=0.4)
+        inspector.source.choose(layer)
+        write(inspector.grid, "auto")
+        click(inspector.measure_button)
+        until(lambda: inspector.measure_button.isEnabled())
+        assert "64 x 64" in inspector.summary.text()
+        assert inspector.faces.score.max() > inspector.faces.threshold
+        assert "seams: grid" in clean.layers
+        inspector.table.selectRow(0)
+        until(lambda: not inspector.seam_picture.pixmap().isNull())
+        assert np.array_equal(layer.data, labels)
+        assert (layer.name, layer.opacity, tuple(layer.scale)) == ("others", 0.4, (3, 1, 1))
+
     def test_labels_without_a_grid_are_refused(self, clean: Any, inspector: Any) -> None:
         inspector.source.choose(clean.add_labels(np.ones((40, 40), int), name="others"))
         inspector.grid.clear()
@@ -416,8 +435,29 @@ def test_samples_are_layers(clean: Any) -> None:
         clean.layers.clear()
 
 
+def test_a_window_has_the_plugin_in_its_menus(viewer: Any) -> None:
+    def texts(menu: Any) -> set[str]:
+        found = set()
+        for action in menu.actions():
+            found |= {action.text().replace("&", "")}
+            if action.menu() is not None:
+                action.menu().aboutToShow.emit()
+                found |= texts(action.menu())
+        return found
+
+    offered = texts(viewer.window._qt_window.menuBar())
+    widgets = ("Predict", "Check model", "Seam inspector")
+    for title in (*widgets, "Disks (2-D)", "Neurites in electron microscopy (3-D)"):
+        assert any(title in text for text in offered), title
+
+
 def test_what_was_typed_is_remembered(viewer: Any, predicting: Any, quick: None) -> None:
-    from stitchsafe.napari_plugin import PredictWidget
+    from stitchsafe.napari_plugin import PredictWidget, SeamInspector, _settings
+
+    _settings.remember("seams/grid", "32,64,64")
+    other = SeamInspector(viewer)
+    assert other.grid.text() == "32,64,64"
+    other.deleteLater()
 
     predicting.memory.setText("3GB")
     predicting.model.choose("nuclei-2d")
