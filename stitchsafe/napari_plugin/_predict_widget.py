@@ -309,6 +309,7 @@ class PredictWidget(QWidget):
     def _start(self, source: Source) -> None:
         words = self.words(source)
         self.command.setText(as_command(words))
+        self.command.setCursorPosition(0)
         self.status.setText("starting")
         self.bar.setRange(0, 0)
         self.program.start([*words, "--dry-run"] if self._job == "plan" else words)
