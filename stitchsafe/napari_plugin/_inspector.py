@@ -145,6 +145,7 @@ class SeamInspector(QWidget):
         self.program.advanced.connect(self._advanced)
         self.program.ended.connect(self._ended)
         self.destroyed.connect(self.program.end)
+        self.destroyed.connect(lambda: setattr(self, "_asked", 0))  # pictures still to come
         free_layers_in_their_context(self.viewer, self)
 
     # Measuring.
@@ -380,7 +381,7 @@ class SeamInspector(QWidget):
             return found
 
         def show(pictures: list[Any]) -> None:
-            if asked != self._asked:
+            if asked != self._asked:  # of another face meanwhile, or without a window
                 return
             letter = faces.axes[axis]
             self.seam_title.setText(f"at the seam, {letter} = {positions[0]}")
