@@ -26,7 +26,7 @@ LayerData = tuple[Any, dict[str, Any], str]
 SOURCE = "stitchsafe"
 """Key of a layer's metadata under which stands what the program calls it: its path and options."""
 
-_TEXTURE, _VOXELS = 1024, 2**24
+_TEXTURE, _VOXELS = 1024, 2**22
 """Of the coarsest level of a field: its longest side, and its size, so that it fits a texture."""
 _MOST_BYTES = 2**30
 """Of a field, what is read at once for a picture: in 3-D all of a field, however coarse."""
