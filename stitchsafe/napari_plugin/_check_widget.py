@@ -18,6 +18,7 @@ from qtpy.QtWidgets import (
     QWidget,
 )
 
+from stitchsafe.napari_plugin._canvas import free_layers_in_their_context
 from stitchsafe.napari_plugin._models import ModelChoice, remember_verdict
 from stitchsafe.napari_plugin._program import Ending, Program
 from stitchsafe.napari_plugin._settings import recall, remember
@@ -71,6 +72,7 @@ class CheckWidget(QWidget):
         self.button.clicked.connect(self.check)
         self.program.ended.connect(self._ended)
         self.destroyed.connect(self.program.end)
+        free_layers_in_their_context(self.viewer, self)
 
     def check(self) -> None:
         """Check the model that is chosen."""

@@ -80,8 +80,10 @@ class Faces:
         return len(self.score)
 
     def as_shown(self, score: Any) -> Any:
-        """Scores from 0 to 1, as they are coloured: the threshold lies in the middle."""
-        return np.clip(np.asarray(score) / (2 * max(self.threshold, 1e-6)), 0, 1)
+        """Scores from 0 to 1, as they are coloured: the threshold in the middle, the worst at 1."""
+        middle = max(self.threshold, 1e-6)
+        worst = max(2 * middle, float(self.score.max(initial=0)))
+        return np.interp(score, (0, middle, worst), (0, 0.5, 1))
 
     @property
     def shown(self) -> Array:

@@ -7,9 +7,8 @@ chosen a picture across it beside the same across its control plane.
 
 from __future__ import annotations
 
-import shutil
-import tempfile
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -35,6 +34,7 @@ from qtpy.QtWidgets import (
 
 from stitchsafe.coordinates import Roi
 from stitchsafe.errors import InputError, StitchsafeError
+from stitchsafe.napari_plugin._canvas import free_layers_in_their_context
 from stitchsafe.napari_plugin._faces import FaceModel, Faces
 from stitchsafe.napari_plugin._layer_choice import LayerChoice
 from stitchsafe.napari_plugin._lazy import channel_of, levels_of, scale_of
@@ -74,7 +74,7 @@ class SeamInspector(QWidget):
         self.seam_title, self.control_title = QLabel("at the seam"), QLabel("at its control")
         self._measured: Any = None
         self._scores: FaceScores | None = None
-        self._scratch: str | None = None
+        self._scratch: TemporaryDirectory[str] | None = None
         self._copying: Any = None
         self._asked = 0
         self._lay_out()
@@ -145,6 +145,8 @@ class SeamInspector(QWidget):
         self.program.advanced.connect(self._advanced)
         self.program.ended.connect(self._ended)
         self.destroyed.connect(self.program.end)
+        self.destroyed.connect(lambda: setattr(self, "_asked", 0))  # pictures still to come
+        free_layers_in_their_context(self.viewer, self)
 
     # Measuring.
 
@@ -162,7 +164,8 @@ class SeamInspector(QWidget):
         known = layer.metadata.get(SOURCE, {})
         path, grid = known.get("result"), self.grid.text().strip()
         self._show_known_grid(layer, path)
-        self._scratch = tempfile.mkdtemp(prefix="stitchsafe-")
+        self._scratch = TemporaryDirectory(prefix="stitchsafe-", ignore_cleanup_errors=True)
+        self.destroyed.connect(self._scratch.cleanup)
         axes = axes_choices(layer)[0]
         source = source_of(layer, axes, self._step(layer, axes), None)
         if path is not None and not grid:
@@ -176,7 +179,7 @@ class SeamInspector(QWidget):
         elif source is not None and "--time" not in source.words:
             self._start(source.path)
         else:
-            self._copy(layer, axes, Path(self._scratch) / "labels.npy")
+            self._copy(layer, axes, Path(self._scratch.name) / "labels.npy")
 
     def _opened(self) -> Any:
         """A layer for the path that is typed."""
@@ -241,7 +244,7 @@ class SeamInspector(QWidget):
     def _start(self, path: str) -> None:
         assert self._scratch is not None  # it is made before
         grid = self.grid.text().strip()
-        words = ["seams", path, "--faces", str(Path(self._scratch) / "faces.npz")]
+        words = ["seams", path, "--faces", str(Path(self._scratch.name) / "faces.npz")]
         self.bar.setRange(0, 0)
         self.summary.setText("measuring")
         self.program.start([*words, *(["--grid", grid] if grid else [])])
@@ -274,13 +277,13 @@ class SeamInspector(QWidget):
                 show_error(self.summary.text())
             else:
                 assert self._scratch is not None  # it is made before
-                self.show_report(ending.answer, Faces.load(Path(self._scratch) / "faces.npz"))
+                self.show_report(ending.answer, Faces.load(Path(self._scratch.name) / "faces.npz"))
         finally:
             self._finish()
 
     def _finish(self) -> None:
         if self._scratch is not None:
-            shutil.rmtree(self._scratch, ignore_errors=True)
+            self._scratch.cleanup()
             self._scratch = None
         self.bar.setRange(0, 1)
         self.bar.setValue(0)
@@ -302,9 +305,10 @@ class SeamInspector(QWidget):
             if stored is not None:
                 region = Result.at(stored).roi
             self._add_grid(shape, region, list(grids.values()), answer.get("origin"), placed)
-        remove(self.viewer, FACE_LAYER)
         self._scores = None
-        if len(faces):
+        if not len(faces):
+            remove(self.viewer, FACE_LAYER)
+        else:
             self._scores = FaceScores(faces.axis, faces.corner, faces.shape, faces.shown)
             shown = add_heat(self.viewer, FACE_LAYER, shape, self._scores, **placed)
             shown.visible = self.show_faces.isChecked()
@@ -377,7 +381,7 @@ class SeamInspector(QWidget):
             return found
 
         def show(pictures: list[Any]) -> None:
-            if asked != self._asked:
+            if asked != self._asked:  # of another face meanwhile, or without a window
                 return
             letter = faces.axes[axis]
             self.seam_title.setText(f"at the seam, {letter} = {positions[0]}")

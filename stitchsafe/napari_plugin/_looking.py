@@ -35,7 +35,9 @@ def look_at(viewer: Any, layer: Any, axis: int, corner: Any, shape: Any) -> None
         dims.order = (*(each for each in others if each != gone), upper, gone, right)
     points = {before + n: float(value) for n, value in enumerate(world)}
     points[before + axis] = float(corner[axis] * scale[axis] + translate[axis])
-    dims.set_point(tuple(points), tuple(points.values()))
+    # Only along what is not displayed: for each axis that is set, napari reads all slices again.
+    turned = [each for each in points if each not in dims.displayed]
+    dims.set_point(turned, [points[each] for each in turned])
     displayed = list(dims.displayed)
     camera = [points.get(each, 0.0) for each in displayed]
     view = getattr(viewer, "scene", viewer).camera  # where napari has it since 0.9

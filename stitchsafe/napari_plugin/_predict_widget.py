@@ -26,6 +26,7 @@ from qtpy.QtWidgets import (
 
 from stitchsafe.coordinates import Roi
 from stitchsafe.errors import InputError, StitchsafeError
+from stitchsafe.napari_plugin._canvas import free_layers_in_their_context
 from stitchsafe.napari_plugin._layer_choice import LayerChoice
 from stitchsafe.napari_plugin._models import ModelChoice, remember_verdict
 from stitchsafe.napari_plugin._overlay import add_grid, placed_like
@@ -138,6 +139,7 @@ class PredictWidget(QWidget):
         self.destroyed.connect(_disconnected(step, self._follow))
         self.destroyed.connect(self.program.end)
         self.destroyed.connect(self.checker.end)
+        free_layers_in_their_context(self.viewer, self)
 
     def _recall(self) -> None:
         self.memory.setText(recall("predict/memory"))
@@ -307,6 +309,7 @@ class PredictWidget(QWidget):
     def _start(self, source: Source) -> None:
         words = self.words(source)
         self.command.setText(as_command(words))
+        self.command.setCursorPosition(0)
         self.status.setText("starting")
         self.bar.setRange(0, 0)
         self.program.start([*words, "--dry-run"] if self._job == "plan" else words)

@@ -6,6 +6,7 @@ stop, it enters what is finished and ends; whatever way it ends, the same words 
 
 from __future__ import annotations
 
+import atexit
 import json
 import shlex
 import sys
@@ -50,6 +51,13 @@ class Ending:
     answer: dict[str, Any] | None = None
     error: str = ""
     cancelled: bool = False
+
+
+@atexit.register
+def _end_all() -> None:
+    """Where Python ends without Qt's event loop, no run is left for what is half gone to hear."""
+    for program in list(_running):
+        program.end()
 
 
 def as_command(words: Sequence[str]) -> str:

@@ -26,7 +26,10 @@ LayerData = tuple[Any, dict[str, Any], str]
 SOURCE = "stitchsafe"
 """Key of a layer's metadata under which stands what the program calls it: its path and options."""
 
-_TEXTURE = 1024
+_TEXTURE, _VOXELS = 1024, 2**22
+"""Of the coarsest level of a field: its longest side, and its size, so that it fits a texture."""
+_MOST_BYTES = 2**30
+"""Of a field, what is read at once for a picture: in 3-D all of a field, however coarse."""
 
 
 def get_reader(path: str | Sequence[str]) -> Callable[[Any], list[LayerData]] | None:
@@ -133,22 +136,52 @@ def _field_layer(result: Result, name: str) -> LayerData:
 def _coloured(volume: Volume, colours: Colours, step: int) -> LazyArray:
     """A field in colours, each `step`-th of its elements along every axis."""
     shape = [math.ceil(size / step) for size in volume.shape]
+    element = volume.channels * volume.dtype.itemsize
+    said = False
 
     def read(roi: Roi) -> Any:
-        begin = [o * step for o in roi.offset]
-        end = [min((e - 1) * step + 1, s) for e, s in zip(roi.end, volume.shape, strict=True)]
-        if not roi.size:
-            return np.zeros((*roi.shape, 3), np.uint8)
-        values = volume.read(Roi.from_bounds(begin, end))
-        return colours(values[(slice(None), *[slice(None, None, step)] * len(shape))])
+        nonlocal said
+        picture = np.zeros((*roi.shape, 3), np.uint8)
+        needed = math.prod(size * step if size > 1 else 1 for size in roi.shape) * element
+        if needed > _MOST_BYTES:
+            if not said:
+                _say_too_large(needed)
+            said = True
+            return picture
+        # In slabs as thick as a chunk: memory is for what is kept, not for all that is read.
+        axis = max(range(roi.ndim), key=lambda n: roi.shape[n] > 1)
+        thick = max(1, volume.chunk_shape[axis] // step)
+        for first in range(0, roi.shape[axis], thick):
+            slab: tuple[slice, ...] = (slice(None),) * axis + (slice(first, first + thick),)
+            part = Roi.from_bounds(
+                [o + (first if n == axis else 0) for n, o in enumerate(roi.offset)],
+                [min(e, o + first + thick) if n == axis else e
+                 for n, (o, e) in enumerate(zip(roi.offset, roi.end, strict=True))],
+            )  # fmt: skip
+            values = volume.read(
+                Roi.from_bounds(
+                    [o * step for o in part.offset], [(e - 1) * step + 1 for e in part.end]
+                )
+            )
+            picture[slab] = colours(values[(slice(None), *[slice(None, None, step)] * roi.ndim)])
+        return picture
 
     return LazyArray((*shape, 3), np.uint8, read, whole=1)
+
+
+def _say_too_large(needed: int) -> None:
+    from napari.utils.notifications import show_warning
+
+    show_warning(
+        f"this picture takes {needed / 1e9:.1f} GB of the field to be read (3-D takes all of it), "
+        f"and {_MOST_BYTES / 1e9:.1f} GB is the most; look at slices or predict less (--roi)"
+    )
 
 
 def _steps(shape: Sequence[int]) -> list[int]:
     """Strides of a pyramid whose coarsest level is a picture that any graphics card takes."""
     steps = [1]
-    while max(shape) / steps[-1] > _TEXTURE:
+    while max(shape) / steps[-1] > _TEXTURE or math.prod(shape) / steps[-1] ** len(shape) > _VOXELS:
         steps.append(2 * steps[-1])
     return steps
 

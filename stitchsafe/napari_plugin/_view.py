@@ -37,6 +37,8 @@ def view(out: str | Path) -> None:
         raise StoreError(f"{out} is not a result of stitchsafe on this machine; check the path")
     Result.at(out)
     _require_napari()
+    # This window has only our layers, which may be read in threads; for others it is a preference.
+    os.environ.setdefault("NAPARI_ASYNC", "1")
     import napari
 
     _, inspector = open_viewer(out)

@@ -81,3 +81,14 @@ def test_faces_below_the_threshold_are_not_drawn() -> None:
     drawn = np.asarray(level)
     assert drawn[:8, 10, 20:40].all()
     assert np.count_nonzero(drawn) == 8 * 20
+
+
+def test_a_bad_face_and_a_worse_one_differ_in_colour() -> None:
+    pytest.importorskip("qtpy.QtCore", exc_type=ImportError)
+    from stitchsafe.napari_plugin._faces import Faces
+
+    columns = dict.fromkeys(Faces.__dataclass_fields__, np.zeros(4))
+    faces = Faces(**{**columns, "threshold": 3.0, "score": np.array([0.0, 3.0, 20.0, 37.0])})
+    assert np.allclose(faces.shown, [0, 0.5, 0.75, 1])
+    few = Faces(**{**columns, "threshold": 3.0, "score": np.array([0.0, 1.5, 3.0, 4.5])})
+    assert np.allclose(few.shown, [0, 0.25, 0.5, 0.75])

@@ -137,3 +137,9 @@ def test_opening_ten_gigabytes_reads_next_to_nothing(
     for data, _, _ in layers.values():
         assert np.asarray(finest(data)[1000, :50, :60]).shape[:2] == (50, 60)
     assert sum(read) <= 64**3 + 3 * 50 * 60
+    fields = layers["large embedding"][0]
+    warned = pytest.importorskip("napari.utils.notifications").notification_manager.records
+    assert not np.asarray(fields[-1]).any()  # all of it, for 3-D: that is refused, and said once
+    assert not np.asarray(fields[-1][1:]).any()
+    assert sum("GB of the field" in str(each.message) for each in warned) == 1
+    assert sum(read) <= 64**3 + 3 * 50 * 60
