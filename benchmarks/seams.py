@@ -42,6 +42,12 @@ def forward_of(network: Network) -> Callable[[Image], Image]:
     return forward
 
 
+def scaled(image: Image) -> Image:
+    """Intensities as networks are trained on them: 0 and 1 at the 1st and 99th percentiles."""
+    low, high = np.percentile(image, [1, 99])
+    return (image - low) / max(float(high - low), 1e-6)
+
+
 def images(folder: Path, count: int) -> list[tuple[str, Image]]:
     """The first images that hold several tiles, scaled by their percentiles."""
     found = []
@@ -50,8 +56,7 @@ def images(folder: Path, count: int) -> list[tuple[str, Image]]:
         if image.ndim == 3:
             image = image.mean(axis=int(np.argmin(image.shape)))
         if min(image.shape) >= 256:
-            low, high = np.percentile(image, [1, 99])
-            found.append((file.stem, (image[:512, :512] - low) / (high - low)))
+            found.append((file.stem, scaled(image[:512, :512])))
     return found[:count]
 
 
@@ -79,7 +84,7 @@ def main() -> None:
         "snapped": lambda image: snapped(image, forward, tile),
         "blended": lambda image: blended(image, forward, tile),
         "misaligned": lambda image: misaligned(image, forward, tile, margin, axes[0].period),
-        "normalised": lambda image: normalised(image, forward, tile, margin),
+        "normalised": lambda image: normalised(image, forward, tile, margin, scaled),
     }
     for name, image in images(asked.data, asked.images):
         known: dict[str, Image] = {}

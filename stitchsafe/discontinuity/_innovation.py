@@ -174,7 +174,6 @@ class Innovation:
         maps = [np.where(good, each, 0.0) for each in (contrast, here)]
         return np.stack([summed(each.reshape(lateral), starts) for each in (*maps, good * 1.0)])
 
-
     def profile(self, data: Slab) -> NDArray[np.float64]:
         """Mean contrast of every plane with `reach` voxels on both sides, by one predictor.
 

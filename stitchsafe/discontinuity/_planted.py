@@ -9,7 +9,7 @@ network does that pads its input), and returns the field of the image, put toget
 `blended`       tiles overlap and are averaged with weights of a bell shape, as MONAI's
                 `sliding_window_inference` does it
 `misaligned`    each tile reads all the context it needs, from an origin off the network's lattice
-`normalised`    each tile reads all it needs, and is normalised by its own mean and deviation
+`normalised`    each tile reads all it needs, and its intensities are scaled by themselves
 =============== ==================================================================================
 """
 
@@ -71,13 +71,16 @@ def misaligned(
     return _with_margin(image, forward, tile, margin, shift=period // 2)
 
 
-def normalised(image: Image, forward: Forward, tile: Sequence[int], margin: Sequence[int]) -> Field:
-    """Tiles with all of their context, each normalised by itself."""
-
-    def by_itself(part: Image) -> Field:
-        return forward((part - part.mean()) / (part.std() + 1e-6))
-
-    return _with_margin(image, by_itself, tile, margin)
+def normalised(
+    image: Image,
+    forward: Forward,
+    tile: Sequence[int],
+    margin: Sequence[int],
+    scaled: Callable[[Image], Image] | None = None,
+) -> Field:
+    """Tiles with all of their context, each scaled by itself; by mean and deviation if not said."""
+    by_itself = scaled or (lambda part: (part - part.mean()) / (part.std() + 1e-6))
+    return _with_margin(image, lambda part: forward(by_itself(part)), tile, margin)
 
 
 def cut_labels(labels: NDArray[Any], tile: Sequence[int]) -> NDArray[np.int64]:

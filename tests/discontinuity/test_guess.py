@@ -14,7 +14,7 @@ from stitchsafe.discontinuity import _guess, cut_labels
 from stitchsafe.discontinuity._guess import _profiles
 
 
-@pytest.mark.parametrize("way", ["normalised", "snapped"])
+@pytest.mark.parametrize("way", ["misaligned", "normalised", "snapped"])
 def test_a_grid_is_found_in_a_field(way: str) -> None:
     report = stitchsafe.seams(WAYS[way](image()), grid="auto")
     assert report.guessed
@@ -51,11 +51,11 @@ def test_a_long_column_is_read_in_parts(monkeypatch: pytest.MonkeyPatch) -> None
         return [each for axis in range(3) for _, _, each in _profiles(region, axis, *volumes)]
 
     whole = profiles()
-    assert len(whole) == 8  # along y and x two scales of the field, splits and ends of labels
+    assert len(whole) == 10  # along y and x, of two scales, innovation, splits and ends
     monkeypatch.setattr(_guess, "_PART", 1)
     sizes.clear()
     parts = profiles()
-    assert max(sizes) <= 3 * 16 * 48**2
+    assert max(sizes) <= 3 * 20 * 64**2
     for one, other in zip(whole, parts, strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-9)
 
