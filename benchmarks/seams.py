@@ -6,6 +6,7 @@ area under the ROC curve of the faces' scores (wrong field against right), and w
 finds::
 
     python benchmarks/seams.py --data ../shared/data/dsb2018 --images 3 --tile 64
+    python benchmarks/seams.py --data ../shared/data/dsb2018 --only 1f6b7cead153,3f9fc8e63f87
 """
 
 from __future__ import annotations
@@ -48,10 +49,12 @@ def scaled(image: Image) -> Image:
     return (image - low) / max(float(high - low), 1e-6)
 
 
-def images(folder: Path, count: int) -> list[tuple[str, Image]]:
-    """The first images that hold several tiles, scaled by their percentiles."""
+def images(folder: Path, count: int, only: str) -> list[tuple[str, Image]]:
+    """The first images that hold several tiles, or those that are named; scaled."""
     found = []
     for file in sorted(folder.glob("*.npz")):
+        if only and file.stem not in only.split(","):
+            continue
         image = np.load(file)["image"].astype(np.float32)
         if image.ndim == 3:
             image = image.mean(axis=int(np.argmin(image.shape)))
@@ -71,6 +74,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True, help="folder of .npz with `image`")
     parser.add_argument("--model", default="nuclei-2d")
     parser.add_argument("--images", type=int, default=3)
+    parser.add_argument("--only", default="", help="names of the images, with commas")
     parser.add_argument("--tile", type=int, default=64, help="voxels a side")
     asked = parser.parse_args()
     network = load_network(asked.model)
@@ -86,7 +90,7 @@ def main() -> None:
         "misaligned": lambda image: misaligned(image, forward, tile, margin, axes[0].period),
         "normalised": lambda image: normalised(image, forward, tile, margin, scaled),
     }
-    for name, image in images(asked.data, asked.images):
+    for name, image in images(asked.data, asked.images, asked.only):
         known: dict[str, Image] = {}
         for way, make in ways.items():
             field = known[way] = make(image)

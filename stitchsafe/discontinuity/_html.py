@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stitchsafe.discontinuity._pictures import Picture, Views, pictures_of
-from stitchsafe.discontinuity._report import CHANCE, TOLERANCE, SeamReport, tells
+from stitchsafe.discontinuity._report import TOLERANCE, SeamReport, tells
 from stitchsafe.discontinuity._statistics import Ratio
 from stitchsafe.legible import legible
 
@@ -278,8 +278,7 @@ def _maps(report: SeamReport) -> Iterator[str]:
     yield "<h2>Where</h2>"
     yield (
         f'<p class="soft">Each square is a face; the fuller, the rarer at a control. Framed: score '
-        f"above {report.threshold:.1f}, which chance gives to one face in {1 / CHANCE:g} results."
-        "</p>"
+        f"above {report.threshold:.1f}, which few controls reach, if any.</p>"
     )
     for axis in np.unique(faces.axis):
         rows = np.flatnonzero(faces.axis == axis)

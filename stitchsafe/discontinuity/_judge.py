@@ -9,6 +9,7 @@ control's face, to learn what chance does.
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -20,14 +21,22 @@ from numpy.typing import NDArray
 from stitchsafe.discontinuity._across import LABEL_COUNTS
 from stitchsafe.discontinuity._faces import FaceTable
 from stitchsafe.discontinuity._pieces import Layout, Pieces
-from stitchsafe.discontinuity._statistics import Ratio, count_ratio, mean_ratio, rarity
+from stitchsafe.discontinuity._statistics import (
+    Ratio,
+    count_ratio,
+    decoy_threshold,
+    mean_ratio,
+    rarity,
+)
 
 Values = NDArray[Any]
 
-__all__ = ["CONFIDENCE", "Judged", "judge"]
+__all__ = ["CHANCE", "CONFIDENCE", "Judged", "judge"]
 
 CONFIDENCE = 0.99
 """That no interval of a report misses, of all that it holds together."""
+CHANCE = 0.001
+"""Of any face of a right result being taken for a bad one by its score alone."""
 
 _EVENTS = {"splits": "pairs", "ends": "pairs", "merges": "boundaries"}
 _COUNT = {name: index for index, name in enumerate(LABEL_COUNTS)}
@@ -49,12 +58,15 @@ class Judged:
         Names, which `FaceTable.because` numbers.
     scale
         At which the faces' jumps are; None without a field.
+    threshold
+        Score above which a face is bad.
     """
 
     ratios: dict[tuple[str, str], dict[str, Ratio]]
     faces: FaceTable
     measures: tuple[str, ...]
     scale: int | None
+    threshold: float
 
 
 @dataclass(frozen=True)
@@ -149,7 +161,15 @@ def judge(layout: Layout, pieces: Sequence[Pieces], axes: str, *, labels: bool) 
     measures = (*layout.field_measures, *(_EVENTS if labels else ()))
     ratios = _ratios(layout, across, axes, measures)
     scale = _telling_scale(ratios, layout.scales)
-    return Judged(ratios, _faces(layout, across, measures, scale), measures, scale)
+    if not any(each.seams for each in across):
+        return Judged(ratios, _no_faces(len(across)), measures, scale, -math.log10(CHANCE))
+    scored = [_scores(across, measure) for measure in measures]
+    scores, controls = (np.stack(each).astype(np.float32) for each in zip(*scored, strict=True))
+    faces = _faces(layout, across, scores, scale)
+    alone = math.log10(scores.size / CHANCE)
+    seam = faces.corner[np.arange(len(faces)), faces.axis] * len(axes) + faces.axis
+    together = decoy_threshold(scores.max(axis=0), controls.max(axis=0), seam)
+    return Judged(ratios, faces, measures, scale, min(alone, together))
 
 
 def _telling_scale(
@@ -224,14 +244,10 @@ def _matched(across: _Across, family: str, measure: str) -> Iterator[Values]:
     yield across.units[chosen][good]
 
 
-def _faces(
-    layout: Layout, across: list[_Across], measures: tuple[str, ...], scale: int | None
-) -> FaceTable:
+def _faces(layout: Layout, across: list[_Across], scores: Values, scale: int | None) -> FaceTable:
+    """One row each, from the scores by measure."""
     rows = [_rows(layout, each) for each in across if each.seams]
-    if not rows:
-        return _no_faces(len(across))
     columns = {key: np.concatenate([row[key] for row in rows]) for key in rows[0]}
-    scores = np.stack([_scores(across, measure) for measure in measures])
     score = scores.max(axis=0)
     jump = control = np.full(len(score), np.nan)
     if scale is not None:
@@ -250,7 +266,7 @@ def _faces(
         control=columns["control"],
         jump=jump.astype(np.float32),
         control_jump=control.astype(np.float32),
-        score=score.astype(np.float32),
+        score=score,
         because=np.where(score > 0, scores.argmax(axis=0), -1).astype(np.int8),
         **counts,
     )
@@ -287,8 +303,10 @@ def _rows(layout: Layout, across: _Across) -> dict[str, Values]:
     return found
 
 
-def _scores(across: list[_Across], measure: str) -> Values:
-    """How rare each face is among controls; axes have tails of one form, and spreads of their own.
+def _scores(across: list[_Across], measure: str) -> tuple[Values, Values]:
+    """How rare each face is among controls, and each of theirs.
+
+    Axes have tails of one form, and spreads of their own.
 
     An axis with too few controls of its own has the spread of all.
     """
@@ -303,7 +321,7 @@ def _scores(across: list[_Across], measure: str) -> Values:
     null = np.concatenate([c / spread for (_, c), spread in zip(pairs, spreads, strict=True)])
     if measure.startswith("jump"):  # too smooth is as telling: a blend averages what differs
         values, null = np.abs(values), np.abs(null)
-    return rarity(values, null)
+    return rarity(values, null), rarity(null, null)
 
 
 def _known(values: Values) -> int:

@@ -93,6 +93,7 @@ def measure_seams(
         ratios=judged.ratios,
         faces=judged.faces if computed is None else _between(judged.faces, computed),
         measures=judged.measures,
+        threshold=judged.threshold,
     )
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -11,15 +10,13 @@ import numpy as np
 
 from stitchsafe.coordinates import Roi
 from stitchsafe.discontinuity._faces import FaceTable
-from stitchsafe.discontinuity._judge import CONFIDENCE
+from stitchsafe.discontinuity._judge import CHANCE, CONFIDENCE
 from stitchsafe.discontinuity._statistics import Ratio
 
 __all__ = ["CHANCE", "TOLERANCE", "SeamReport", "tells"]
 
 TOLERANCE = 0.01
 """By how much a ratio's interval may lie off 1 before it speaks of seams."""
-CHANCE = 0.001
-"""Of any face of a right result being taken for a bad one."""
 
 _WORST = 10
 _FEWEST_PLANES = 3
@@ -54,6 +51,9 @@ class SeamReport:
         One row each.
     measures
         Names of the measures, which `FaceTable.because` numbers.
+    threshold
+        Score above which a face is bad: of faces of right results chance lifts one above it in one
+        of a thousand results, or, of many faces above it, one in twenty may be right.
     recomputed
         What fields differ by from what other tiles give, where that was asked for.
     notes
@@ -72,6 +72,7 @@ class SeamReport:
     ratios: Mapping[tuple[str, str], Mapping[str, Ratio]]
     faces: FaceTable
     measures: tuple[str, ...]
+    threshold: float
     recomputed: Mapping[str, Any] | None = None
     notes: tuple[str, ...] = ()
 
@@ -112,11 +113,6 @@ class SeamReport:
     @property
     def _jump(self) -> Ratio | None:
         return self._together.get(f"jump@{self.scale}")
-
-    @property
-    def threshold(self) -> float:
-        """Score above which a face is bad: chance alone lifts one above it with `CHANCE`."""
-        return math.log10(max(1, len(self.faces) * len(self.measures)) / CHANCE)
 
     @property
     def bad(self) -> int:

@@ -8,6 +8,10 @@ is the jackknife's over units, with Student's quantiles.
 against its own neighbours. Up to their 80th percentile chances are counted; beyond it the tail is
 taken to fall exponentially, at the mean rate of the controls beyond and never faster than that of
 a normal variable. What is returned is −log10 of the chance of so much at a control.
+
+**Many faces.** One face has to be rarer than chance makes the rarest of all. Where most faces are
+bad, less will do: controls are *decoys*, and so many of those above a threshold tell how many of
+the faces above it are right ones (Elias and Gygi 2007 judge matches of spectra like this).
 """
 
 from __future__ import annotations
@@ -19,7 +23,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Ratio", "count_ratio", "mean_ratio", "rarity"]
+__all__ = ["Ratio", "count_ratio", "decoy_threshold", "mean_ratio", "rarity"]
 
 Numbers = NDArray[np.float64]
 
@@ -27,6 +31,8 @@ _TAIL = 0.8
 _NORMAL_EXCESS = 0.56
 """Of a normal variable beyond its 80th percentile, in standard deviations."""
 _FEWEST_UNITS = 4
+_FALSE_SHARE = 0.05
+_FEWEST_PLANES = 3
 
 
 @dataclass(frozen=True)
@@ -123,6 +129,35 @@ def _around(log: float, without: Numbers, least: float, chance: float, planes: i
     # What the logarithm's curvature does to a wide interval is no more than it says itself.
     high = math.exp(log + reach) if log + reach < 700 else math.inf
     return Ratio(math.exp(log), math.exp(log - reach), high, count, planes)
+
+
+def decoy_threshold(scores: Numbers, controls: Numbers, plane: NDArray[np.int64]) -> float:
+    """The least score above which one face in twenty, at most, is as controls are.
+
+    Parameters
+    ----------
+    scores, controls
+        Of faces, and of controls' faces.
+    plane
+        The seam that each face lies in. One slice of a volume may be odd: fewer than three seams
+        are not enough.
+
+    Returns
+    -------
+    float
+        Infinity where there is no such score.
+    """
+    order = np.argsort(-scores, kind="stable")
+    ranked = scores[order]
+    above = len(controls) - np.searchsorted(np.sort(controls), ranked, side="left")
+    decoys = above * max(1.0, len(scores) / max(len(controls), 1))
+    first = np.sort(np.unique(plane[order], return_index=True)[1])
+    known = int(first[_FEWEST_PLANES - 1]) if len(first) >= _FEWEST_PLANES else len(scores)
+    place = np.arange(len(scores))
+    good = (place >= known) & (ranked > 0) & ((decoys + 1) / (place + 1) <= _FALSE_SHARE)
+    if not len(controls) or not good.any():
+        return math.inf
+    return float(np.nextafter(ranked[good].min(), 0.0))
 
 
 def rarity(values: Numbers, controls: Numbers) -> Numbers:
