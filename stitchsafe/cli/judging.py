@@ -20,7 +20,7 @@ from stitchsafe.cli.parsing import (
     parse_shape,
 )
 from stitchsafe.cli.session import by_key, conversation
-from stitchsafe.errors import StoreError
+from stitchsafe.errors import InputError, StoreError
 
 if TYPE_CHECKING:
     from stitchsafe.discontinuity import SeamReport
@@ -149,6 +149,9 @@ def seams(
         str | None,
         typer.Option(metavar="czyx", help="Axes of a field whose file does not name them."),
     ] = None,
+    time: Annotated[
+        int | None, typer.Option(metavar="T", help="Which time point, where there are several.")
+    ] = None,
     roi: Annotated[
         str | None, typer.Option(metavar="0:64,:,:", help="The only region to look at.")
     ] = None,
@@ -196,8 +199,14 @@ def seams(
             given["max_memory"] = parse_bytes(max_memory, "--max-memory")
         if faces is not None:
             _refuse_place(Path(faces))
+            if html is not None and Path(html).absolute() == Path(faces).absolute():
+                raise InputError(
+                    f"--html and --faces both name {html}, and one would replace the other; give "
+                    "each a file of its own"
+                )
         report = stitchsafe.seams(
             out,
+            time=time,
             field=field,
             labels=labels,
             axes=axes,

@@ -123,12 +123,15 @@ class Innovation:
             if origin is None:
                 continue
             rows += columns.shape[2]
-            for at, before, plane in _pairs(columns - origin, reach):
-                squares[at] += before @ before.T
-                products[at] += before @ plane.T
-                targets[at] += (plane**2).sum(axis=1)
+            with np.errstate(over="ignore", invalid="ignore"):
+                for at, before, plane in _pairs(columns - origin, reach):
+                    squares[at] += before @ before.T
+                    products[at] += before @ plane.T
+                    targets[at] += (plane**2).sum(axis=1)
         if origin is None or rows < _ROWS_PER_FEATURE * size:
             return None
+        if not (np.isfinite(squares).all() and np.isfinite(targets).all()):
+            return None  # values near the largest there are
         ridge = np.zeros((size, size))
         weights, spread = np.zeros_like(products), np.zeros_like(targets)
         for at in np.ndindex(2, 1 + _BESIDE):

@@ -38,6 +38,9 @@ CONFIDENCE = 0.99
 CHANCE = 0.001
 """Of any face of a right result being taken for a bad one by its score alone."""
 
+_FEWEST_CONTROLS = 8
+"""Faces at controls that say how a field's faces are spread."""
+
 _EVENTS = {"splits": "pairs", "ends": "pairs", "merges": "boundaries"}
 _COUNT = {name: index for index, name in enumerate(LABEL_COUNTS)}
 
@@ -312,8 +315,15 @@ def _scores(across: list[_Across], measure: str) -> tuple[Values, Values]:
     """
     found = _count_statistic if measure in _EVENTS else _contrast_statistic
     pairs = [found(each, measure) for each in across if each.seams]
-    spreads = [float(np.sqrt(np.nanmean(c**2))) if _known(c) >= 8 else np.nan for _, c in pairs]
+    spreads = [
+        float(np.sqrt(np.nanmean(c**2))) if _known(c) >= _FEWEST_CONTROLS else np.nan
+        for _, c in pairs
+    ]
     every = np.concatenate([controls for _, controls in pairs])
+    if measure not in _EVENTS and _known(every) < _FEWEST_CONTROLS:
+        # They are held against their own mean: of one alone that is no spread at all.
+        ours, theirs = zip(*pairs, strict=True)
+        return np.zeros(sum(map(np.size, ours))), np.zeros(sum(map(np.size, theirs)))
     common = float(np.sqrt(np.nanmean(every**2))) if _known(every) else 1.0
     least = 1.0 if measure in _EVENTS else 1e-9
     spreads = [max(common if np.isnan(s) else s, least) for s in spreads]

@@ -283,17 +283,18 @@ def quiet_jump(field: Dense, region: Roi) -> NDArray[np.float64]:
         np.unique(np.linspace(o, max(o, o + s - side), 4).astype(int))
         for o, s in zip(region.offset, region.shape, strict=True)
     ]
-    spread = []
+    parts = []
     for corner in itertools.product(*places):
         box = Roi(tuple(map(int, corner)), (side,) * region.ndim).intersect(region)
         data = field.read(box).astype(np.float64).reshape(field.channels, -1)
-        data = data[:, np.isfinite(data).all(axis=0)]
-        if data.size:
-            spread.append((data.mean(axis=1), data.var(axis=1)))
-    if not spread:
+        parts.append(data[:, np.isfinite(data).all(axis=0)])
+    data = np.concatenate(parts, axis=1)
+    if not data.size:
         return np.full(field.channels, _QUIET)
-    means, variances = (np.stack(each) for each in zip(*spread, strict=True))
-    spreads = np.sqrt(means.var(axis=0) + variances.mean(axis=0))
+    # Between percentiles, as a single voxel far out would make everything quiet.
+    low, high = np.percentile(data, [2, 98], axis=1)
+    with np.errstate(over="ignore"):
+        spreads = np.where(high > low, (high - low) / 4, np.sqrt(data.var(axis=1)))
     # A channel that hardly moves is held against the others.
     least = float(spreads.max()) * _QUIET or 1.0
     quiet: NDArray[np.float64] = _QUIET * np.maximum(spreads, least)

@@ -209,7 +209,7 @@ class SeamReport:
                 lines.append(
                     f"  {face['axis']} = {face['position']}, from "
                     f"{','.join(map(str, face['corner']))}: score {face['score']:.1f} "
-                    f"({face['because']})"
+                    f"({face['because']}, {face['family']})"
                 )
         if not self.ok:
             return "\n".join([*lines, "SEAMS found"])

@@ -6,8 +6,9 @@ is the jackknife's over units, with Student's quantiles.
 
 **Rarity.** How large a face's measure may become by chance is seen at the controls, each held
 against its own neighbours. Up to their 80th percentile chances are counted; beyond it the tail is
-taken to fall exponentially, at the mean rate of the controls beyond and never faster than that of
-a normal variable. What is returned is −log10 of the chance of so much at a control.
+taken to fall exponentially, at the mean rate of the controls beyond, never faster than that of
+a normal variable, nor than their farthest allows. What is returned is −log10 of the chance of so
+much at a control.
 
 **Many faces.** One face has to be rarer than chance makes the rarest of all. Where most faces are
 bad, less will do: controls are *decoys*, and so many of those above a threshold tell how many of
@@ -30,7 +31,7 @@ Numbers = NDArray[np.float64]
 _TAIL = 0.8
 _NORMAL_EXCESS = 0.56
 """Of a normal variable beyond its 80th percentile, in standard deviations."""
-_FEWEST_UNITS = 4
+_FEWEST_UNITS = 8
 _FALSE_SHARE = 0.05
 _FEWEST_PLANES = 3
 
@@ -178,8 +179,11 @@ def rarity(values: Numbers, controls: Numbers) -> Numbers:
     threshold = float(np.quantile(null, _TAIL))
     beyond = null[null > threshold]
     excess = float((beyond - threshold).mean()) if len(beyond) else 0.0
-    # Few controls know their tail badly.
+    # Few controls know their tail badly; and where the highest lies too far out, it is no
+    # exponential one, as where most of a field is empty.
     scale = max(excess, _NORMAL_EXCESS) * (1 + 1 / math.sqrt(max(len(beyond), 1)))
+    farthest = (float(null[-1]) - threshold) / (math.log(max(len(beyond), 1)) + 1)
+    scale = max(scale, farthest)
     at_least = len(null) - np.searchsorted(null, values[known], side="left")
     counted = -np.log10(np.maximum((at_least + 1) / (len(null) + 1), 1 - _TAIL))
     tail = -math.log10(1 - _TAIL) + (values[known] - threshold) / scale / math.log(10)

@@ -155,6 +155,7 @@ class SeamInspector(QWidget):
         if self.program.running or self._copying is not None:
             return
         remember("seams/grid", self.grid.text().strip())
+        self.summary.setText("")
         try:
             layer = self.source.layer if self.source.layer is not None else self._opened()
         except StitchsafeError as error:
@@ -208,7 +209,10 @@ class SeamInspector(QWidget):
             self.viewer.add_layer(layer)
         labels = [layer for layer in layers if _is_labels(layer)]
         if not labels:
-            raise InputError(f"{path} holds no labels, and the inspector is for labels")
+            raise InputError(
+                f"{path} holds no labels, and the inspector is for labels; stitchsafe seams "
+                f"{path} --html report.html shows the seams of its field"
+            )
         self.source.choose(labels[-1])
         return labels[-1]
 
@@ -238,8 +242,9 @@ class SeamInspector(QWidget):
     def _step(self, layer: Any, axes: str) -> int:
         if "t" not in axes:
             return 0
-        steps = self.viewer.dims.current_step
-        return int(steps[self.viewer.dims.ndim - layer.ndim + axes.index("t")])
+        axis = axes.index("t")
+        step = int(self.viewer.dims.current_step[self.viewer.dims.ndim - layer.ndim + axis])
+        return min(step, int(finest(layer).shape[axis]) - 1)  # of other layers there may be more
 
     def _start(self, path: str) -> None:
         assert self._scratch is not None  # it is made before
@@ -313,7 +318,8 @@ class SeamInspector(QWidget):
             shown = add_heat(self.viewer, FACE_LAYER, shape, self._scores, **placed)
             shown.visible = self.show_faces.isChecked()
             self._threshold_changed(self.threshold.value())
-        self.viewer.layers.selection.active = layer
+        if layer in self.viewer.layers:  # it may have been removed meanwhile
+            self.viewer.layers.selection.active = layer
 
     def _show_known_grid(self, layer: Any, path: str | None) -> None:
         if path is None:
@@ -441,6 +447,8 @@ def _summary(answer: dict[str, Any], faces: Faces) -> str:
     verdict = "✓ no seams found" if answer["ok"] else "✗ SEAMS found"
     if not answer["grid"]:
         return "no grid found: nothing repeats that would be a seam"
+    if answer["ok"] and not answer["measures"]:
+        return "nothing to compare: no seam could be held against what lies between seams"
     bad = int(np.count_nonzero(faces.score > faces.threshold))
     lines = [f"{verdict}: {bad:,} of {len(faces):,} faces stand out"]
     for name in ("jump", "split"):

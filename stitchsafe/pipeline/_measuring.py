@@ -40,6 +40,7 @@ def seams(
     field: VolumeLike | None = None,
     labels: VolumeLike | None = None,
     axes: str | None = None,
+    time: int | None = None,
     roi: Roi | Sequence[tuple[Bound, Bound]] | None = None,
     period: Sequence[int] | None = None,
     recompute: int = 0,
@@ -67,6 +68,8 @@ def seams(
         Labels that belong to `out`, if that is a field.
     axes
         Of a field whose file does not name them, or an array: letters of ``tczyx``.
+    time
+        Which time point of what is no result, where there are several.
     roi
         The only region to look at; all of the result by default.
     period
@@ -101,9 +104,9 @@ def seams(
         return_freed_memory()
     if html is not None:
         _refuse_place(Path(html))
-    found = _found(out, field, labels, axes)
+    found = _found(out, field, labels, axes, time)
     region = _region(roi, found)
-    picture = _image(image, found)
+    picture = _image(image, found, time)
     if recompute and found.store is None:
         raise InputError(
             f"{found.name} is no result of predict, so nothing of it can be computed again; leave "
@@ -185,13 +188,17 @@ class _Found:
         return None if self.store is None else self.store.recipe()
 
 
-def _found(out: Any, field: Any, labels: Any, axes: str | None) -> _Found:
+def _found(out: Any, field: Any, labels: Any, axes: str | None, time: int | None) -> _Found:
     if not isinstance(out, Volume) and is_result(out):
+        if time is not None:
+            raise InputError(f"{out} is a result and holds one time point; leave out the time")
         found = _of_result(ResultStore.at(out), field, axes)
     else:
-        found = _of_others(out, field, axes)
+        found = _of_others(out, field, axes, time)
     if labels is not None:
-        found = replace(found, labels=_opened(labels), labels_name=_named(labels, "the labels"))
+        found = replace(
+            found, labels=_opened(labels, time=time), labels_name=_named(labels, "the labels")
+        )
     notes = {note: None for each in (found.field, found.labels) if each for note in each.notes}
     if found.store is None:
         found = replace(found, notes=(*found.notes, *notes))
@@ -210,13 +217,13 @@ def _found(out: Any, field: Any, labels: Any, axes: str | None) -> _Found:
     return found
 
 
-def _of_others(out: Any, field: Any, axes: str | None) -> _Found:
+def _of_others(out: Any, field: Any, axes: str | None, time: int | None) -> _Found:
     name = _named(out, "the array")
-    volume = _opened(out, axes if field is None else None)
+    volume = _opened(out, axes if field is None else None, time)
     if volume.dtype.kind in "iu" and volume.channels == 1:
         if field is None:
             return _Found(name, None, volume, None, name)
-        return _Found(name, _opened(field, axes), volume, _named(field, "the field"), name)
+        return _Found(name, _opened(field, axes, time), volume, _named(field, "the field"), name)
     if field is not None:
         raise VolumeError(
             f"{name} holds {volume.channels} channel(s) of {volume.dtype} and is a field itself, "
@@ -261,8 +268,8 @@ def _refuse_scaled(store: ResultStore, recipe: Recipe, name: str) -> None:
         )
 
 
-def _opened(source: Any, axes: str | None = None) -> Volume:
-    return source if isinstance(source, Volume) else open_volume(source, axes=axes)
+def _opened(source: Any, axes: str | None = None, time: int | None = None) -> Volume:
+    return source if isinstance(source, Volume) else open_volume(source, axes=axes, time=time)
 
 
 def _named(source: Any, otherwise: str) -> str:
@@ -271,10 +278,10 @@ def _named(source: Any, otherwise: str) -> str:
     return str(source) if isinstance(source, str | Path) else otherwise
 
 
-def _image(image: Any, found: _Found) -> Volume | None:
+def _image(image: Any, found: _Found, time: int | None) -> Volume | None:
     """What pictures show beside; none where a result's own cannot be read."""
     if image is not None:
-        volume = _opened(image)
+        volume = _opened(image, time=time)
         if volume.shape != found.shape:
             raise VolumeError(
                 f"the image has the shape {volume.shape} and the result {found.shape}; give the "

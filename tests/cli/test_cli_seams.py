@@ -114,6 +114,7 @@ def test_right_labels_are_none(run: Run, here: Path) -> None:
         (("--grid", "16,32", "--roi", "0:99,:"), "leaves the volume"),
         (("--grid", "16,32", "--period", "4,4,4"), "does not fit"),
         (("--grid", "16,32", "--max-memory", "1MB"), "give 17 MB, a coarser grid"),
+        (("--grid", "16,32", "--html", "a", "--faces", "a"), "one would replace the other"),
     ],
 )
 def test_what_cannot_be_is_one_line(
@@ -251,6 +252,9 @@ def test_every_option_is_heard(run: Run, here: Path, cut: Path) -> None:
     assert 0.5 < values["jump_ratio"] < 2
     assert told(cut, *given, "--field", "field.npy")[1]["jump_ratio"] == values["jump_ratio"]
     assert told("field.npy", *given)[1]["split_ratio"] is None
+    np.save(here / "film.npy", np.stack([np.load(cut) // 200, np.load(cut)]))
+    film = ("film.npy", "--axes", "tyx", "--grid", "16,32", "--time")
+    assert [told(*film, time)[0] for time in ("0", "1")] == [0, 1]
     pictures = []
     for words in ((), ("--image", cut)):
         told("field.npy", *given, "--html", "report.html", *words)

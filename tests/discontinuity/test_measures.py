@@ -140,6 +140,20 @@ class TestRightResults:
         assert stitchsafe.seams(field, grid=(24, 32, 32)).ok
         assert not stitchsafe.seams(field, grid=(24, 32, 32), period=(5, 5, 5)).ok
 
+    @pytest.mark.parametrize("shape", [(100, 80), (140, 128), (20, 70, 64)])
+    def test_a_single_control_tells_nothing_of_a_face(self, shape: tuple[int, ...]) -> None:
+        """Of volumes a little larger than one cell, it would be infinitely rare."""
+        grid = {(100, 80): (96, 96), (140, 128): (128, 128)}.get(shape, (32, 64, 64))
+        report = stitchsafe.seams(noise(shape, 0), axes="c" + "zyx"[-len(shape) :], grid=grid)
+        assert report.ok
+        assert len(report.faces) >= 1
+
+    def test_a_voxel_far_out_hides_no_seam(self) -> None:
+        field = noise((256, 256), 0)
+        field[:, 128:] += 1
+        field[0, 7, 9] = 1e30
+        assert not stitchsafe.seams(field, axes="cyx", grid=(32, 32)).ok
+
     def test_there_may_be_no_seam_at_all(self) -> None:
         report = stitchsafe.seams(noise((16, 16, 16), 0), grid=(16, 16, 16))
         assert report.ok
