@@ -46,7 +46,13 @@ from stitchsafe.napari_plugin._program import Ending, Program
 from stitchsafe.napari_plugin._reader import SOURCE, result_layers
 from stitchsafe.napari_plugin._result import Result, is_result
 from stitchsafe.napari_plugin._settings import recall, remember
-from stitchsafe.napari_plugin._source import axes_choices, copy_layer, finest, source_of
+from stitchsafe.napari_plugin._source import (
+    axes_choices,
+    copy_layer,
+    finest,
+    shape_of,
+    source_of,
+)
 
 __all__ = ["SeamInspector"]
 
@@ -63,7 +69,7 @@ class SeamInspector(QWidget):
         self.program = Program()
         self.faces: Faces | None = None
         self.model = FaceModel()
-        self.source = LayerChoice(napari_viewer, _is_labels)
+        self.source = LayerChoice(napari_viewer, _is_inspected)
         self.grid = QLineEdit(recall("seams/grid"))
         self.measure_button, self.cancel_button = QPushButton("Measure"), QPushButton("Cancel")
         self.show_grid, self.show_faces = QCheckBox("grid"), QCheckBox("faces by score")
@@ -169,7 +175,7 @@ class SeamInspector(QWidget):
         self.destroyed.connect(self._scratch.cleanup)
         axes = axes_choices(layer)[0]
         source = source_of(layer, axes, self._step(layer, axes), None)
-        if path is not None and not grid:
+        if path is not None:
             self._start(str(path))
         elif not grid:
             self._finish()
@@ -207,14 +213,11 @@ class SeamInspector(QWidget):
             layers = [Layer.create(data if len(data) > 1 else data[0], options, "labels")]
         for layer in layers:
             self.viewer.add_layer(layer)
-        labels = [layer for layer in layers if _is_labels(layer)]
-        if not labels:
-            raise InputError(
-                f"{path} holds no labels, and the inspector is for labels; stitchsafe seams "
-                f"{path} --html report.html shows the seams of its field"
-            )
-        self.source.choose(labels[-1])
-        return labels[-1]
+        inspected = [layer for layer in layers if _is_inspected(layer)]
+        if not inspected:
+            raise InputError(f"{path} holds no labels and no field; predict it again")
+        self.source.choose(inspected[-1])
+        return inspected[-1]
 
     def _copy(self, layer: Any, axes: str, path: Path) -> None:
         def copied() -> None:
@@ -329,7 +332,7 @@ class SeamInspector(QWidget):
         self._add_grid(shape, result.roi, list(result.grids.values()), None, placed)
 
     def _place(self, layer: Any) -> tuple[tuple[int, ...], dict[str, Any]]:
-        shape = tuple(finest(layer).shape)[-min(3, layer.ndim) :]
+        shape = shape_of(layer)[-min(3, layer.ndim) :]
         return shape, placed_like(layer, len(shape))
 
     def _add_grid(
@@ -368,10 +371,10 @@ class SeamInspector(QWidget):
         assert faces is not None  # there is a face to show
         self._asked += 1
         asked, axis = self._asked, int(faces.axis[face])
-        extent = tuple(finest(layer).shape)[-faces.corner.shape[1] :]
+        extent = shape_of(layer)[-faces.corner.shape[1] :]
         centre = tuple(int(v) for v in faces.corner[face] + faces.shape[face] // 2)
         control = int(faces.control[face])
-        image = self._image(extent)
+        shown = (self._image(extent), layer) if _is_labels(layer) else (layer, None)
         positions = [int(faces.corner[face, axis]), *([control] if control >= 0 else [])]
         now = tuple(self.viewer.dims.current_step)
 
@@ -379,10 +382,7 @@ class SeamInspector(QWidget):
             found = []
             for position in positions:
                 cut = cut_across(axis, position, centre, extent)
-                planes = [
-                    None if each is None else _plane(each, cut.region, now)
-                    for each in (image, layer)
-                ]
+                planes = [None if each is None else _plane(each, cut.region, now) for each in shown]
                 found.append(render(cut, *planes))
             return found
 
@@ -424,15 +424,21 @@ def _is_labels(layer: Any) -> bool:
     return type(layer).__name__ == "Labels"
 
 
+def _is_inspected(layer: Any) -> bool:
+    """Labels, or a field of a result that has none."""
+    return _is_labels(layer) or bool(layer.metadata.get(SOURCE, {}).get("inspected"))
+
+
 def _plane(layer: Any, region: Roi, now: tuple[int, ...]) -> Any:
-    """A region one voxel thick as a picture, shape (rows, columns)."""
-    array = finest(layer)
-    extra = len(array.shape) - region.ndim
+    """A region one voxel thick as a picture, shape (rows, columns) and colours where it has any."""
+    array, whole = finest(layer), shape_of(layer)
+    extra = len(whole) - region.ndim
     data = np.asarray(array[(*now[:extra], *region.slices)])
     thick = [axis for axis, size in enumerate(region.shape) if size > 1]
     while len(thick) < 2:  # of a volume that is one voxel wide
         thick = sorted({*thick, *range(region.ndim)} - {min(set(range(region.ndim)) - {*thick})})
-    return data.reshape([region.shape[axis] for axis in thick[-2:]])
+    colours = tuple(array.shape)[len(whole) :]
+    return data.reshape(*(region.shape[axis] for axis in thick[-2:]), *colours)
 
 
 def _pixmap(picture: Any) -> QPixmap:

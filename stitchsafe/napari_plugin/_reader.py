@@ -49,9 +49,10 @@ def result_layers(path: str | Path) -> list[LayerData]:
     """
     result = Result.at(path)
     layers: list[LayerData] = []
+    labelled = (result.path / "labels" / "instances").is_dir()
     for name in result.fields:
-        layers.append(_field_layer(result, name))
-    if (result.path / "labels" / "instances").is_dir():
+        layers.append(_field_layer(result, name, alone=not labelled))
+    if labelled:
         layers.append(_labels_layer(result))
     return [*_result_image(result), *layers]
 
@@ -114,12 +115,13 @@ def _labels_layer(result: Result) -> LayerData:
     return data if len(data) > 1 else data[0], options, "labels"
 
 
-def _field_layer(result: Result, name: str) -> LayerData:
+def _field_layer(result: Result, name: str, *, alone: bool) -> LayerData:
+    """A field in colours; one that no labels go with is inspected in their place."""
     path = str(result.path / "fields" / name)
     volume = open_volume(path)
     shared = {
         "name": f"{_stem(result)} {name}",
-        "metadata": {SOURCE: {"path": path, "result": str(result.path)}},
+        "metadata": {SOURCE: {"path": path, "result": str(result.path), "inspected": alone}},
         "visible": False,
         **scale_of(volume.voxel_size, volume.axes),
     }

@@ -363,6 +363,42 @@ class TestInspecting:
         assert "tile 64 x 64" in inspector.summary.text()
         assert inspector.faces.families[-1] == "tile"
 
+    def test_a_result_without_labels_is_inspected_by_its_field(
+        self, clean: Any, inspector: Any, until: Any, quick: None, disks: Any, tmp_path: Path,
+        predicted: Any,
+    ) -> None:  # fmt: skip
+        np.save(tmp_path / "input.npy", disks[:200, :240])
+        out = tmp_path / "field.zarr"
+        predicted(tmp_path / "input.npy", out, "--save", "fields", "--tile-shape", "64,64")
+        inspector.grid.clear()
+        inspector.source.layers.setCurrentIndex(inspector.source.layers.count() - 1)
+        write(inspector.source.path, str(out))
+        click(inspector.measure_button)
+        until(lambda: inspector.measure_button.isEnabled())
+        assert inspector.source.layer.name == "field embedding"
+        assert "tile 64 x 64" in inspector.summary.text()
+        assert "jumps" in inspector.summary.text()
+        assert clean.layers["seams: faces"].data.shape == (200, 240)
+        inspector.table.selectRow(0)
+        until(lambda: not inspector.seam_picture.pixmap().isNull())
+        colours = inspector.seam_picture.pixmap().toImage()
+        assert colours.pixelColor(20, 20) != colours.pixelColor(120, 120)
+
+    def test_a_layer_may_go_while_it_is_measured(
+        self, clean: Any, inspector: Any, until: Any, quick: None
+    ) -> None:
+        before = last_error()
+        layer = clean.add_labels(
+            np.arange(9).reshape(3, 3).repeat(40, 0).repeat(40, 1), name="gone"
+        )
+        inspector.source.choose(layer)
+        write(inspector.grid, "40,40")
+        click(inspector.measure_button)
+        clean.layers.remove(layer)
+        until(lambda: inspector.measure_button.isEnabled())
+        assert last_error() == before
+        assert inspector.faces is not None
+
     def test_the_grid_of_others_is_found_and_their_layer_left_alone(
         self, clean: Any, inspector: Any, until: Any, quick: None
     ) -> None:
