@@ -24,12 +24,12 @@ def pytest_configure(config: pytest.Config) -> None:
 
     Where there are several test processes, each begins with a run of neighbours, so that what the
     tests of a file share is made once. Files lie in memory, unless slow tests write large ones, or
-    PYTEST_DEBUG_TEMPROOT or --basetemp says where.
+    PYTEST_DEBUG_TEMPROOT or --basetemp says where. No example is timed: machines are noisy.
     """
     if config.getoption("dist", "no") == "load":
         config.option.dist = "worksteal"
-    settings.register_profile("ordinary", max_examples=20)
-    settings.register_profile("thorough", max_examples=100)
+    settings.register_profile("ordinary", max_examples=20, deadline=None)
+    settings.register_profile("thorough", max_examples=100, deadline=None)
     thorough = config.getoption("markexpr") in ("slow", "slow or not slow")
     settings.load_profile("thorough" if thorough else "ordinary")
     if not thorough and _has_room(MEMORY):
