@@ -9,7 +9,7 @@ found, is tried with tilings that are wrong on purpose (:func:`snapped` and its 
 from stitchsafe.discontinuity._faces import FaceTable
 from stitchsafe.discontinuity._guess import Comb, Guess, guess_grid
 from stitchsafe.discontinuity._html import write_html
-from stitchsafe.discontinuity._judge import CONFIDENCE
+from stitchsafe.discontinuity._judge import CHANCE, CONFIDENCE
 from stitchsafe.discontinuity._measure import measure_seams
 from stitchsafe.discontinuity._pictures import Views, colours_of_field
 from stitchsafe.discontinuity._pieces import Dense
@@ -21,7 +21,7 @@ from stitchsafe.discontinuity._planted import (
     normalised,
     snapped,
 )
-from stitchsafe.discontinuity._report import CHANCE, TOLERANCE, SeamReport
+from stitchsafe.discontinuity._report import TOLERANCE, SeamReport
 from stitchsafe.discontinuity._statistics import Ratio
 
 __all__ = [

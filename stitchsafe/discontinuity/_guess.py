@@ -1,9 +1,9 @@
 """Finds the grid of a tiling in a field or labels alone.
 
-For every axis, a *profile*: what the measures of :mod:`._across` say of every plane, as means over
-columns spread over the volume (of the logarithms, where they are jumps). Its running median is
-taken away, and what is left is counted in running deviations. A grid is a *comb* in it: a period T
-and a phase φ whose planes all stand out. ::
+For every axis, a *profile*: what the measures of :mod:`._across` and :mod:`._innovation` say of
+every plane, as means over columns spread over the volume (of the logarithms, where they are jumps).
+Its running median is taken away, and what is left is counted in running deviations. A grid is a
+*comb* in it: a period T and a phase φ whose planes all stand out. ::
 
     log J  ▁▂▁█▁▂▂▁▁▂█▁▂▁▁▁▂█▁▂        the strength of (T, φ) is the mean height of its teeth,
             φ      φ+T    φ+2T       times the root of their number

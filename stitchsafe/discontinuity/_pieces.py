@@ -331,7 +331,7 @@ class _Measures:
             if planes.allows(position, scale) and (part := slab(4 * scale)) is not None:
                 yield index, jumps(part, scale, starts, self.quiet)
         found = self.innovation
-        if found is not None and found.reach <= planes.rooms.get(position, found.reach):
+        if found is not None and planes.has_room(position, found.reach):
             part = slab(found.reach)
             if part is not None:
                 yield len(self.layout.scales), found.contrasts(part, starts)

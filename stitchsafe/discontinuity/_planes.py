@@ -59,7 +59,11 @@ class AxisPlanes:
 
     def allows(self, position: int, scale: int) -> bool:
         """Whether a plane can be measured at a scale."""
-        return scale in self.scales and 4 * scale <= self.rooms.get(position, 4 * scale)
+        return scale in self.scales and self.has_room(position, 4 * scale)
+
+    def has_room(self, position: int, reach: int) -> bool:
+        """Whether a control has so many voxels without a seam; a seam is measured anyhow."""
+        return reach <= self.rooms.get(position, reach)
 
     @property
     def positions(self) -> list[int]:

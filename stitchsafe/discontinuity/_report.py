@@ -10,10 +10,10 @@ import numpy as np
 
 from stitchsafe.coordinates import Roi
 from stitchsafe.discontinuity._faces import FaceTable
-from stitchsafe.discontinuity._judge import CHANCE, CONFIDENCE
+from stitchsafe.discontinuity._judge import CONFIDENCE
 from stitchsafe.discontinuity._statistics import Ratio
 
-__all__ = ["CHANCE", "TOLERANCE", "SeamReport", "tells"]
+__all__ = ["TOLERANCE", "SeamReport", "tells"]
 
 TOLERANCE = 0.01
 """By how much a ratio's interval may lie off 1 before it speaks of seams."""
